@@ -1,0 +1,119 @@
+//! The request path.
+
+use crate::policy::route::RoutePattern;
+use crate::policy::{Auth, On401};
+use http::{HeaderName, HeaderValue, Method};
+use std::time::Duration;
+
+/// One `[[routes]]` table, checked.
+#[derive(Debug, Clone)]
+pub struct RouteSettings {
+    /// `host`, `path`, `methods`.
+    pub pattern: RoutePattern,
+    /// `auth`, else `[defaults] auth`, else `true`.
+    pub auth: Auth,
+    /// `on_401`; None: what `auth` says.
+    pub on_401: Option<On401>,
+    /// `attach`, default bearer.
+    pub attach: Attach,
+    /// `upstream`; filled in when there is only one.
+    pub upstream: String,
+    /// `provider`: the one a login from here uses; None: the only one, or a page to choose.
+    pub provider: Option<String>,
+    /// `login`, default auto.
+    pub login: LoginAnswer,
+    /// `identity`: header ← claim path, in file order.
+    pub identity: Vec<(HeaderName, String)>,
+    /// `require`: what a signed-in user must have. Empty: nothing.
+    pub require: Vec<Requirement>,
+    /// `cors`.
+    pub cors: Option<Cors>,
+    /// `strip_prefix = "/api"`: taken off the path before it goes upstream.
+    pub strip_prefix: Option<String>,
+    /// `replace_prefix = "/v2"`: put in place of `strip_prefix`, or of what the route's path matches literally before `/*`.
+    pub replace_prefix: Option<String>,
+    /// `request_headers = { set = {..}, remove = [..] }`.
+    pub request_headers: HeaderEdits,
+    /// `response_headers = { set = {..}, remove = [..] }`.
+    pub response_headers: HeaderEdits,
+    /// `max_body`; more is 413.
+    pub max_body: Option<u64>,
+    /// `response_timeout`, else the upstream's.
+    pub response_timeout: Option<Duration>,
+    /// `allow_encoded_slash`, default false.
+    pub allow_encoded_slash: bool,
+}
+
+/// `attach`: the credential a route puts in (SPEC §4).
+#[derive(Debug, Clone)]
+pub enum Attach {
+    /// `"bearer"`: the access token as `Authorization: Bearer …`, or another header and scheme. An empty scheme means the bare token.
+    Bearer {
+        /// Default `Authorization`.
+        header: HeaderName,
+        /// Default `Bearer`.
+        scheme: String,
+    },
+    /// `"id_token"`: the ID token as bearer.
+    IdToken,
+    /// `{ basic = … }`: the whole header value, marked sensitive.
+    Basic(HeaderValue),
+    /// `{ api_key = { header, value } }`; the value is marked sensitive.
+    ApiKeyHeader(HeaderName, HeaderValue),
+    /// `{ api_key = { query, value } }`: name and value, still to be percent-encoded.
+    ApiKeyQuery(String, secrecy::SecretString),
+    /// `"never"`.
+    Never,
+}
+
+/// `login`: the shape of a LOGIN outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginAnswer {
+    /// Browsers are redirected, others get a 401.
+    Auto,
+    /// Always a redirect.
+    Redirect,
+    /// Always a 401.
+    Status,
+}
+
+/// One line of `require`; the user needs any of `values` at the claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requirement {
+    /// `claims.NAME`, `groups`, `scope`, `acr`: a claim path and the values one of which must be there.
+    /// `claims = { role = "admin" }` is `Claim { path: "role", any_of: ["admin"] }`.
+    Claim {
+        /// Dots go into objects.
+        path: String,
+        /// A string claim must equal one; an array claim must contain one. `scope` claims are split at spaces.
+        any_of: Vec<String>,
+    },
+    /// `email_domain`: lower-case ASCII domains; `email_verified = false` never passes.
+    EmailDomain(Vec<String>),
+}
+
+/// `request_headers`, `response_headers`.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderEdits {
+    /// Replaced or added, after `remove`.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Taken out.
+    pub remove: Vec<HeaderName>,
+}
+
+/// `cors`.
+#[derive(Debug, Clone)]
+pub struct Cors {
+    /// Serialised origins, or `["*"]` alone.
+    pub allow_origins: Vec<String>,
+    /// With credentials; an error beside `*`.
+    pub allow_credentials: bool,
+    /// Default GET, HEAD, POST.
+    pub allow_methods: Vec<Method>,
+    /// Default none beyond the safelisted.
+    pub allow_headers: Vec<HeaderName>,
+    /// `expose_headers`.
+    pub expose_headers: Vec<HeaderName>,
+    /// `max_age`.
+    pub max_age: Option<Duration>,
+}

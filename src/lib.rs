@@ -1,0 +1,14 @@
+//! latchgate
+#![forbid(unsafe_code)]
+pub mod background;
+pub mod clock;
+pub mod config;
+pub mod endpoints;
+pub mod gateway;
+pub mod policy;
+pub mod provider;
+pub mod server;
+pub mod session;
+pub mod telemetry;
+pub mod tokens;
+pub mod upstream;

@@ -1,0 +1,2 @@
+//! argv and exit code.
+fn main() {}
