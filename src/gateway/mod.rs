@@ -1,5 +1,6 @@
 //! The request path.
 
+use crate::policy::require::Requirement;
 use crate::policy::route::RoutePattern;
 use crate::policy::{Auth, On401};
 use http::{HeaderName, HeaderValue, Method};
@@ -75,21 +76,6 @@ pub enum LoginAnswer {
     Redirect,
     /// Always a 401.
     Status,
-}
-
-/// One line of `require`; the user needs any of `values` at the claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Requirement {
-    /// `claims.NAME`, `groups`, `scope`, `acr`: a claim path and the values one of which must be there.
-    /// `claims = { role = "admin" }` is `Claim { path: "role", any_of: ["admin"] }`.
-    Claim {
-        /// Dots go into objects.
-        path: String,
-        /// A string claim must equal one; an array claim must contain one. `scope` claims are split at spaces.
-        any_of: Vec<String>,
-    },
-    /// `email_domain`: lower-case ASCII domains; `email_verified = false` never passes.
-    EmailDomain(Vec<String>),
 }
 
 /// `request_headers`, `response_headers`.

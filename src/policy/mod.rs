@@ -1,9 +1,13 @@
 //! Decisions without I/O: which path, which route, who may pass, what a 401 means, where a login
 //! may return to.
 
+pub mod csrf;
 pub mod path;
+pub mod require;
 pub mod return_to;
 pub mod route;
+
+use http::{HeaderMap, Method, header};
 
 /// `auth` of a route (SPEC §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +24,24 @@ pub enum Auth {
     Guest,
 }
 
+impl Auth {
+    /// What a 401 of the upstream means unless the route says otherwise.
+    #[must_use]
+    pub fn default_on_401(self) -> On401 {
+        match self {
+            Auth::Required => On401::Refresh,
+            Auth::Optional | Auth::Anonymous => On401::Login,
+            Auth::Public | Auth::Guest => On401::Relay,
+        }
+    }
+
+    /// Whether the answer depends on who is asking. Where it does not, the session store is not asked.
+    #[must_use]
+    pub fn depends_on_session(self) -> bool {
+        !matches!(self, Auth::Anonymous | Auth::Public)
+    }
+}
+
 /// `on_401` of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum On401 {
@@ -29,4 +51,405 @@ pub enum On401 {
     Login,
     /// Hand it through.
     Relay,
+}
+
+/// Who is on the other end, as far as the *shape* of a refusal is concerned. Never decides whether
+/// there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// A browser navigation by GET or HEAD: redirects and pages work.
+    Page,
+    /// A browser navigation by a form's POST: as a page, but redirects are 303.
+    Form,
+    /// Anything that reads statuses: scripts, apps, prefetches, upgrades, event streams.
+    Script,
+}
+
+impl Client {
+    /// NAV, as SPEC §1 defines it.
+    #[must_use]
+    pub fn of(method: &Method, headers: &HeaderMap) -> Client {
+        let shape = match *method {
+            Method::GET | Method::HEAD => Client::Page,
+            Method::POST => Client::Form,
+            _ => return Client::Script,
+        };
+        if NEVER_NAVIGATIONS.iter().any(|&(name, says)| says_any(headers, name, says)) {
+            return Client::Script;
+        }
+        let navigates = match headers.get("sec-fetch-mode") {
+            Some(mode) => mode == "navigate",
+            None if FETCH_METADATA.iter().any(|&name| headers.contains_key(name)) => false,
+            None => {
+                says_any(headers, "accept", "text/html")
+                    && !says_any(headers, "x-requested-with", "xmlhttprequest")
+                    && (shape == Client::Page || is_form(headers))
+            }
+        };
+        if navigates { shape } else { Client::Script }
+    }
+
+    /// Whether a person looks at the answer.
+    #[must_use]
+    pub fn navigates(self) -> bool {
+        self != Client::Script
+    }
+}
+
+/// What the request brought to prove who is asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// No session, and no sign that there was one.
+    Absent,
+    /// It names a session that has ended.
+    Ended,
+    /// The store cannot be asked: that is not "signed out".
+    Unverifiable,
+    /// A live session.
+    Valid,
+}
+
+/// Why someone is sent to the login; `status` in its URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// There was no session.
+    Unauthorized,
+    /// There was one.
+    Expired,
+}
+
+impl Reason {
+    /// As it stands in URLs and in `Latchgate-Reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Unauthorized => "unauthorized",
+            Reason::Expired => "expired",
+        }
+    }
+}
+
+/// What [`admit`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Goes on; the session's credential may be attached.
+    WithSession,
+    /// Goes on, without any credential of a session.
+    WithoutSession,
+    /// LOGIN; the upstream sees nothing.
+    Login(Reason),
+    /// A guest page, and someone who is signed in: on to `login.after_login`.
+    SendOn,
+    /// 503; nobody is signed out because a store is down.
+    Unavailable,
+}
+
+/// Whether a request may pass.
+///
+/// | `auth` | absent | ended | unverifiable | valid |
+/// |---|---|---|---|---|
+/// | `true` | LOGIN(unauthorized) | LOGIN(expired) | 503 | pass with session |
+/// | `"optional"` | pass | pass | 503 | pass with session |
+/// | `false`, `"public"` | pass | pass | pass | pass |
+/// | `"guest"` | pass | pass | pass | NAV: sent on; else pass |
+#[must_use]
+pub fn admit(auth: Auth, standing: Standing, client: Client) -> Admission {
+    match (auth, standing) {
+        (Auth::Required, Standing::Absent) => Admission::Login(Reason::Unauthorized),
+        (Auth::Required, Standing::Ended) => Admission::Login(Reason::Expired),
+        (Auth::Required | Auth::Optional, Standing::Unverifiable) => Admission::Unavailable,
+        (Auth::Required | Auth::Optional, Standing::Valid) => Admission::WithSession,
+        (Auth::Guest, Standing::Valid) if client.navigates() => Admission::SendOn,
+        (Auth::Optional, Standing::Absent | Standing::Ended)
+        | (Auth::Anonymous | Auth::Public | Auth::Guest, _) => Admission::WithoutSession,
+    }
+}
+
+/// How a token stands before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Freshness {
+    /// Valid, or of unknown life.
+    Fresh,
+    /// Valid, but inside `refresh.early`.
+    Ageing,
+    /// Known to be expired.
+    Expired,
+}
+
+/// What [`prepare`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preparation {
+    /// Send the token as it is.
+    Send,
+    /// Send it, and start a refresh behind the request.
+    SendAndRenewBehind,
+    /// REFRESH first.
+    RenewFirst,
+    /// Send the request without it.
+    SendWithout,
+}
+
+/// What happens to a session's token before the request goes out (SPEC §5 "Before").
+///
+/// | `on_401` | fresh | ageing | ageing, and the exchange stays open | expired |
+/// |---|---|---|---|---|
+/// | refresh | send | send, renew behind | renew first | renew first |
+/// | login, relay on a `true` route | send | send, renew behind | renew first | renew first |
+/// | login, relay elsewhere | send | send | send | send without |
+///
+/// Upgrades, event streams and gRPC stay open: they cannot be sent again, so they start fresh.
+#[must_use]
+pub fn prepare(auth: Auth, on_401: On401, freshness: Freshness, stays_open: bool) -> Preparation {
+    let renews = auth == Auth::Required || on_401 == On401::Refresh;
+    match (freshness, renews, stays_open) {
+        (Freshness::Fresh, _, _) | (Freshness::Ageing, false, _) => Preparation::Send,
+        (Freshness::Ageing, true, false) => Preparation::SendAndRenewBehind,
+        (Freshness::Ageing, true, true) | (Freshness::Expired, true, _) => Preparation::RenewFirst,
+        (Freshness::Expired, false, _) => Preparation::SendWithout,
+    }
+}
+
+/// Which of the session's tokens the refused request carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TokenUse {
+    /// None.
+    Nothing,
+    /// The one the session still holds.
+    Current,
+    /// One that has a successor by now.
+    Superseded,
+    /// One of a session that has ended since.
+    Orphaned,
+}
+
+/// What there is to renew the current token with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Renewable {
+    /// A refresh token.
+    Yes,
+    /// The access token is so young that another one would be refused as well (`refresh.cooldown`).
+    NotYet,
+    /// No refresh token.
+    Never,
+}
+
+/// First time, or already the REPLAY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Attempt {
+    /// The request as it came.
+    First,
+    /// The one re-send.
+    Replay,
+}
+
+/// What [`recover`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// The upstream's answer stands.
+    Relay,
+    /// LOGIN, the session is kept.
+    Login(Reason),
+    /// CLEAR, then LOGIN(expired).
+    ClearAndLogin,
+    /// REFRESH, then REPLAY.
+    RefreshAndReplay,
+    /// REPLAY with the token the session holds by now; no token call.
+    Replay,
+}
+
+/// What the upstream's "not signed in" leads to.
+///
+/// | `on_401` | attempt | token sent | renewable | |
+/// |---|---|---|---|---|
+/// | relay | | | | relay |
+/// | login | | none | | LOGIN(unauthorized) |
+/// | login | | any | | LOGIN(expired) |
+/// | refresh | | none | | LOGIN(unauthorized) |
+/// | refresh | replay | any | | LOGIN(expired) |
+/// | refresh | first | orphaned | | LOGIN(expired) |
+/// | refresh | first | superseded | | REPLAY |
+/// | refresh | first | current | yes | REFRESH, REPLAY |
+/// | refresh | first | current | not yet | LOGIN(expired) |
+/// | refresh | first | current | never | CLEAR, LOGIN(expired) |
+#[must_use]
+pub fn recover(on_401: On401, attempt: Attempt, sent: TokenUse, renewable: Renewable) -> Recovery {
+    match (on_401, sent, attempt, renewable) {
+        (On401::Relay, _, _, _) => Recovery::Relay,
+        (_, TokenUse::Nothing, _, _) => Recovery::Login(Reason::Unauthorized),
+        (On401::Login, _, _, _) | (On401::Refresh, _, Attempt::Replay, _) => Recovery::Login(Reason::Expired),
+        (On401::Refresh, TokenUse::Orphaned, Attempt::First, _) => Recovery::Login(Reason::Expired),
+        (On401::Refresh, TokenUse::Superseded, Attempt::First, _) => Recovery::Replay,
+        (On401::Refresh, TokenUse::Current, Attempt::First, Renewable::Yes) => Recovery::RefreshAndReplay,
+        (On401::Refresh, TokenUse::Current, Attempt::First, Renewable::NotYet) => Recovery::Login(Reason::Expired),
+        (On401::Refresh, TokenUse::Current, Attempt::First, Renewable::Never) => Recovery::ClearAndLogin,
+    }
+}
+
+/// A CORS preflight (Fetch §3.2.2): it carries no credentials by design, so it never meets auth.
+#[must_use]
+pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::OPTIONS
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    FORM_TYPES.iter().any(|form| essence.eq_ignore_ascii_case(form))
+}
+
+/// Whether any member of a comma-separated header, parameters aside, is `says`; an empty `says`
+/// means that the header is there at all.
+fn says_any(headers: &HeaderMap, name: &str, says: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        says.is_empty()
+            || value.to_str().is_ok_and(|text| {
+                text.split(',').any(|member| {
+                    member.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(says)
+                })
+            })
+    })
+}
+
+const FETCH_METADATA: [&str; 4] = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "sec-fetch-user"];
+
+/// Requests that a browser makes on its own or from script, whatever else they claim.
+const NEVER_NAVIGATIONS: [(&str, &str); 7] = [
+    ("sec-purpose", ""),
+    ("purpose", "prefetch"),
+    ("upgrade", "websocket"),
+    ("accept", "text/event-stream"),
+    ("rsc", "1"),
+    ("next-action", ""),
+    ("next-router-prefetch", ""),
+];
+
+/// The content types an HTML form can send.
+const FORM_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTHS: [Auth; 5] = [Auth::Required, Auth::Optional, Auth::Anonymous, Auth::Public, Auth::Guest];
+    const ON_401: [On401; 3] = [On401::Refresh, On401::Login, On401::Relay];
+
+    fn client(method: Method, headers: &[(&'static str, &'static str)]) -> Client {
+        let map = headers
+            .iter()
+            .map(|&(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
+            .collect();
+        Client::of(&method, &map)
+    }
+
+    #[test]
+    fn navigations() {
+        let navigate = ("sec-fetch-mode", "navigate");
+        let html = ("accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8");
+        assert_eq!(client(Method::GET, &[navigate]), Client::Page);
+        assert_eq!(client(Method::HEAD, &[navigate]), Client::Page);
+        assert_eq!(client(Method::POST, &[navigate]), Client::Form);
+        assert_eq!(client(Method::PUT, &[navigate]), Client::Script);
+        assert_eq!(client(Method::GET, &[html]), Client::Page);
+        assert_eq!(client(Method::POST, &[html]), Client::Script, "an API client that also accepts HTML");
+        assert_eq!(client(Method::POST, &[html, ("content-type", "multipart/form-data; boundary=x")]), Client::Form);
+        assert_eq!(client(Method::GET, &[]), Client::Script);
+        assert_eq!(client(Method::GET, &[("accept", "*/*")]), Client::Script);
+        assert_eq!(client(Method::GET, &[html, ("x-requested-with", "XMLHttpRequest")]), Client::Script);
+        assert_eq!(client(Method::GET, &[html, ("sec-fetch-mode", "cors")]), Client::Script);
+        assert_eq!(client(Method::GET, &[html, ("sec-fetch-site", "same-origin")]), Client::Script);
+    }
+
+    #[test]
+    fn what_a_browser_does_on_its_own_is_never_a_navigation() {
+        for sign in [
+            ("sec-purpose", "prefetch;prerender"),
+            ("purpose", "prefetch"),
+            ("upgrade", "websocket"),
+            ("accept", "text/event-stream"),
+            ("rsc", "1"),
+            ("next-action", "abc"),
+        ] {
+            assert_eq!(client(Method::GET, &[("sec-fetch-mode", "navigate"), sign]), Client::Script, "{sign:?}");
+        }
+    }
+
+    #[test]
+    fn admission_for_every_input() {
+        use Admission::{Login, SendOn, Unavailable, WithSession, WithoutSession};
+        let standings = [Standing::Absent, Standing::Ended, Standing::Unverifiable, Standing::Valid];
+        let table = [
+            (Auth::Required, [Login(Reason::Unauthorized), Login(Reason::Expired), Unavailable, WithSession]),
+            (Auth::Optional, [WithoutSession, WithoutSession, Unavailable, WithSession]),
+            (Auth::Anonymous, [WithoutSession; 4]),
+            (Auth::Public, [WithoutSession; 4]),
+            (Auth::Guest, [WithoutSession, WithoutSession, WithoutSession, SendOn]),
+        ];
+        for (auth, row) in table {
+            for (standing, expected) in standings.into_iter().zip(row) {
+                for client in [Client::Page, Client::Form, Client::Script] {
+                    let expected =
+                        if expected == SendOn && client == Client::Script { WithoutSession } else { expected };
+                    assert_eq!(admit(auth, standing, client), expected, "{auth:?} {standing:?} {client:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn preparation_for_every_input() {
+        use Preparation::{RenewFirst, Send, SendAndRenewBehind, SendWithout};
+        for auth in AUTHS {
+            for on_401 in ON_401 {
+                let renews = auth == Auth::Required || on_401 == On401::Refresh;
+                for stays_open in [false, true] {
+                    let row = match (renews, stays_open) {
+                        (true, false) => [Send, SendAndRenewBehind, RenewFirst],
+                        (true, true) => [Send, RenewFirst, RenewFirst],
+                        (false, _) => [Send, Send, SendWithout],
+                    };
+                    let states = [Freshness::Fresh, Freshness::Ageing, Freshness::Expired];
+                    for (freshness, expected) in states.into_iter().zip(row) {
+                        assert_eq!(prepare(auth, on_401, freshness, stays_open), expected);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn recovery_for_every_input() {
+        use Recovery::{ClearAndLogin, Login, RefreshAndReplay, Relay, Replay};
+        let expired = Login(Reason::Expired);
+        for sent in [TokenUse::Nothing, TokenUse::Current, TokenUse::Superseded, TokenUse::Orphaned] {
+            for attempt in [Attempt::First, Attempt::Replay] {
+                for renewable in [Renewable::Yes, Renewable::NotYet, Renewable::Never] {
+                    assert_eq!(recover(On401::Relay, attempt, sent, renewable), Relay);
+                    let login = if sent == TokenUse::Nothing { Login(Reason::Unauthorized) } else { expired };
+                    assert_eq!(recover(On401::Login, attempt, sent, renewable), login);
+                    let refresh = match (sent, attempt, renewable) {
+                        (TokenUse::Nothing, _, _) => Login(Reason::Unauthorized),
+                        (_, Attempt::Replay, _) | (TokenUse::Orphaned, _, _) => expired,
+                        (TokenUse::Superseded, _, _) => Replay,
+                        (TokenUse::Current, _, Renewable::Yes) => RefreshAndReplay,
+                        (TokenUse::Current, _, Renewable::NotYet) => expired,
+                        (TokenUse::Current, _, Renewable::Never) => ClearAndLogin,
+                    };
+                    assert_eq!(recover(On401::Refresh, attempt, sent, renewable), refresh);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_of_the_three_answers() {
+        assert_eq!(AUTHS.map(Auth::default_on_401), [
+            On401::Refresh,
+            On401::Login,
+            On401::Login,
+            On401::Relay,
+            On401::Relay
+        ]);
+    }
 }
