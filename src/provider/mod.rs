@@ -72,3 +72,12 @@ pub struct MockSettings {
     /// `{external_url}/mock`.
     pub issuer: String,
 }
+
+/// A successful answer of the token endpoint (RFC 6749 §5.1).
+pub struct TokenResponse {
+    pub access_token: SecretString,
+    pub expires_in: Option<Duration>,
+    pub refresh_token: Option<SecretString>,
+    pub id_token: Option<SecretString>,
+    pub scope: Option<String>,
+}

@@ -1,0 +1,219 @@
+//! The cookies that are ours: their names, what they may look like, and how they leave a request
+//! before an upstream sees it.
+
+use cookie::{Cookie, SameSite};
+use http::{HeaderMap, HeaderValue, header};
+use std::time::Duration;
+
+/// Names and attributes, by the scheme of `server.external_url`.
+#[derive(Debug, Clone)]
+pub struct Cookies {
+    secure: bool,
+    session: &'static str,
+}
+
+/// One of our cookies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name<'a> {
+    /// Names the session.
+    Session,
+    /// The record of one login under way, told apart by a label of its state.
+    Login(&'a str),
+    /// Counts logins for the same page, so that they cannot go round for ever.
+    Loop,
+}
+
+impl Cookies {
+    /// `secure` when browsers see https: the `__Host-` prefix then keeps other hosts from setting them.
+    #[must_use]
+    pub fn new(secure: bool) -> Cookies {
+        Cookies { secure, session: if secure { HOST_NAME } else { PLAIN_NAME } }
+    }
+
+    /// The value to put into `Set-Cookie`. HttpOnly, SameSite=Lax, Path=/, no Domain; without
+    /// `max_age` it lives as long as the browser does.
+    ///
+    /// # Panics
+    /// Never: our names and values are made of header-safe characters.
+    #[must_use]
+    pub fn set(&self, name: Name<'_>, value: &str, max_age: Option<Duration>) -> HeaderValue {
+        let mut cookie = Cookie::build((self.name(name), value))
+            .path("/")
+            .secure(self.secure)
+            .http_only(true)
+            .same_site(SameSite::Lax)
+            .build();
+        if let Some(max_age) = max_age {
+            let seconds = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
+            cookie.set_max_age(cookie::time::Duration::seconds(seconds));
+        }
+        HeaderValue::try_from(cookie.to_string()).expect("names and values are header-safe")
+    }
+
+    /// The value that takes the cookie away again, with the attributes it was set with.
+    #[must_use]
+    pub fn expire(&self, name: Name<'_>) -> HeaderValue {
+        self.set(name, "", Some(Duration::ZERO))
+    }
+
+    /// Every value that the request gives for `name`; a browser sends one.
+    pub fn values<'h>(&self, headers: &'h HeaderMap, name: Name<'_>) -> impl Iterator<Item = &'h str> {
+        let wanted = self.name(name);
+        pairs(headers).filter(move |&(name, _)| name == wanted).map(|(_, value)| value)
+    }
+
+    /// Labels and values of all logins under way.
+    pub fn logins<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = (&'h str, &'h str)> {
+        let prefix = format!("{}{LOGIN_SUFFIX}", self.session);
+        pairs(headers).filter_map(move |(name, value)| Some((name.strip_prefix(&prefix)?, value)))
+    }
+
+    fn name(&self, name: Name<'_>) -> std::borrow::Cow<'static, str> {
+        match name {
+            Name::Session => self.session.into(),
+            Name::Login(label) => format!("{}{LOGIN_SUFFIX}{label}", self.session).into(),
+            Name::Loop => format!("{}-loop", self.session).into(),
+        }
+    }
+}
+
+/// Takes our cookies out of a request; the others keep their bytes and their order.
+pub fn strip_ours(headers: &mut HeaderMap) {
+    let ours = headers.get_all(header::COOKIE).iter().any(|line| crumbs(line).any(|crumb| is_ours(crumb)));
+    if !ours {
+        return;
+    }
+    if let header::Entry::Occupied(mut entry) = headers.entry(header::COOKIE) {
+        let kept: Vec<HeaderValue> = entry.iter().filter_map(without_ours).collect();
+        let mut kept = kept.into_iter();
+        match kept.next() {
+            None => {
+                entry.remove_entry_mult();
+            }
+            Some(first) => {
+                entry.insert(first);
+                kept.for_each(|line| entry.append(line));
+            }
+        }
+    }
+}
+
+/// Takes `Set-Cookie` lines for our names out of an upstream's answer, in any case: it cannot set,
+/// clear or fixate a session. Answers how many there were.
+pub fn strip_foreign_claims(headers: &mut HeaderMap) -> usize {
+    let is_claim = |line: &HeaderValue| is_ours(line.as_bytes());
+    let claims = headers.get_all(header::SET_COOKIE).iter().filter(|line| is_claim(line)).count();
+    if claims > 0
+        && let header::Entry::Occupied(mut entry) = headers.entry(header::SET_COOKIE)
+    {
+        let kept: Vec<HeaderValue> = entry.iter().filter(|line| !is_claim(line)).cloned().collect();
+        entry.remove_entry_mult();
+        kept.into_iter().for_each(|line| {
+            headers.append(header::SET_COOKIE, line);
+        });
+    }
+    claims
+}
+
+fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
+    let kept: Vec<&[u8]> = crumbs(line).filter(|crumb| !is_ours(crumb)).collect();
+    let mut text = kept.join(&b';').trim_ascii_start().to_vec();
+    if text.is_empty() {
+        return None;
+    }
+    text.truncate(text.trim_ascii_end().len());
+    HeaderValue::from_bytes(&text).ok()
+}
+
+/// Whether `name=value` bears one of our names, in whatever case or prefix.
+fn is_ours(crumb: &[u8]) -> bool {
+    let name = crumb.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+    let name = strip_prefix_ignoring_case(name, b"__Host-")
+        .or_else(|| strip_prefix_ignoring_case(name, b"__Secure-"))
+        .unwrap_or(name);
+    strip_prefix_ignoring_case(name, PLAIN_NAME.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'-')
+}
+
+fn strip_prefix_ignoring_case<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let (head, rest) = text.split_at_checked(prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+fn crumbs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|&byte| byte == b';')
+}
+
+/// Names and values, as RFC 6265 §5.4 has user agents write them.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    headers.get_all(header::COOKIE).iter().flat_map(crumbs).filter_map(|crumb| {
+        let (name, value) = std::str::from_utf8(crumb.trim_ascii()).ok()?.split_once('=')?;
+        Some((name, value))
+    })
+}
+
+const PLAIN_NAME: &str = "latchgate";
+const HOST_NAME: &str = "__Host-latchgate";
+const LOGIN_SUFFIX: &str = "-login-";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: header::HeaderName, lines: &[&str]) -> HeaderMap {
+        lines.iter().map(|line| (name.clone(), HeaderValue::from_str(line).unwrap())).collect()
+    }
+
+    fn lines(headers: &HeaderMap, name: &header::HeaderName) -> Vec<String> {
+        headers.get_all(name).iter().map(|line| line.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn attributes() {
+        let https = Cookies::new(true);
+        assert_eq!(
+            https.set(Name::Session, "abc", Some(Duration::from_secs(60))),
+            "__Host-latchgate=abc; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=60"
+        );
+        assert_eq!(
+            https.expire(Name::Login("x1")),
+            "__Host-latchgate-login-x1=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0"
+        );
+        assert_eq!(Cookies::new(false).set(Name::Session, "abc", None), "latchgate=abc; HttpOnly; SameSite=Lax; Path=/");
+    }
+
+    #[test]
+    fn values_of_all_lines_are_seen() {
+        let cookies = Cookies::new(false);
+        let headers = with(header::COOKIE, &["a=1; latchgate=x", "latchgate=y;latchgate-login-s=z; latchgatex=q"]);
+        assert_eq!(cookies.values(&headers, Name::Session).collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(cookies.logins(&headers).collect::<Vec<_>>(), [("s", "z")]);
+    }
+
+    #[test]
+    fn ours_leave_and_the_others_keep_their_bytes() {
+        for (before, after) in [
+            (&["theme=dark; latchgate=abc; x=\"a b\";y"][..], &["theme=dark; x=\"a b\";y"][..]),
+            (&["latchgate=abc"], &[]),
+            (&["latchgate=abc; a=1"], &["a=1"]),
+            (&["a=1; latchgate=abc"], &["a=1"]),
+            (&["__Host-latchgate=abc", "a=1", "__host-LATCHGATE-login-q=1; b=2"], &["a=1", "b=2"]),
+            (&["latchgatex=1; xlatchgate=2"], &["latchgatex=1; xlatchgate=2"]),
+            (&["a=latchgate=1"], &["a=latchgate=1"]),
+            (&["  spaced = out ;; "], &["  spaced = out ;; "]),
+        ] {
+            let mut headers = with(header::COOKIE, before);
+            strip_ours(&mut headers);
+            assert_eq!(lines(&headers, &header::COOKIE), after);
+        }
+    }
+
+    #[test]
+    fn an_upstream_cannot_set_our_cookies() {
+        let mut headers = with(
+            header::SET_COOKIE,
+            &["a=1; Path=/", "latchgate=evil", "__HOST-Latchgate-loop=; Path=/", " latchgate =x", "b=latchgate"],
+        );
+        assert_eq!(strip_foreign_claims(&mut headers), 3);
+        assert_eq!(lines(&headers, &header::SET_COOKIE), ["a=1; Path=/", "b=latchgate"]);
+    }
+}
