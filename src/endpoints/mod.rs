@@ -1,4 +1,36 @@
-//! The gateway's own endpoints.
+//! The gateway's own endpoints (SPEC §6): what path is which, who may call it how, and the answers.
+//!
+//! They are routes like any other, so every request has been through intake and authentication.
+
+mod callback;
+mod login;
+mod logout;
+mod me;
+mod mock;
+mod refresh;
+mod session;
+
+use crate::background::Background;
+use crate::body::Body;
+use crate::clock::{Clock, Mono, Now};
+use crate::facts::Facts;
+use crate::policy::csrf::{self, Source};
+use crate::policy::return_to::{self, ReturnTo};
+use crate::policy::route::{HostPattern, PathPattern, PatternProblem, RoutePattern};
+use crate::provider::mock::MockProvider;
+use crate::provider::{Provider, ProviderError};
+use crate::reply::{self, Asker, Refusal};
+use crate::session::cookie::{Cookies, Name};
+use crate::session::own_token::OwnTokens;
+use crate::session::seal::Sealer;
+use crate::session::{Session, Sessions};
+use crate::tokens::Tokens;
+use dashmap::DashMap;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use url::{Url, form_urlencoded};
 
 /// `[login]`, checked.
 #[derive(Debug, Clone)]
@@ -16,3 +48,244 @@ pub struct Settings {
     /// `return_to_page`, default true; false always ends at `after_login`.
     pub return_to_page: bool,
 }
+
+/// One of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `{prefix}/login`
+    Login,
+    /// `{prefix}/{provider}`: starts a login, and takes the provider's answer.
+    Provider(Arc<str>),
+    /// `{prefix}/logout`
+    Logout,
+    /// `{prefix}/me` and `login.user_path`
+    Me,
+    /// `{prefix}/refresh`
+    Refresh,
+    /// `{prefix}/session`
+    Session,
+    /// `/mock/*`, while there is a mock provider
+    Mock,
+    /// Everything else under the prefix: never forwarded.
+    Nothing,
+}
+
+/// A request to one of ours.
+pub struct Asked<'a> {
+    /// What is true of it.
+    pub facts: &'a Facts,
+    /// Its `Cookie` lines, ours among them.
+    pub cookies: &'a [HeaderValue],
+    /// Who is asking.
+    pub session: Option<Arc<Session>>,
+    /// The other headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Body,
+}
+
+impl Asked<'_> {
+    fn asker(&self) -> Asker<'_> {
+        Asker { id: &self.facts.id, client: self.facts.client }
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Response<Body> {
+        reply::refuse(self.asker(), refusal)
+    }
+
+    /// The first value of a query parameter.
+    fn parameter(&self, name: &str) -> Option<String> {
+        self.parameters().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    fn parameters(&self) -> Vec<(String, String)> {
+        form_urlencoded::parse(self.facts.path.query().unwrap_or_default().as_bytes()).into_owned().collect()
+    }
+}
+
+/// What the endpoints work with.
+pub struct Endpoints {
+    /// `[login]`.
+    pub settings: Settings,
+    /// What browsers see.
+    pub external_url: Url,
+    /// In file order.
+    pub providers: Vec<Arc<Provider>>,
+    /// The built-in one, if it is configured.
+    pub mock: Option<Arc<MockProvider>>,
+    /// Names of our cookies.
+    pub cookies: Cookies,
+    /// Who is signed in.
+    pub sessions: Arc<Sessions>,
+    /// Their tokens.
+    pub tokens: Arc<Tokens>,
+    /// For clients that want a token instead of a cookie.
+    pub own_tokens: Arc<OwnTokens>,
+    /// For the records of logins under way.
+    pub sealer: Arc<Sealer>,
+    /// States that have come back: each counts once.
+    pub used_states: UsedStates,
+    /// Code exchanges and revocations end whoever hangs up.
+    pub background: Background,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Endpoints {
+    /// `[login]`.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Every path that is ours, most specific or not; hosts and methods make no difference.
+    ///
+    /// # Errors
+    /// When the prefix or `user_path` is no path; configuration has made sure that they are.
+    pub fn patterns(&self) -> Result<Vec<(RoutePattern, Endpoint)>, PatternProblem> {
+        let prefix = &self.settings.prefix;
+        let mut paths = vec![
+            (format!("{prefix}/login"), Endpoint::Login),
+            (format!("{prefix}/logout"), Endpoint::Logout),
+            (format!("{prefix}/me"), Endpoint::Me),
+            (format!("{prefix}/refresh"), Endpoint::Refresh),
+            (format!("{prefix}/session"), Endpoint::Session),
+            (format!("{prefix}/*"), Endpoint::Nothing),
+            (self.settings.user_path.clone(), Endpoint::Me),
+        ];
+        paths.extend(self.providers.iter().map(|provider| {
+            (format!("{prefix}/{}", provider.name()), Endpoint::Provider(provider.name().into()))
+        }));
+        if self.mock.is_some() {
+            paths.push(("/mock/*".to_owned(), Endpoint::Mock));
+        }
+        paths
+            .into_iter()
+            .map(|(path, endpoint)| {
+                let path = PathPattern::parse(&path)?;
+                Ok((RoutePattern { host: HostPattern::Any, path, methods: None }, endpoint))
+            })
+            .collect()
+    }
+
+    /// The answer of one of ours.
+    pub async fn answer(&self, endpoint: &Endpoint, asked: Asked<'_>) -> Response<Body> {
+        let methods = endpoint.methods();
+        if !methods.is_empty() && !methods.contains(&asked.facts.method) {
+            return asked.refuse(&Refusal::MethodNotAllowed(methods.to_vec()));
+        }
+        // `;params` are ignored when routes are matched; our own paths have none.
+        if *endpoint == Endpoint::Nothing || asked.facts.path.path().contains(';') {
+            return asked.refuse(&Refusal::NotFound);
+        }
+        match endpoint {
+            Endpoint::Login => login::choose_or_start(self, &asked).await,
+            Endpoint::Provider(name) => match self.provider(name) {
+                Some(provider) if callback::is_one(&asked) => callback::finish(self, &asked, provider).await,
+                Some(provider) => login::start(self, &asked, provider).await,
+                None => asked.refuse(&Refusal::NotFound),
+            },
+            Endpoint::Logout => logout::logout(self, &asked).await,
+            Endpoint::Me => me::me(self, &asked),
+            Endpoint::Refresh => refresh::refresh(self, &asked).await,
+            Endpoint::Session => session::session(self, asked).await,
+            Endpoint::Mock => mock::mock(self, asked).await,
+            Endpoint::Nothing => asked.refuse(&Refusal::NotFound),
+        }
+    }
+
+    fn provider(&self, name: &str) -> Option<&Arc<Provider>> {
+        self.providers.iter().find(|provider| provider.name() == name)
+    }
+
+    /// Where to go after a login or logout; the default for anything that leads elsewhere.
+    fn return_to(&self, wanted: Option<&str>, otherwise: &str) -> String {
+        wanted
+            .and_then(|wanted| ReturnTo::parse(wanted, &self.external_url, &self.settings.allowed_return_origins))
+            .map_or_else(|| otherwise.to_owned(), |return_to| return_to.as_location().to_owned())
+    }
+
+    /// An unsafe request made by a page of somebody else. Clients that are no browsers say nothing
+    /// of the kind, and may.
+    fn is_foreign(&self, asked: &Asked<'_>) -> bool {
+        let is_own = |origin: &str| return_to::same_origin(origin, &self.external_url);
+        csrf::source(&asked.headers, is_own, |_| false) == Source::Foreign
+    }
+
+    fn login_url(&self, return_to: &str) -> String {
+        let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("return_to", return_to).finish();
+        format!("{}/login?{query}", self.settings.prefix)
+    }
+
+    fn expire_session_cookie(&self, response: &mut Response<Body>) {
+        response.headers_mut().append(header::SET_COOKIE, self.cookies.expire(Name::Session));
+    }
+
+    /// Revokes the session's refresh token (RFC 7009), best effort and in its own time.
+    fn revoke_behind(&self, session: &Session) {
+        let provider = self.provider(&session.provider).cloned();
+        if let (Some(provider), Some(token)) = (provider, session.tokens.refresh_token.clone()) {
+            self.background.run(async move {
+                if let Err(error) = provider.revoke(&token).await {
+                    tracing::info!(provider = provider.name(), reason = error.reason(), "refresh token not revoked");
+                }
+            });
+        }
+    }
+}
+
+impl Endpoint {
+    /// What it takes; empty: anything.
+    fn methods(&self) -> &'static [Method] {
+        match self {
+            Endpoint::Login | Endpoint::Provider(_) => &[Method::GET],
+            Endpoint::Logout => &[Method::GET, Method::POST],
+            Endpoint::Me => &[Method::GET, Method::HEAD],
+            Endpoint::Refresh => &[Method::POST],
+            Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
+            Endpoint::Mock | Endpoint::Nothing => &[],
+        }
+    }
+}
+
+/// States of logins that have come back within the life of a login record.
+#[derive(Default)]
+pub struct UsedStates {
+    taken: DashMap<String, Mono>,
+}
+
+impl UsedStates {
+    /// Whether this is the first time. Only states out of records that we sealed come here.
+    fn take(&self, state: &str, now: Now) -> bool {
+        self.taken.insert(state.to_owned(), now.mono).is_none()
+    }
+
+    /// For the sweeper: records older than this are refused for their age.
+    pub fn sweep(&self, now: Now) {
+        self.taken.retain(|_, taken| now.mono.since(*taken) < LOGIN_LIFE * 2);
+    }
+}
+
+/// `/auth/me` without a session, to the letter.
+fn not_signed_in() -> Response<Body> {
+    let body = json!({"statusCode": 401, "message": "Unauthorized", "error": "Unauthorized"});
+    let mut response = reply::json(StatusCode::UNAUTHORIZED, &body);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// What a failure at the provider means for the one who waits.
+fn provider_refusal(error: &ProviderError) -> Refusal {
+    match error {
+        ProviderError::Unavailable { retry_after, .. } => {
+            Refusal::ProviderUnavailable { retry_after: retry_after.map_or(5, |wait| wait.as_secs()) }
+        }
+        ProviderError::Refused { .. } => {
+            Refusal::LoginInvalid("the identity provider did not accept this sign-in. Please start again")
+        }
+        ProviderError::Invalid { .. } | ProviderError::Misconfigured { .. } => Refusal::ProviderBroken,
+    }
+}
+
+/// How long a login may take.
+const LOGIN_LIFE: Duration = Duration::from_secs(600);

@@ -1,105 +1,240 @@
-//! The request path.
+//! The request path. It reads top to bottom in [`stack`]; each step is one file.
+//!
+//! What one step has found out is the type the next one takes: an upstream cannot be reached with
+//! anything that has not been through [`authorize`].
 
-use crate::policy::require::Requirement;
-use crate::policy::route::RoutePattern;
-use crate::policy::{Auth, On401};
-use http::{HeaderName, HeaderValue, Method};
-use std::time::Duration;
+mod attach;
+mod authenticate;
+mod authorize;
+mod challenge;
+mod cors;
+mod forward;
+mod headers;
+mod intake;
+mod observe;
+mod recover;
+mod replay;
+mod route;
+mod tunnel;
 
-/// One `[[routes]]` table, checked.
-#[derive(Debug, Clone)]
-pub struct RouteSettings {
-    /// `host`, `path`, `methods`.
-    pub pattern: RoutePattern,
-    /// `auth`, else `[defaults] auth`, else `true`.
-    pub auth: Auth,
-    /// `on_401`; None: what `auth` says.
-    pub on_401: Option<On401>,
-    /// `attach`, default bearer.
-    pub attach: Attach,
-    /// `upstream`; filled in when there is only one.
-    pub upstream: String,
-    /// `provider`: the one a login from here uses; None: the only one, or a page to choose.
-    pub provider: Option<String>,
-    /// `login`, default auto.
-    pub login: LoginAnswer,
-    /// `identity`: header ← claim path, in file order.
-    pub identity: Vec<(HeaderName, String)>,
-    /// `require`: what a signed-in user must have. Empty: nothing.
-    pub require: Vec<Requirement>,
-    /// `cors`.
-    pub cors: Option<Cors>,
-    /// `strip_prefix = "/api"`: taken off the path before it goes upstream.
-    pub strip_prefix: Option<String>,
-    /// `replace_prefix = "/v2"`: put in place of `strip_prefix`, or of what the route's path matches literally before `/*`.
-    pub replace_prefix: Option<String>,
-    /// `request_headers = { set = {..}, remove = [..] }`.
-    pub request_headers: HeaderEdits,
-    /// `response_headers = { set = {..}, remove = [..] }`.
-    pub response_headers: HeaderEdits,
-    /// `max_body`; more is 413.
-    pub max_body: Option<u64>,
-    /// `response_timeout`, else the upstream's.
-    pub response_timeout: Option<Duration>,
-    /// `allow_encoded_slash`, default false.
-    pub allow_encoded_slash: bool,
+pub use intake::Peer;
+pub use replay::Budget;
+pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target};
+
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::endpoints::Endpoints;
+use crate::facts::Facts;
+use crate::policy::Standing;
+use crate::policy::route::RouteTable;
+use crate::server::Limits;
+use crate::session::cookie::Cookies;
+use crate::session::{Session, Sessions};
+use crate::tokens::Tokens;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use pin_project_lite::pin_project;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tower::{Service, ServiceBuilder};
+
+/// What the steps work with. One for each worker, so that counting references stays on one core.
+pub struct Parts {
+    /// Configured routes, by [`RouteTable`] index.
+    pub routes: Vec<Arc<Route>>,
+    /// Which of them a request takes.
+    pub table: RouteTable,
+    /// Our own endpoints, which no route can shadow.
+    pub endpoint_routes: Vec<Arc<Route>>,
+    /// Which of those a request takes.
+    pub endpoint_table: RouteTable,
+    /// Answers for our own endpoints.
+    pub endpoints: Arc<Endpoints>,
+    /// Who is signed in.
+    pub sessions: Arc<Sessions>,
+    /// Their tokens.
+    pub tokens: Arc<Tokens>,
+    /// Names of our cookies.
+    pub cookies: Cookies,
+    /// What browsers see.
+    pub external_url: url::Url,
+    /// Whose forwarded headers count.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Bounds.
+    pub limits: Limits,
+    /// What all kept bodies may take.
+    pub replay_budget: Arc<Budget>,
+    /// The time.
+    pub clock: Clock,
 }
 
-/// `attach`: the credential a route puts in (SPEC §4).
-#[derive(Debug, Clone)]
-pub enum Attach {
-    /// `"bearer"`: the access token as `Authorization: Bearer …`, or another header and scheme. An empty scheme means the bare token.
-    Bearer {
-        /// Default `Authorization`.
-        header: HeaderName,
-        /// Default `Bearer`.
-        scheme: String,
-    },
-    /// `"id_token"`: the ID token as bearer.
-    IdToken,
-    /// `{ basic = … }`: the whole header value, marked sensitive.
-    Basic(HeaderValue),
-    /// `{ api_key = { header, value } }`; the value is marked sensitive.
-    ApiKeyHeader(HeaderName, HeaderValue),
-    /// `{ api_key = { query, value } }`: name and value, still to be percent-encoded.
-    ApiKeyQuery(String, secrecy::SecretString),
-    /// `"never"`.
-    Never,
+/// The request path, in request order.
+#[must_use]
+pub fn stack(parts: &Arc<Parts>) -> Gateway {
+    ServiceBuilder::new()
+        // 1. An id, one log line; a panic below becomes 500.
+        .layer(observe::ObserveLayer::new(parts))
+        // 2. What is true of this request; what a client may not claim is gone; its route.
+        .layer(intake::IntakeLayer::new(parts))
+        // 3. Who is asking.
+        .layer(authenticate::AuthenticateLayer::new(parts))
+        // 4. Whether they may: pass, challenge, refuse.
+        .layer(authorize::AuthorizeLayer::new(parts))
+        // 5. A token that is fit to be sent; on 401 another one, and the request once more.
+        .layer(recover::RecoverLayer::new(parts))
+        // 6. The route's credential and identity headers. Below recovery, so that a replay gets the new ones.
+        .layer(attach::AttachLayer)
+        // 7. One of our endpoints, an upstream, a tunnel.
+        .service(forward::Forward::new(parts))
 }
 
-/// `login`: the shape of a LOGIN outcome.
+/// [`stack`]'s result.
+pub type Gateway = observe::Observe<
+    intake::Intake<
+        authenticate::Authenticate<
+            authorize::Authorize<recover::Recover<attach::AttachCredential<forward::Forward>>>,
+        >,
+    >,
+>;
+
+/// As it comes from the connection.
+pub struct Arrival {
+    /// Unread.
+    pub request: Request<Incoming>,
+    /// The other end of the connection.
+    pub peer: Arc<Peer>,
+}
+
+/// What stays the same through all attempts.
+pub struct Exchange {
+    /// What is true of the request.
+    pub facts: Facts,
+    /// The route it takes.
+    pub route: Arc<Route>,
+    /// The client's `Cookie` lines; ours are in no other place any more.
+    pub cookies: Vec<HeaderValue>,
+    /// The client's side of a WebSocket to be.
+    pub upgrade: Option<OnUpgrade>,
+}
+
+/// What goes out, and is built anew for a replay.
+pub struct Message {
+    /// As the client sent it.
+    pub method: Method,
+    /// Without what a client may not claim.
+    pub headers: HeaderMap,
+    /// Whole, or still coming.
+    pub body: Body,
+}
+
+/// After intake: known, but not whose it is.
+pub struct Known {
+    exchange: Arc<Exchange>,
+    message: Message,
+}
+
+/// After authentication.
+pub struct Identified {
+    known: Known,
+    credential: Credential,
+}
+
+/// Who is asking.
+pub enum Credential {
+    /// Nobody we know.
+    Absent,
+    /// Somebody we knew.
+    Ended,
+    /// Somebody who is signed in.
+    Session(Arc<Session>),
+}
+
+impl Credential {
+    fn standing(&self) -> Standing {
+        match self {
+            Credential::Absent => Standing::Absent,
+            Credential::Ended => Standing::Ended,
+            Credential::Session(_) => Standing::Valid,
+        }
+    }
+}
+
+/// After authorization: it may pass.
+pub struct Permitted {
+    exchange: Arc<Exchange>,
+    message: Message,
+    session: Option<Arc<Session>>,
+}
+
+/// One attempt, with the session whose credential it carries.
+pub struct Attempted {
+    exchange: Arc<Exchange>,
+    message: Message,
+    session: Option<Arc<Session>>,
+    token: TokenChoice,
+}
+
+/// Whether the session's own credential goes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoginAnswer {
-    /// Browsers are redirected, others get a 401.
-    Auto,
-    /// Always a redirect.
-    Redirect,
-    /// Always a 401.
-    Status,
+enum TokenChoice {
+    /// The route's credential.
+    Send,
+    /// It is known to be expired: the request goes without.
+    Withhold,
 }
 
-/// `request_headers`, `response_headers`.
-#[derive(Debug, Clone, Default)]
-pub struct HeaderEdits {
-    /// Replaced or added, after `remove`.
-    pub set: Vec<(HeaderName, HeaderValue)>,
-    /// Taken out.
-    pub remove: Vec<HeaderName>,
+/// With everything in place; only forwarding is left.
+pub struct Complete {
+    exchange: Arc<Exchange>,
+    message: Message,
+    session: Option<Arc<Session>>,
+    /// Where the upstream is to find it; None: the path as it came.
+    target: Option<http::uri::PathAndQuery>,
+    /// Whether a credential of the session goes upstream.
+    carries_session: bool,
 }
 
-/// `cors`.
-#[derive(Debug, Clone)]
-pub struct Cors {
-    /// Serialised origins, or `["*"]` alone.
-    pub allow_origins: Vec<String>,
-    /// With credentials; an error beside `*`.
-    pub allow_credentials: bool,
-    /// Default GET, HEAD, POST.
-    pub allow_methods: Vec<Method>,
-    /// Default none beyond the safelisted.
-    pub allow_headers: Vec<HeaderName>,
-    /// `expose_headers`.
-    pub expose_headers: Vec<HeaderName>,
-    /// `max_age`.
-    pub max_age: Option<Duration>,
+pin_project! {
+    /// A step that either answers at once or hands on.
+    #[project = VerdictProjection]
+    pub enum Verdict<F> {
+        /// The answer.
+        Answer { response: Option<Response<Body>> },
+        /// The rest of the path.
+        Onward { #[pin] rest: F },
+    }
 }
+
+impl<F> Verdict<F> {
+    fn answer(response: Response<Body>) -> Verdict<F> {
+        Verdict::Answer { response: Some(response) }
+    }
+}
+
+impl<F> Future for Verdict<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            VerdictProjection::Answer { response } => {
+                Poll::Ready(Ok(response.take().expect("a future is not polled after it is done")))
+            }
+            VerdictProjection::Onward { rest } => rest.poll(cx),
+        }
+    }
+}
+
+/// A future behind a pointer, for the steps that wait.
+type Boxed = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// Every step of the path: it fails by answering.
+trait Step<In>: Service<In, Response = Response<Body>, Error = Infallible> {}
+
+impl<In, S> Step<In> for S where S: Service<In, Response = Response<Body>, Error = Infallible> {}

@@ -56,16 +56,16 @@ impl Cookies {
         self.set(name, "", Some(Duration::ZERO))
     }
 
-    /// Every value that the request gives for `name`; a browser sends one.
-    pub fn values<'h>(&self, headers: &'h HeaderMap, name: Name<'_>) -> impl Iterator<Item = &'h str> {
+    /// Every value that these `Cookie` lines give for `name`; a browser sends one.
+    pub fn values<'h>(&self, lines: &'h [HeaderValue], name: Name<'_>) -> impl Iterator<Item = &'h str> {
         let wanted = self.name(name);
-        pairs(headers).filter(move |&(name, _)| name == wanted).map(|(_, value)| value)
+        pairs(lines).filter(move |&(name, _)| name == wanted).map(|(_, value)| value)
     }
 
     /// Labels and values of all logins under way.
-    pub fn logins<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = (&'h str, &'h str)> {
+    pub fn logins<'h>(&self, lines: &'h [HeaderValue]) -> impl Iterator<Item = (&'h str, &'h str)> {
         let prefix = format!("{}{LOGIN_SUFFIX}", self.session);
-        pairs(headers).filter_map(move |(name, value)| Some((name.strip_prefix(&prefix)?, value)))
+        pairs(lines).filter_map(move |(name, value)| Some((name.strip_prefix(&prefix)?, value)))
     }
 
     fn name(&self, name: Name<'_>) -> std::borrow::Cow<'static, str> {
@@ -144,8 +144,8 @@ fn crumbs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Names and values, as RFC 6265 §5.4 has user agents write them.
-fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    headers.get_all(header::COOKIE).iter().flat_map(crumbs).filter_map(|crumb| {
+fn pairs(lines: &[HeaderValue]) -> impl Iterator<Item = (&str, &str)> {
+    lines.iter().flat_map(crumbs).filter_map(|crumb| {
         let (name, value) = std::str::from_utf8(crumb.trim_ascii()).ok()?.split_once('=')?;
         Some((name, value))
     })
@@ -184,9 +184,9 @@ mod tests {
     #[test]
     fn values_of_all_lines_are_seen() {
         let cookies = Cookies::new(false);
-        let headers = with(header::COOKIE, &["a=1; latchgate=x", "latchgate=y;latchgate-login-s=z; latchgatex=q"]);
-        assert_eq!(cookies.values(&headers, Name::Session).collect::<Vec<_>>(), ["x", "y"]);
-        assert_eq!(cookies.logins(&headers).collect::<Vec<_>>(), [("s", "z")]);
+        let lines = ["a=1; latchgate=x", "latchgate=y;latchgate-login-s=z; latchgatex=q"].map(HeaderValue::from_static);
+        assert_eq!(cookies.values(&lines, Name::Session).collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(cookies.logins(&lines).collect::<Vec<_>>(), [("s", "z")]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! puts the next state in its place.
 
 pub mod cookie;
+pub mod own_token;
 pub mod seal;
 mod store;
 

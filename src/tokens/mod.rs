@@ -1,6 +1,20 @@
-//! Tokens and the refresh flight.
+//! Which token a request gets, and the one refresh that renews it (SPEC §5).
+//!
+//! A refresh is a flight: an owned task that calls the provider, stores what came and only then
+//! tells whoever waits. It ends by itself whatever becomes of the requests that wanted it.
 
+mod flight;
+
+use crate::background::Background;
+use crate::clock::{Clock, Now};
+use crate::policy::{Freshness, Renewable};
+use crate::provider::Provider;
+use crate::session::{Session, SessionKey, Sessions, TokenSet};
+use dashmap::DashMap;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// `[refresh]`, checked.
 #[derive(Debug, Clone)]
@@ -13,4 +27,165 @@ pub struct Settings {
     pub grace: Duration,
     /// `cooldown`, default 5 s: a 401 on a token younger than this is not refreshed again.
     pub cooldown: Duration,
+}
+
+/// What came of a refresh.
+#[derive(Clone)]
+pub enum Renewal {
+    /// The session's state with the new tokens, stored.
+    Renewed(Arc<Session>),
+    /// The provider refused for good: the session is gone.
+    Refused,
+    /// There is no refresh token.
+    NothingToRenewWith,
+    /// The session ended meanwhile, by other hands.
+    Gone,
+    /// Not now; the session is kept.
+    Unavailable {
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
+/// Tokens of all sessions.
+pub struct Tokens {
+    shared: Arc<Shared>,
+}
+
+/// What a flight takes along.
+struct Shared {
+    settings: Settings,
+    sessions: Arc<Sessions>,
+    providers: HashMap<Arc<str>, Arc<Provider>>,
+    clock: Clock,
+    background: Background,
+    flights: DashMap<FlightKey, Landing>,
+}
+
+/// Two refreshes are the same one if they are for the same session. Structured, never text: no two
+/// users can share a result.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct FlightKey {
+    session: SessionKey,
+}
+
+/// Where the result of a flight will be.
+type Landing = watch::Receiver<Option<Renewal>>;
+
+impl Tokens {
+    /// Refreshes with `providers`, by name.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        sessions: Arc<Sessions>,
+        providers: HashMap<Arc<str>, Arc<Provider>>,
+        clock: Clock,
+        background: Background,
+    ) -> Tokens {
+        let flights = DashMap::new();
+        Tokens { shared: Arc::new(Shared { settings, sessions, providers, clock, background, flights }) }
+    }
+
+    /// How the session's access token stands.
+    #[must_use]
+    pub fn freshness(&self, session: &Session, now: Now) -> Freshness {
+        freshness(&session.tokens, &self.shared.settings, now)
+    }
+
+    /// Whether a refused token can be renewed, and whether that could help.
+    #[must_use]
+    pub fn renewable(&self, session: &Session, now: Now) -> Renewable {
+        if session.tokens.refresh_token.is_none() {
+            return Renewable::Never;
+        }
+        let guard = guard(self.shared.settings.cooldown, session.vitals.refusals());
+        let renewed_before = session.tokens.generation > 1;
+        let is_young = now.mono.since(session.tokens.obtained) < guard;
+        if is_young && renewed_before { Renewable::NotYet } else { Renewable::Yes }
+    }
+
+    /// REFRESH: a newer state than `seen`, by the flight that is under way, or by a new one.
+    pub async fn renew(&self, seen: &Session) -> Renewal {
+        flight::join(&self.shared, seen).await
+    }
+
+    /// Starts a refresh that nobody waits for.
+    pub fn renew_behind(&self, seen: &Session) {
+        flight::start(&self.shared, seen);
+    }
+}
+
+/// SPEC §5 "Before".
+fn freshness(tokens: &TokenSet, settings: &Settings, now: Now) -> Freshness {
+    let (Some(expires), Some(life)) = (tokens.expires(), tokens.life) else {
+        return Freshness::Fresh;
+    };
+    let early = settings.early.min(life / 10);
+    if now.mono >= expires {
+        Freshness::Expired
+    } else if now.mono.after(early) >= expires {
+        Freshness::Ageing
+    } else {
+        Freshness::Fresh
+    }
+}
+
+/// How long after a refresh a refused token is not renewed again: `cooldown`, doubled for each
+/// renewed token that was refused in a row, up to five minutes.
+fn guard(cooldown: Duration, refusals: u32) -> Duration {
+    let doublings = refusals.saturating_sub(1).min(16);
+    cooldown.saturating_mul(1 << doublings).min(LONGEST_GUARD.max(cooldown))
+}
+
+const LONGEST_GUARD: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Mono;
+    use crate::provider::TokenResponse;
+
+    const SETTINGS: Settings = Settings {
+        early: Duration::from_secs(30),
+        timeout: Duration::from_secs(10),
+        grace: Duration::from_secs(60),
+        cooldown: Duration::from_secs(5),
+    };
+
+    fn at(millis: u64, life: Option<u64>) -> Freshness {
+        let answer = TokenResponse {
+            access_token: "at".into(),
+            expires_in: life.map(Duration::from_secs),
+            refresh_token: None,
+            id_token: None,
+            scope: None,
+        };
+        let tokens = TokenSet::new(answer, 1, Mono(0)).unwrap();
+        freshness(&tokens, &SETTINGS, Now { mono: Mono(millis), unix: 0 })
+    }
+
+    #[test]
+    fn early_is_never_more_than_a_tenth_of_a_life() {
+        use Freshness::{Ageing, Expired, Fresh};
+        for (life, now, expected) in [
+            (3600, 3_569_999, Fresh),
+            (3600, 3_570_000, Ageing),
+            (3600, 3_599_999, Ageing),
+            (3600, 3_600_000, Expired),
+            (60, 53_999, Fresh),
+            (60, 54_000, Ageing),
+            (60, 60_000, Expired),
+            (0, 0, Expired),
+        ] {
+            assert_eq!(at(now, Some(life)), expected, "{life} s, at {now} ms");
+        }
+        assert_eq!(at(u64::MAX, None), Fresh, "of unknown life");
+    }
+
+    #[test]
+    fn the_guard_doubles_up_to_five_minutes() {
+        let seconds: Vec<u64> = (0..9).map(|n| guard(Duration::from_secs(5), n).as_secs()).collect();
+        assert_eq!(seconds, [5, 5, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(guard(Duration::from_secs(5), u32::MAX).as_secs(), 300);
+    }
 }

@@ -1,7 +1,20 @@
-//! Backends.
-pub mod demo;
+//! Backends: which server, over which connection, within which time.
+//!
+//! Each worker has its own [`Upstream`]s, so no connection crosses a core.
 
+pub mod demo;
+mod pool;
+
+use crate::body::Body;
+use crate::clock::Clock;
+use demo::DemoUpstream;
+use http::{Request, Response, StatusCode, Uri};
+use pool::Pool;
+use std::fmt;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// One `[upstreams.NAME]` table, checked.
@@ -41,7 +54,154 @@ pub enum ServerAddress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unauthorized {
     /// Statuses, default `[401]`.
-    pub status: Vec<http::StatusCode>,
+    pub status: Vec<StatusCode>,
     /// A redirect whose `Location` path begins like this.
     pub location_prefix: Option<String>,
+}
+
+impl Unauthorized {
+    /// Whether this answer says "not signed in".
+    #[must_use]
+    pub fn matches(&self, response: &Response<Body>) -> bool {
+        self.status.contains(&response.status())
+            || self.location_prefix.as_deref().is_some_and(|prefix| {
+                response.status().is_redirection()
+                    && response
+                        .headers()
+                        .get(http::header::LOCATION)
+                        .and_then(|location| location.to_str().ok())
+                        .is_some_and(|location| path_of(location).starts_with(prefix))
+            })
+    }
+}
+
+/// One backend, as one worker sees it.
+pub struct Upstream {
+    settings: Settings,
+    servers: Vec<Server>,
+    turn: AtomicUsize,
+}
+
+enum Server {
+    Network(Arc<Pool>),
+    Demo(Arc<DemoUpstream>),
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum UpstreamError {
+    /// No connection.
+    Connect(io::Error),
+    /// The connection broke before the response head was complete, or the head was no HTTP.
+    Broken(hyper::Error),
+    /// No connection or no response head in time.
+    Timeout,
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpstreamError::Connect(_) => f.write_str("no connection to the upstream"),
+            UpstreamError::Broken(_) => f.write_str("the upstream's answer broke off or was no HTTP"),
+            UpstreamError::Timeout => f.write_str("the upstream did not answer in time"),
+        }
+    }
+}
+
+impl std::error::Error for UpstreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            UpstreamError::Connect(error) => Some(error),
+            UpstreamError::Broken(error) => Some(error),
+            UpstreamError::Timeout => None,
+        }
+    }
+}
+
+impl Upstream {
+    /// No connection yet. `demo` answers for `demo:` servers; `tls` is used for `https://`.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        demo: &Arc<DemoUpstream>,
+        tls: &Arc<rustls::ClientConfig>,
+        clock: &Clock,
+    ) -> Upstream {
+        let servers = settings
+            .servers
+            .iter()
+            .map(|address| match address {
+                ServerAddress::Demo => Server::Demo(Arc::clone(demo)),
+                network => Server::Network(Arc::new(Pool::new(
+                    network.clone(),
+                    settings.connect_timeout,
+                    Arc::clone(tls),
+                    clock.clone(),
+                ))),
+            })
+            .collect();
+        Upstream { settings, servers, turn: AtomicUsize::new(0) }
+    }
+
+    /// The settings it was made with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sends `request`, whose target must be in origin form, and waits for the response head; no
+    /// longer than `within` after the last piece of the body went out.
+    ///
+    /// # Errors
+    /// When there is no head. The request may have arrived all the same.
+    pub async fn send(&self, request: Request<Body>, within: Duration) -> Result<Response<Body>, UpstreamError> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        match &self.servers[turn % self.servers.len()] {
+            Server::Network(pool) => pool.send(request, within).await,
+            Server::Demo(demo) => Ok(demo::answer(demo, request).await),
+        }
+    }
+}
+
+/// The path of a `Location`, which may be a whole URL.
+fn path_of(location: &str) -> &str {
+    match location.parse::<Uri>() {
+        Ok(uri) if uri.authority().is_some() => {
+            location.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..])).unwrap_or("/")
+        }
+        _ => location,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, location: Option<&str>) -> Response<Body> {
+        let mut response = Response::builder().status(status);
+        if let Some(location) = location {
+            response = response.header("location", location);
+        }
+        response.body(Body::Empty).unwrap()
+    }
+
+    #[test]
+    fn other_ways_to_say_not_signed_in() {
+        let declared = Unauthorized {
+            status: vec![StatusCode::UNAUTHORIZED, StatusCode::from_u16(419).unwrap()],
+            location_prefix: Some("/signin".into()),
+        };
+        for (status, location, says_so) in [
+            (401, None, true),
+            (419, None, true),
+            (403, None, false),
+            (302, Some("/signin?next=/"), true),
+            (302, Some("https://app.example.com/signin"), true),
+            (302, Some("/home"), false),
+            (302, Some("https://signin.example.com/"), false),
+            (200, Some("/signin"), false),
+        ] {
+            assert_eq!(declared.matches(&answer(status, location)), says_so, "{status} {location:?}");
+        }
+    }
 }

@@ -1,0 +1,162 @@
+//! One body type for both directions, so that a frame passes through without a box of its own.
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+/// What is sent, in either direction.
+#[derive(Default)]
+pub enum Body {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// One piece, known beforehand.
+    Full(Bytes),
+    /// As it comes from the other side.
+    Incoming(Incoming),
+    /// Anything else.
+    Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
+}
+
+/// Why a body broke off.
+pub type BodyError = Box<dyn Error + Send + Sync>;
+
+impl Body {
+    /// Wraps a body of another type.
+    pub fn boxed<B>(body: B) -> Body
+    where
+        B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
+    {
+        Body::Boxed(Box::pin(body))
+    }
+
+    /// Stops with [`TooLarge`] beyond `limit` bytes; `tripped` tells the one who waits for the answer.
+    #[must_use]
+    pub fn limited(self, limit: u64, tripped: Arc<AtomicBool>) -> Body {
+        Body::boxed(Limited { inner: self, left: limit, tripped })
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        if bytes.is_empty() { Body::Empty } else { Body::Full(bytes) }
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Body {
+        Body::from(Bytes::from(text))
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Body::Empty => Poll::Ready(None),
+            full @ Body::Full(_) => match std::mem::take(full) {
+                Body::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
+            },
+            Body::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Body::Boxed(boxed) => boxed.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Empty => true,
+            Body::Full(_) => false,
+            Body::Incoming(incoming) => incoming.is_end_stream(),
+            Body::Boxed(boxed) => boxed.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Empty => SizeHint::with_exact(0),
+            Body::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Body::Incoming(incoming) => incoming.size_hint(),
+            Body::Boxed(boxed) => boxed.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Body")
+    }
+}
+
+/// The body was larger than the route allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge;
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the body is larger than the route allows")
+    }
+}
+
+impl Error for TooLarge {}
+
+struct Limited {
+    inner: Body,
+    left: u64,
+    tripped: Arc<AtomicBool>,
+}
+
+impl HttpBody for Limited {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            match this.left.checked_sub(data.len() as u64) {
+                Some(left) => this.left = left,
+                None => {
+                    this.tripped.store(true, Ordering::Relaxed);
+                    this.inner = Body::Empty;
+                    return Poll::Ready(Some(Err(TooLarge.into())));
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn a_body_at_the_limit_passes_and_one_byte_more_does_not() {
+        for (limit, passes) in [(5, true), (4, false)] {
+            let tripped = Arc::new(AtomicBool::new(false));
+            let body = Body::from(Bytes::from_static(b"12345")).limited(limit, Arc::clone(&tripped));
+            assert_eq!(body.collect().await.is_ok(), passes);
+            assert_eq!(tripped.load(Ordering::Relaxed), !passes);
+        }
+    }
+}

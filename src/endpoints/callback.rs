@@ -1,0 +1,209 @@
+//! The provider's answer: checked against the login it belongs to, redeemed once, turned into a
+//! session under an id that did not exist before.
+
+use super::login::{LoginRecord, redirect_uri};
+use super::{Asked, Endpoints, provider_refusal};
+use crate::body::Body;
+use crate::provider::{CodeRedemption, Provider, ProviderError, SignedIn};
+use crate::reply::{self, Outcome, Refusal};
+use crate::session::cookie::Name;
+use crate::session::{Identity, Opening, OpeningFailed, Session, SessionId, Sessions, TokenSet};
+use http::{Response, StatusCode, header};
+use secrecy::SecretString;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Whether this is a provider's answer, and not the start of a login.
+pub(super) fn is_one(asked: &Asked<'_>) -> bool {
+    asked.parameters().iter().any(|(name, _)| ANSWERS.contains(&name.as_str()))
+}
+
+/// `GET {prefix}/{provider}?code=…` or `?error=…` (RFC 6749 §4.1.2).
+pub(super) async fn finish(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Arc<Provider>) -> Response<Body> {
+    let answer = match Answer::read(asked) {
+        Ok(answer) => answer,
+        Err(refusal) => return again(endpoints, asked, &refusal, None),
+    };
+    let record = match claim(endpoints, asked, &answer, provider) {
+        Ok(record) => record,
+        Err(refusal) => return again(endpoints, asked, &refusal, None),
+    };
+    let mut response = match sign_in(endpoints, asked, provider, answer, &record).await {
+        Ok(response) => response,
+        Err(refusal) => again(endpoints, asked, &refusal, Some(&record.return_to)),
+    };
+    if let Some(label) = LoginRecord::label(&record.state) {
+        response.headers_mut().append(header::SET_COOKIE, endpoints.cookies.expire(Name::Login(label)));
+    }
+    response
+}
+
+/// The parameters we know, each at most once (RFC 6749 §3.1); others are ignored.
+struct Answer {
+    state: String,
+    iss: Option<String>,
+    outcome: Result<SecretString, String>,
+}
+
+impl Answer {
+    fn read(asked: &Asked<'_>) -> Result<Answer, Refusal> {
+        let mut found: [Option<String>; 4] = Default::default();
+        for (name, value) in asked.parameters() {
+            if let Some(at) = ANSWERS.iter().position(|known| *known == name)
+                && found[at].replace(value).is_some()
+            {
+                return Err(Refusal::LoginInvalid("a parameter of the sign-in was given twice"));
+            }
+        }
+        let [code, error, state, iss] = found;
+        let state = state.filter(|state| !state.is_empty()).ok_or(Refusal::LoginInvalid(NO_STATE))?;
+        let outcome = match (code, error) {
+            (_, Some(error)) => Err(error),
+            (Some(code), None) if !code.is_empty() => Ok(SecretString::from(code)),
+            _ => return Err(Refusal::LoginInvalid("the identity provider's answer has no code")),
+        };
+        Ok(Answer { state, iss, outcome })
+    }
+}
+
+/// The login that this answer belongs to: begun in this browser, with this provider, not long ago,
+/// and not finished before (RFC 9700 §4.7, §4.2.4).
+fn claim(
+    endpoints: &Endpoints,
+    asked: &Asked<'_>,
+    answer: &Answer,
+    provider: &Provider,
+) -> Result<LoginRecord, Refusal> {
+    let label = LoginRecord::label(&answer.state).ok_or(Refusal::LoginInvalid(UNKNOWN_STATE))?;
+    let now = asked.facts.now;
+    let record = endpoints
+        .cookies
+        .values(asked.cookies, Name::Login(label))
+        .filter_map(|value| LoginRecord::open(endpoints, label, value, now.unix))
+        .find(|record| record.state == answer.state && record.provider == provider.name())
+        .ok_or(Refusal::LoginInvalid(UNKNOWN_STATE))?;
+    if endpoints.used_states.take(&record.state, now) {
+        Ok(record)
+    } else {
+        Err(Refusal::LoginInvalid("this sign-in was finished before"))
+    }
+}
+
+async fn sign_in(
+    endpoints: &Endpoints,
+    asked: &Asked<'_>,
+    provider: &Arc<Provider>,
+    answer: Answer,
+    record: &LoginRecord,
+) -> Result<Response<Body>, Refusal> {
+    let redirect_uri = redirect_uri(endpoints, provider).ok_or(Refusal::Internal)?;
+    let exchange = Exchange {
+        provider: Arc::clone(provider),
+        sessions: Arc::clone(&endpoints.sessions),
+        clock: endpoints.clock.clone(),
+        iss: answer.iss,
+        outcome: answer.outcome,
+        redemption: |code| CodeRedemption {
+            code,
+            redirect_uri,
+            code_verifier: record.verifier.clone().into(),
+            nonce: record.nonce.clone(),
+            max_age: record.max_age,
+        },
+    };
+    let (id, session) = exchange.begin(endpoints).await?;
+    if let Some(previous) = &asked.session {
+        endpoints.sessions.end(previous.key, endpoints.clock.now());
+    }
+    tracing::info!(target: "latchgate::audit", event = "login", provider = provider.name(), session = %session.key, request = %asked.facts.id, "signed in");
+    let mut response = reply::redirect(StatusCode::FOUND, &record.return_to);
+    response.extensions_mut().insert(Outcome("signed_in"));
+    let life = record.remember.then(|| endpoints.sessions.settings().absolute_timeout);
+    let cookie = endpoints.cookies.set(Name::Session, &id.to_cookie_value(), life);
+    response.headers_mut().append(header::SET_COOKIE, cookie);
+    Ok(response)
+}
+
+/// Everything from the code to the session, in a task of its own: a code works once, so what was
+/// begun is finished, or undone when nobody is there any more to take the cookie.
+struct Exchange<F> {
+    provider: Arc<Provider>,
+    sessions: Arc<Sessions>,
+    clock: crate::clock::Clock,
+    iss: Option<String>,
+    outcome: Result<SecretString, String>,
+    redemption: F,
+}
+
+impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
+    async fn begin(self, endpoints: &Endpoints) -> Result<(SessionId, Arc<Session>), Refusal> {
+        let Exchange { provider, sessions, clock, iss, outcome, redemption } = self;
+        let redemption = outcome.map(redemption);
+        let (announce, result) = oneshot::channel();
+        endpoints.background.run(async move {
+            let opened = async {
+                provider.check_callback_issuer(iss.as_deref()).await.map_err(|error| log(&provider, &error))?;
+                let redemption = redemption.map_err(|error| refused_by_provider(&provider, &error))?;
+                let signed_in = provider.redeem_code(&redemption).await.map_err(|error| log(&provider, &error))?;
+                open_session(&sessions, &provider, signed_in, &clock)
+            };
+            if let Err(Ok((_, session))) = announce.send(opened.await) {
+                sessions.end(session.key, clock.now());
+                if let Some(token) = &session.tokens.refresh_token {
+                    // Best effort: the provider forgets it in time.
+                    let _ = provider.revoke(token).await;
+                }
+            }
+        });
+        result.await.unwrap_or(Err(Refusal::Internal))
+    }
+}
+
+fn open_session(
+    sessions: &Sessions,
+    provider: &Provider,
+    signed_in: SignedIn,
+    clock: &crate::clock::Clock,
+) -> Result<(SessionId, Arc<Session>), Refusal> {
+    let now = clock.now();
+    let SignedIn { tokens, issuer, subject, sid, claims } = signed_in;
+    let tokens = TokenSet::new(tokens, 1, now.mono).ok_or(Refusal::ProviderBroken)?;
+    let identity = Identity { issuer, subject, sid, claims };
+    let opening = Opening { provider: provider.name().into(), identity, tokens };
+    sessions.open(opening, now).map_err(|failure| match failure {
+        OpeningFailed::Full => {
+            tracing::error!("session.max_sessions is reached: logins are turned away");
+            Refusal::Overloaded
+        }
+        OpeningFailed::NoRandomness => Refusal::Internal,
+    })
+}
+
+fn log(provider: &Provider, error: &ProviderError) -> Refusal {
+    tracing::warn!(target: "latchgate::audit", event = "login_failed", provider = provider.name(), reason = error.reason(), "a login failed");
+    provider_refusal(error)
+}
+
+/// RFC 6749 §4.1.2.1. The provider's own words go nowhere: they are the sender's to choose.
+fn refused_by_provider(provider: &Provider, error: &str) -> Refusal {
+    let (label, refusal) = match error {
+        "server_error" => ("server_error", Refusal::ProviderBroken),
+        "temporarily_unavailable" => ("temporarily_unavailable", Refusal::ProviderUnavailable { retry_after: 5 }),
+        "access_denied" => ("access_denied", Refusal::LoginRefused),
+        "login_required" => ("login_required", Refusal::LoginRefused),
+        _ => ("other", Refusal::LoginRefused),
+    };
+    tracing::info!(target: "latchgate::audit", event = "login_refused", provider = provider.name(), error = label, "the provider ended a login");
+    refusal
+}
+
+/// A page that says what went wrong and offers to start again.
+fn again(endpoints: &Endpoints, asked: &Asked<'_>, refusal: &Refusal, return_to: Option<&str>) -> Response<Body> {
+    let login_url = endpoints.login_url(return_to.unwrap_or(&endpoints.settings.after_login));
+    reply::refuse_with_login(asked.asker(), refusal, Some(&login_url))
+}
+
+const ANSWERS: [&str; 4] = ["code", "error", "state", "iss"];
+const NO_STATE: &str = "the identity provider's answer has no state";
+const UNKNOWN_STATE: &str =
+    "this sign-in was not begun in this browser, or took too long. Please start again";

@@ -1,0 +1,193 @@
+//! Starting a login: the record of it goes into a sealed cookie of its own, so that two tabs can
+//! log in at once and nothing is kept here for browsers that never come back.
+
+use super::{Asked, Endpoints, LOGIN_LIFE, provider_refusal};
+use crate::body::Body;
+use crate::provider::{AuthorizationRequest, Provider, code_challenge, random_token};
+use crate::reply::{self, Outcome, Refusal};
+use crate::session::cookie::Name;
+use crate::session::seal::Purpose;
+use askama::Template;
+use http::{Response, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::Arc;
+use url::{Url, form_urlencoded};
+
+/// What a login remembers until it comes back. Sealed; only the browser that began it has it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct LoginRecord {
+    pub state: String,
+    pub nonce: String,
+    pub verifier: String,
+    pub provider: String,
+    pub return_to: String,
+    pub max_age: Option<u64>,
+    pub remember: bool,
+    /// Seconds since 1970.
+    pub began: u64,
+}
+
+impl LoginRecord {
+    /// The part of the state that tells the cookies of several logins apart.
+    pub(super) fn label(state: &str) -> Option<&str> {
+        state.get(..LABEL_LENGTH).filter(|label| label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
+    }
+
+    /// The record in one of our cookies, unless it is forged, foreign or too old.
+    pub(super) fn open(endpoints: &Endpoints, label: &str, value: &str, now: u64) -> Option<LoginRecord> {
+        let plain = endpoints.sealer.open(Purpose::Login, label, value)?;
+        let record: LoginRecord = serde_json::from_slice(&plain).ok()?;
+        (now.saturating_sub(record.began) < LOGIN_LIFE.as_secs()).then_some(record)
+    }
+}
+
+/// `GET {prefix}/login`: on to the provider, or a page to choose one.
+pub(super) async fn choose_or_start(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
+    match (asked.parameter("provider"), endpoints.providers.as_slice()) {
+        (Some(name), _) => match endpoints.provider(&name) {
+            Some(provider) => start(endpoints, asked, provider).await,
+            None => asked.refuse(&Refusal::NotFound),
+        },
+        (None, []) => asked.refuse(&Refusal::NotFound),
+        (None, [only]) => start(endpoints, asked, only).await,
+        (None, several) => choose(endpoints, asked, several),
+    }
+}
+
+/// Sends the browser to `provider`.
+pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Arc<Provider>) -> Response<Body> {
+    if asked.headers.contains_key("sec-purpose") || asked.headers.get("purpose").is_some_and(|it| it == "prefetch") {
+        return asked.refuse(&Refusal::Malformed("a sign-in cannot be fetched beforehand"));
+    }
+    let extra = match passed_on(asked, endpoints.mock.is_some()) {
+        Ok(extra) => extra,
+        Err(refusal) => return asked.refuse(&refusal),
+    };
+    let max_age = extra.iter().find(|(name, _)| name == "max_age").and_then(|(_, value)| value.parse().ok());
+    let settings = &endpoints.settings;
+    let wanted = asked.parameter("return_to").filter(|_| settings.return_to_page);
+    let record = LoginRecord {
+        state: random_token(),
+        nonce: random_token(),
+        verifier: random_token(),
+        provider: provider.name().to_owned(),
+        return_to: endpoints.return_to(wanted.as_deref(), &settings.after_login),
+        max_age,
+        remember: asked.parameter("remember").as_deref() != Some("0"),
+        began: asked.facts.now.unix,
+    };
+    let Some(redirect_uri) = redirect_uri(endpoints, provider) else {
+        return asked.refuse(&Refusal::Internal);
+    };
+    let request = AuthorizationRequest {
+        redirect_uri,
+        state: record.state.clone(),
+        nonce: record.nonce.clone(),
+        code_challenge: code_challenge(&record.verifier),
+        extra,
+    };
+    let asking = Arc::clone(provider);
+    let url = endpoints.background.run(async move { asking.authorization_url(&request).await }).await;
+    match url {
+        Ok(Ok(url)) => leave_for(endpoints, asked, &url, &record),
+        Ok(Err(error)) => {
+            tracing::warn!(provider = provider.name(), reason = error.reason(), request = %asked.facts.id, "a login could not be started");
+            asked.refuse(&provider_refusal(&error))
+        }
+        Err(_) => asked.refuse(&Refusal::Internal),
+    }
+}
+
+/// `{external_url}{prefix}/{provider}`: each provider has its own, which keeps their answers apart
+/// (RFC 9700 §4.4.2.2).
+pub(super) fn redirect_uri(endpoints: &Endpoints, provider: &Provider) -> Option<Url> {
+    endpoints.external_url.join(&format!("{}/{}", endpoints.settings.prefix, provider.name())).ok()
+}
+
+fn leave_for(endpoints: &Endpoints, asked: &Asked<'_>, url: &Url, record: &LoginRecord) -> Response<Body> {
+    let plain = serde_json::to_vec(record).unwrap_or_default();
+    let Some(label) = LoginRecord::label(&record.state) else { return asked.refuse(&Refusal::Internal) };
+    let Ok(sealed) = endpoints.sealer.seal(Purpose::Login, label, &plain) else {
+        return asked.refuse(&Refusal::Internal);
+    };
+    let mut response = reply::redirect(StatusCode::FOUND, url.as_str());
+    response.extensions_mut().insert(Outcome("login_started"));
+    let headers = response.headers_mut();
+    headers.append(header::SET_COOKIE, endpoints.cookies.set(Name::Login(label), &sealed, Some(LOGIN_LIFE)));
+    for label in surplus(endpoints, asked) {
+        headers.append(header::SET_COOKIE, endpoints.cookies.expire(Name::Login(&label)));
+    }
+    response
+}
+
+/// Labels of logins to give up, so that with the new one there are [`MOST_LOGINS`]: the dead ones
+/// first, then the oldest.
+fn surplus(endpoints: &Endpoints, asked: &Asked<'_>) -> Vec<String> {
+    let now = asked.facts.now.unix;
+    let mut under_way: Vec<(u64, String)> = endpoints
+        .cookies
+        .logins(asked.cookies)
+        .filter(|(label, _)| LoginRecord::label(label).is_some_and(|whole| whole == *label))
+        .map(|(label, value)| {
+            let record = LoginRecord::open(endpoints, label, value, now);
+            (record.map_or(0, |record| record.began), label.to_owned())
+        })
+        .collect();
+    under_way.sort_unstable();
+    let dead = under_way.iter().take_while(|(began, _)| *began == 0).count();
+    let count = dead.max((under_way.len() + 1).saturating_sub(MOST_LOGINS));
+    under_way.into_iter().take(count).map(|(_, label)| label).collect()
+}
+
+/// Query parameters that pass to the provider, once each; nothing else of the caller's does.
+fn passed_on(asked: &Asked<'_>, to_mock: bool) -> Result<Vec<(String, String)>, Refusal> {
+    let mut extra: Vec<(String, String)> = Vec::new();
+    for (name, value) in asked.parameters() {
+        let passes = PASSED_ON.contains(&name.as_str()) || (to_mock && PASSED_TO_MOCK.contains(&name.as_str()));
+        if passes && !extra.iter().any(|(earlier, _)| *earlier == name) {
+            if name == "max_age" && (value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit())) {
+                return Err(Refusal::Malformed("max_age must be a number of seconds"));
+            }
+            extra.push((name, value));
+        }
+    }
+    Ok(extra)
+}
+
+fn choose(endpoints: &Endpoints, asked: &Asked<'_>, providers: &[Arc<Provider>]) -> Response<Body> {
+    let choices: Vec<Choice> = providers
+        .iter()
+        .map(|provider| {
+            let kept = asked.parameters().into_iter().filter(|(name, _)| name != "provider" && name != "status");
+            let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish();
+            let mark = if query.is_empty() { "" } else { "?" };
+            Choice {
+                name: provider.name().to_owned(),
+                login_url: format!("{}/{}{mark}{query}", endpoints.settings.prefix, provider.name()),
+            }
+        })
+        .collect();
+    if asked.facts.client.navigates() {
+        return reply::html(StatusCode::OK, &ChoosePage { choices });
+    }
+    let list: Vec<_> = choices.iter().map(|it| json!({"name": it.name, "loginUrl": it.login_url})).collect();
+    reply::json(StatusCode::OK, &json!({ "providers": list }))
+}
+
+struct Choice {
+    name: String,
+    login_url: String,
+}
+
+#[derive(Template)]
+#[template(path = "choose.html")]
+struct ChoosePage {
+    choices: Vec<Choice>,
+}
+
+const PASSED_ON: [&str; 8] =
+    ["prompt", "login_hint", "ui_locales", "acr_values", "max_age", "screen_hint", "organization", "connection"];
+const PASSED_TO_MOCK: [&str; 3] = ["user", "mock_error", "ttl"];
+const LABEL_LENGTH: usize = 8;
+const MOST_LOGINS: usize = 5;

@@ -1,0 +1,23 @@
+//! `/mock/*`: the browser's side of the built-in provider.
+
+use super::{Asked, Endpoints};
+use crate::body::Body;
+use crate::reply::{self, Refusal};
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Limited};
+
+pub(super) async fn mock(endpoints: &Endpoints, asked: Asked<'_>) -> Response<Body> {
+    let Some(provider) = &endpoints.mock else { return asked.refuse(&Refusal::NotFound) };
+    let Asked { facts, headers, body, .. } = asked;
+    let Ok(body) = Limited::new(body, MOST_FORM_DATA).collect().await else {
+        let asker = reply::Asker { id: &facts.id, client: facts.client };
+        return reply::refuse(asker, &Refusal::BodyTooLarge);
+    };
+    let mut request = Request::new(body.to_bytes());
+    *request.method_mut() = facts.method.clone();
+    *request.uri_mut() = Uri::from(facts.path.path_and_query().clone());
+    *request.headers_mut() = headers;
+    provider.handle(request).map(Body::from)
+}
+
+const MOST_FORM_DATA: usize = 64 * 1024;

@@ -1,0 +1,104 @@
+//! `{prefix}/session`: what the front end may know of its session, and the data it keeps there.
+
+use super::{Asked, Endpoints, not_signed_in};
+use crate::body::Body;
+use crate::clock::Now;
+use crate::reply::{self, Refusal};
+use crate::session::Session;
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+pub(super) async fn session(endpoints: &Endpoints, asked: Asked<'_>) -> Response<Body> {
+    let Some(session) = asked.session.clone() else { return not_signed_in() };
+    if asked.facts.method != Method::PATCH {
+        return show(endpoints, &session, asked.facts.now);
+    }
+    if endpoints.is_foreign(&asked) {
+        return asked.refuse(&Refusal::CrossOrigin);
+    }
+    let Asked { facts, body, .. } = asked;
+    let asker = reply::Asker { id: &facts.id, client: facts.client };
+    let patch = match read(body).await {
+        Ok(patch) => patch,
+        Err(refusal) => return reply::refuse(asker, &refusal),
+    };
+    let mut fits = true;
+    let updated = endpoints.sessions.update(session.key, |session| {
+        let mut custom = Map::clone(&session.custom);
+        merge(&mut custom, &patch);
+        fits = serde_json::to_string(&custom).is_ok_and(|text| text.len() <= MOST_CUSTOM_DATA);
+        let custom = if fits { Arc::new(custom) } else { Arc::clone(&session.custom) };
+        Session { custom, ..session.clone() }
+    });
+    match updated {
+        Some(session) if fits => show(endpoints, &session, facts.now),
+        Some(_) => reply::refuse(asker, &Refusal::BodyTooLarge),
+        None => not_signed_in(),
+    }
+}
+
+fn show(endpoints: &Endpoints, session: &Session, now: Now) -> Response<Body> {
+    let token_left = session.tokens.expires().map(|expires| expires.since(now.mono).as_secs());
+    reply::json(
+        StatusCode::OK,
+        &json!({
+            "provider": &*session.provider,
+            "sub": session.identity.subject,
+            "iat": session.started.unix,
+            "exp": endpoints.sessions.ends_at(session),
+            "idleTimeout": endpoints.sessions.settings().idle_timeout.as_secs(),
+            "tokenExpiresIn": token_left,
+            "data": &*session.custom,
+        }),
+    )
+}
+
+async fn read(body: Body) -> Result<Map<String, Value>, Refusal> {
+    let bytes = Limited::new(body, MOST_CUSTOM_DATA).collect().await.map_err(|_| Refusal::BodyTooLarge)?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|_| Refusal::Malformed("the body must be a JSON object"))
+}
+
+/// RFC 7396: null takes a member away, objects merge, everything else replaces.
+fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (name, value) in patch {
+        match (value, target.get_mut(name)) {
+            (Value::Null, _) => {
+                target.remove(name);
+            }
+            (Value::Object(inner), Some(Value::Object(existing))) => merge(existing, inner),
+            (Value::Object(inner), _) => {
+                let mut fresh = Map::new();
+                merge(&mut fresh, inner);
+                target.insert(name.clone(), Value::Object(fresh));
+            }
+            (value, _) => {
+                target.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Sessions live in memory; a front end keeps settings there, not documents.
+const MOST_CUSTOM_DATA: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_merge_as_rfc_7396_says() {
+        for (before, patch, after) in [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [1]}), json!({"a": {"b": {"c": null}}}), json!({"a": {"b": {}}})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ] {
+            let mut target = before.as_object().unwrap().clone();
+            merge(&mut target, patch.as_object().unwrap());
+            assert_eq!(Value::Object(target), after);
+        }
+    }
+}

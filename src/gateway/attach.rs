@@ -1,0 +1,185 @@
+//! Step 6: the route's credential (SPEC §4) and identity headers, in place of anything the client
+//! sent under those names.
+
+use super::{Attach, Attempted, Complete, Route, Step, TokenChoice};
+use crate::body::Body;
+use crate::policy::path::NormalPath;
+use crate::policy::require::claim;
+use crate::session::Session;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+use tower::{Layer, Service};
+
+pub struct AttachLayer;
+
+impl<S> Layer<S> for AttachLayer {
+    type Service = AttachCredential<S>;
+
+    fn layer(&self, inner: S) -> AttachCredential<S> {
+        AttachCredential { inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct AttachCredential<S> {
+    inner: S,
+}
+
+impl<S> Service<Attempted> for AttachCredential<S>
+where
+    S: Step<Complete>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, attempted: Attempted) -> Self::Future {
+        let Attempted { exchange, mut message, session, token } = attempted;
+        let route = &exchange.route;
+        let own = session.as_deref().filter(|_| token == TokenChoice::Send);
+        let carries_session = attach_credential(&route.settings.attach, &mut message.headers, own);
+        if let Some(session) = &session {
+            attach_identity(route, &mut message.headers, session);
+        }
+        let target = match &route.settings.attach {
+            Attach::ApiKeyQuery(name, key) => with_api_key(&exchange.facts.path, name, key),
+            _ => None,
+        };
+        self.inner.call(Complete { exchange, message, session, target, carries_session })
+    }
+}
+
+/// Answers whether it was a session's credential.
+fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) -> bool {
+    match (attach, session) {
+        (Attach::Bearer { header, scheme }, Some(session)) => {
+            let value = if scheme == "Bearer" {
+                Some(session.tokens.bearer.clone())
+            } else {
+                token_value(scheme, &session.tokens.access_token)
+            };
+            put(headers, header, value)
+        }
+        (Attach::IdToken, Some(session)) => {
+            let value = session.tokens.id_token.as_ref().and_then(|token| token_value("Bearer", token));
+            put(headers, &header::AUTHORIZATION, value)
+        }
+        (Attach::Basic(value), _) => {
+            headers.insert(header::AUTHORIZATION, value.clone());
+            false
+        }
+        (Attach::ApiKeyHeader(name, value), _) => {
+            headers.insert(name, value.clone());
+            false
+        }
+        (Attach::Bearer { .. } | Attach::IdToken, None) | (Attach::ApiKeyQuery(..) | Attach::Never, _) => false,
+    }
+}
+
+/// One credential, and no other beside it.
+fn put(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) -> bool {
+    let Some(value) = value else { return false };
+    headers.remove(header::AUTHORIZATION);
+    headers.insert(name, value);
+    true
+}
+
+fn token_value(scheme: &str, token: &SecretString) -> Option<HeaderValue> {
+    let token = token.expose_secret();
+    let text = if scheme.is_empty() { token.to_owned() } else { format!("{scheme} {token}") };
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// A claim that is missing leaves no header: the client's were taken out at intake.
+fn attach_identity(route: &Route, headers: &mut HeaderMap, session: &Session) {
+    for (name, path) in &route.settings.identity {
+        if let Some(text) = claim(&session.identity.claims, path).and_then(header_text)
+            && let Ok(value) = HeaderValue::try_from(text)
+        {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Claims as header text: what cannot stand there is percent-encoded as UTF-8, and so are `%` and,
+/// within arrays, the comma that joins them, so that no member can pass for two.
+fn header_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(utf8_percent_encode(text, UNFIT).to_string()),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        Value::Array(members) => {
+            let texts: Option<Vec<String>> = members
+                .iter()
+                .map(|member| match member {
+                    Value::String(text) => Some(utf8_percent_encode(text, UNFIT_IN_LIST).to_string()),
+                    scalar => header_text(scalar),
+                })
+                .collect();
+            Some(texts?.join(","))
+        }
+        Value::Null | Value::Object(_) => None,
+    }
+}
+
+/// The key once; a client's copy is gone, the other parameters keep their order and bytes.
+fn with_api_key(path: &NormalPath, name: &str, key: &SecretString) -> Option<PathAndQuery> {
+    let is_ours = |pair: &&str| {
+        let sent = pair.split('=').next().unwrap_or_default().replace('+', " ");
+        percent_decode_str(&sent).decode_utf8_lossy() != name
+    };
+    let mut pairs: Vec<String> =
+        path.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).filter(is_ours).map(str::to_owned).collect();
+    pairs.push(format!(
+        "{}={}",
+        utf8_percent_encode(name, NON_ALPHANUMERIC),
+        utf8_percent_encode(key.expose_secret(), NON_ALPHANUMERIC)
+    ));
+    PathAndQuery::try_from(format!("{}?{}", path.path(), pairs.join("&"))).ok()
+}
+
+/// Controls, the escape character itself, and (by the encoder's nature) everything outside ASCII.
+const UNFIT: &AsciiSet = &CONTROLS.add(b'%');
+const UNFIT_IN_LIST: &AsciiSet = &UNFIT.add(b',');
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn claims_cannot_forge_headers_or_groups() {
+        for (claim, text) in [
+            (json!("Ada"), Some("Ada")),
+            (json!("a\r\nX-Admin: 1"), Some("a%0D%0AX-Admin: 1")),
+            (json!("100 %"), Some("100 %25")),
+            (json!("Zoë"), Some("Zo%C3%AB")),
+            (json!("a,b"), Some("a,b")),
+            (json!(["users", "CN=Admins,OU=x"]), Some("users,CN=Admins%2COU=x")),
+            (json!([1, true]), Some("1,true")),
+            (json!([]), Some("")),
+            (json!({"a": 1}), None),
+            (json!(null), None),
+            (json!([{"a": 1}]), None),
+        ] {
+            assert_eq!(header_text(&claim).as_deref(), text, "{claim}");
+        }
+    }
+
+    #[test]
+    fn the_api_key_stands_once_and_the_rest_keeps_its_bytes() {
+        let path = NormalPath::from_target(&PathAndQuery::from_static("/p?a=1&a=2&apiKey=forged&b=%7e&api%4Bey=too&c"));
+        let target = with_api_key(&path.unwrap(), "apiKey", &"re al".into()).unwrap();
+        assert_eq!(target, "/p?a=1&a=2&b=%7e&c&apiKey=re%20al");
+    }
+}

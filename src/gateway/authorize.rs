@@ -1,0 +1,112 @@
+//! Step 4: whether they may. [`policy::admit`] decides; then, for who is signed in, where the
+//! request comes from (SPEC §7) and what `require` asks for.
+
+use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Target, Verdict, challenge, cors};
+use crate::body::Body;
+use crate::policy::csrf::{self, Source};
+use crate::policy::{self, Admission, Client, return_to};
+use crate::reply::{self, Asker, Refusal};
+use crate::session::Session;
+use http::{Response, StatusCode};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tower::{Layer, Service};
+
+pub struct AuthorizeLayer {
+    parts: Arc<Parts>,
+}
+
+impl AuthorizeLayer {
+    pub fn new(parts: &Arc<Parts>) -> AuthorizeLayer {
+        AuthorizeLayer { parts: Arc::clone(parts) }
+    }
+}
+
+impl<S> Layer<S> for AuthorizeLayer {
+    type Service = Authorize<S>;
+
+    fn layer(&self, inner: S) -> Authorize<S> {
+        Authorize { parts: Arc::clone(&self.parts), inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct Authorize<S> {
+    parts: Arc<Parts>,
+    inner: S,
+}
+
+impl<S> Service<Identified> for Authorize<S>
+where
+    S: Step<Permitted>,
+{
+    type Response = S::Response;
+    type Error = Infallible;
+    type Future = Verdict<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, identified: Identified) -> Self::Future {
+        match verdict(&self.parts, identified) {
+            Ok(permitted) => Verdict::Onward { rest: self.inner.call(permitted) },
+            Err(answer) => Verdict::answer(*answer),
+        }
+    }
+}
+
+fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Response<Body>>> {
+    let Identified { known, credential } = identified;
+    let (exchange, message) = (known.exchange, known.message);
+    let facts = &exchange.facts;
+    let asker = Asker { id: &facts.id, client: facts.client };
+    if policy::is_preflight(&message.method, &message.headers) {
+        return Ok(Permitted { exchange, message, session: None });
+    }
+    let session = match policy::admit(exchange.route.auth, credential.standing(), facts.client) {
+        Admission::WithSession => match credential {
+            Credential::Session(session) => Some(session),
+            Credential::Absent | Credential::Ended => None,
+        },
+        Admission::WithoutSession => None,
+        Admission::Login(reason) => return Err(Box::new(challenge::login(parts, &exchange, reason, None))),
+        Admission::SendOn => {
+            let status = if facts.client == Client::Form { StatusCode::SEE_OTHER } else { StatusCode::FOUND };
+            return Err(Box::new(reply::redirect(status, &parts.endpoints.settings().after_login)));
+        }
+        Admission::Unavailable => return Err(Box::new(reply::refuse(asker, &Refusal::Overloaded))),
+    };
+    if let Some(session) = &session {
+        check_source(parts, &exchange, &message).map_err(|refusal| Box::new(reply::refuse(asker, &refusal)))?;
+        check_requirements(&exchange.route, session)
+            .map_err(|refusal| Box::new(reply::refuse(asker, &refusal)))?;
+    }
+    Ok(Permitted { exchange, message, session })
+}
+
+/// The browser attaches our cookie whoever asks it to; we attach a credential only to requests that
+/// our own pages, or those the route allows, have made.
+fn check_source(parts: &Parts, exchange: &Exchange, message: &Message) -> Result<(), Refusal> {
+    let attaches = matches!(exchange.route.target, Target::Upstream(_)) && exchange.route.settings.attach.needs_session();
+    let has_effects = !csrf::is_safe(&message.method) || exchange.upgrade.is_some();
+    if !(attaches && has_effects) {
+        return Ok(());
+    }
+    let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
+    let allowed = |origin: &str| exchange.route.settings.cors.as_ref().is_some_and(|cors| cors::allows(cors, origin));
+    match csrf::source(&message.headers, is_own, allowed) {
+        Source::SameOrigin | Source::Allowed => Ok(()),
+        Source::Foreign | Source::Unknown => Err(Refusal::CrossOrigin),
+    }
+}
+
+fn check_requirements(route: &Route, session: &Session) -> Result<(), Refusal> {
+    let claims = &session.identity.claims;
+    if route.settings.require.iter().all(|requirement| requirement.is_met_by(claims)) {
+        Ok(())
+    } else {
+        Err(Refusal::NotAllowed)
+    }
+}

@@ -1,0 +1,210 @@
+//! Step 7: to one of our endpoints, or to the upstream and back. Only this file writes forwarded
+//! headers.
+
+use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers, tunnel};
+use crate::body::Body;
+use crate::endpoints;
+use crate::facts::Facts;
+use crate::policy::path::NormalPath;
+use crate::reply::{self, Asker, Refusal};
+use crate::session::cookie;
+use crate::upstream::{Upstream, UpstreamError};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body::Body as _;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use tower::Service;
+
+#[derive(Clone)]
+pub struct Forward {
+    parts: Arc<Parts>,
+}
+
+impl Forward {
+    pub fn new(parts: &Arc<Parts>) -> Forward {
+        Forward { parts: Arc::clone(parts) }
+    }
+}
+
+impl Service<Complete> for Forward {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Boxed;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, complete: Complete) -> Boxed {
+        let exchange = Arc::clone(&complete.exchange);
+        match &exchange.route.target {
+            Target::Endpoint(endpoint) => {
+                let (parts, endpoint) = (Arc::clone(&self.parts), endpoint.clone());
+                Box::pin(async move { Ok(to_endpoint(&parts, &endpoint, complete).await) })
+            }
+            Target::Upstream(upstream) => {
+                let upstream = Arc::clone(upstream);
+                Box::pin(async move { Ok(to_upstream(&upstream, complete).await) })
+            }
+        }
+    }
+}
+
+async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Complete) -> Response<Body> {
+    let Complete { exchange, message, session, .. } = complete;
+    let asked = endpoints::Asked {
+        facts: &exchange.facts,
+        cookies: &exchange.cookies,
+        session,
+        headers: message.headers,
+        body: message.body,
+    };
+    parts.endpoints.answer(endpoint, asked).await
+}
+
+async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> {
+    let Complete { exchange, message, target, carries_session, .. } = complete;
+    let (facts, settings) = (&exchange.facts, &exchange.route.settings);
+    let asker = Asker { id: &facts.id, client: facts.client };
+
+    let too_large = Arc::new(AtomicBool::new(false));
+    let body = match settings.max_body {
+        Some(limit) if message.body.size_hint().lower() > limit => {
+            return reply::refuse(asker, &Refusal::BodyTooLarge);
+        }
+        Some(limit) if !message.body.is_end_stream() => message.body.limited(limit, Arc::clone(&too_large)),
+        _ => message.body,
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = message.method;
+    *request.uri_mut() = Uri::from(target.unwrap_or_else(|| rewritten(settings, &facts.path)));
+    *request.headers_mut() = message.headers;
+    edit(request.headers_mut(), &settings.request_headers);
+    write_forwarded(request.headers_mut(), facts);
+    if exchange.upgrade.is_some() {
+        ask_for_a_websocket(request.headers_mut());
+    }
+
+    let within = settings.response_timeout.unwrap_or(upstream.settings().response_timeout);
+    match upstream.send(request, within).await {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => switch(&exchange, response),
+        Ok(mut response) => {
+            clean(response.headers_mut(), settings, carries_session);
+            response
+        }
+        Err(_) if too_large.load(Ordering::Relaxed) => reply::refuse(asker, &Refusal::BodyTooLarge),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(upstream = upstream.settings().name, request = %facts.id, cause, "{error}");
+            let refusal = match error {
+                UpstreamError::Timeout => Refusal::UpstreamTimeout,
+                UpstreamError::Connect(_) | UpstreamError::Broken(_) => Refusal::UpstreamBroken,
+            };
+            reply::refuse(asker, &refusal)
+        }
+    }
+}
+
+/// What is matched is what is forwarded, but for the prefix the route was told to change.
+fn rewritten(settings: &RouteSettings, path: &NormalPath) -> PathAndQuery {
+    let strip = settings.strip_prefix.as_deref();
+    let replacement = settings.replace_prefix.as_deref();
+    let prefix = match (strip, replacement) {
+        (None, None) => return path.path_and_query().clone(),
+        (Some(strip), _) => strip,
+        (None, Some(_)) => settings.pattern.path.literal_prefix(),
+    };
+    match path.with_prefix_replaced(prefix, replacement.unwrap_or("")) {
+        Some(rewritten) => rewritten.path_and_query().clone(),
+        None => path.path_and_query().clone(),
+    }
+}
+
+fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
+    for name in &edits.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &edits.set {
+        headers.insert(name, value.clone());
+    }
+}
+
+fn write_forwarded(headers: &mut HeaderMap, facts: &Facts) {
+    if !headers.contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::try_from(&facts.authority)
+    {
+        headers.insert(header::HOST, host);
+    }
+    if let Some(chain) = &facts.forwarded_for {
+        headers.insert(X_FORWARDED_FOR, chain.clone());
+    }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme.as_str()));
+    if let Ok(host) = HeaderValue::try_from(&facts.authority) {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    if let Some(forwarded) = facts.forwarded() {
+        headers.insert(header::FORWARDED, forwarded);
+    }
+    headers.insert(X_REQUEST_ID, facts.id.as_header().clone());
+    if !headers.contains_key(TRACEPARENT)
+        && let Some(parent) = facts.id.as_trace_parent()
+    {
+        headers.insert(TRACEPARENT, parent);
+    }
+}
+
+fn ask_for_a_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// A 101 counts only when a WebSocket was asked for and is what comes (RFC 9110 §7.8).
+fn switch(exchange: &Exchange, mut response: Response<Body>) -> Response<Body> {
+    let switches_to_websocket = response
+        .headers()
+        .get(header::UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let Some(client) = exchange.upgrade.clone().filter(|_| switches_to_websocket) else {
+        let asker = Asker { id: &exchange.facts.id, client: exchange.facts.client };
+        return reply::refuse(asker, &Refusal::UpstreamBroken);
+    };
+    tunnel::open(client, hyper::upgrade::on(&mut response));
+    clean(response.headers_mut(), &exchange.route.settings, false);
+    ask_for_a_websocket(response.headers_mut());
+    response
+}
+
+/// The upstream's answer goes back as it is, without what ends at this hop and what only we say.
+fn clean(response: &mut HeaderMap, settings: &RouteSettings, carries_session: bool) {
+    headers::strip_hop_by_hop(response);
+    headers::strip_our_words(response);
+    cookie::strip_foreign_claims(response);
+    edit(response, &settings.response_headers);
+    if carries_session && !speaks_of_shared_caches(response) {
+        // The upstream saw `Authorization`, which keeps shared caches away (RFC 9111 §3.5). The
+        // caches between us and the browser see a cookie, which does not.
+        response.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+fn speaks_of_shared_caches(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|directive| {
+            let name = directive.split('=').next().unwrap_or_default().trim();
+            SHARED_CACHE_DIRECTIVES.iter().any(|known| name.eq_ignore_ascii_case(known))
+        })
+    })
+}
+
+/// With one of these the upstream has said what shared caches may do with an answer to an
+/// authorized request.
+const SHARED_CACHE_DIRECTIVES: [&str; 5] = ["public", "private", "no-store", "s-maxage", "must-revalidate"];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

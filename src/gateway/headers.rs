@@ -1,0 +1,182 @@
+//! Header hygiene (SPEC §9, RFC 9110 §7.6.1): what ends at this hop, and what a client may not claim.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Names that only the gateway may use, in every spelling a backend might read as the same: CGI and
+/// its heirs fold case and turn every other character into `_`.
+#[derive(Debug, Default)]
+pub struct OwnedNames {
+    folded: Vec<String>,
+}
+
+impl OwnedNames {
+    /// From the names as configured.
+    pub fn new<'a>(names: impl Iterator<Item = &'a HeaderName>) -> OwnedNames {
+        let mut folded: Vec<String> = names.map(|name| fold(name.as_str()).collect()).collect();
+        folded.sort_unstable();
+        folded.dedup();
+        OwnedNames { folded }
+    }
+
+    /// Takes every spelling of every name out.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        if self.folded.is_empty() {
+            return;
+        }
+        remove_where(headers, |name| self.folded.iter().any(|owned| fold(name).eq(owned.chars())));
+    }
+}
+
+/// Takes out what is meant for this hop alone: first, so that a name listed in `Connection` cannot
+/// take ours with it later. `te: trailers` stays, since trailers are passed on.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let listed: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            // A sender may not name what the message needs (RFC 9110 §7.6.1); naming it changes nothing.
+            .filter(|name| !END_TO_END.contains(name))
+            .collect();
+        for name in listed {
+            headers.remove(name);
+        }
+    }
+    let takes_trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes out what says where a request came from, or what it "really" is, when a client says it.
+/// We write our own forwarded headers afterwards.
+pub fn strip_claims_of_proxies(headers: &mut HeaderMap) {
+    let suspicious = |name: &str| name.starts_with("x-") || name.contains('_') || PROXY_CLAIMS.contains(&name);
+    if headers.keys().any(|name| suspicious(name.as_str())) {
+        remove_where(headers, |name| {
+            suspicious(name)
+                && (PROXY_CLAIMS.iter().any(|claim| fold(name).eq(claim.chars()))
+                    || fold(name).take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.chars()))
+        });
+    }
+}
+
+/// What an upstream says and only we may say.
+pub fn strip_our_words(headers: &mut HeaderMap) {
+    headers.remove(LOGIN);
+    headers.remove(REASON);
+}
+
+fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+}
+
+/// As a backend behind CGI would read it: lower case, everything but letters and digits a hyphen.
+fn fold(name: &str) -> impl Iterator<Item = char> + '_ {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+}
+
+/// Where to sign in, for clients that are not redirected.
+pub const LOGIN: HeaderName = HeaderName::from_static("latchgate-login");
+/// Why.
+pub const REASON: HeaderName = HeaderName::from_static("latchgate-reason");
+
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Fields whose removal would change what the request is.
+const END_TO_END: [HeaderName; 6] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+];
+
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+const PROXY_CLAIMS: [&str; 10] = [
+    "forwarded",
+    "x-real-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-client-ip",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn every_spelling_of_an_owned_name_goes() {
+        let owned = OwnedNames::new([HeaderName::from_static("x-user")].iter());
+        let mut headers = map(&[("X-User", "1"), ("x_user", "2"), ("X.USER", "3"), ("x-users", "4"), ("xuser", "5")]);
+        owned.strip(&mut headers);
+        assert_eq!(names(&headers), ["x-users", "xuser"]);
+    }
+
+    #[test]
+    fn what_connection_lists_goes_but_not_what_the_message_needs() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret ,host"),
+            ("connection", "authorization"),
+            ("x-secret", "1"),
+            ("host", "a"),
+            ("authorization", "b"),
+            ("keep-alive", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(names(&headers), ["host", "authorization", "te"]);
+    }
+
+    #[test]
+    fn where_a_request_came_from_is_not_for_the_client_to_say() {
+        let mut headers = map(&[
+            ("X-Forwarded-For", "1"),
+            ("x_forwarded_for", "1"),
+            ("X-Forwarded-Anything", "1"),
+            ("Forwarded", "for=1"),
+            ("X-Real-IP", "1"),
+            ("X-Original-URL", "/admin"),
+            ("CF-Connecting-IP", "1"),
+            ("X-Http-Method-Override", "DELETE"),
+            ("X-Custom", "kept"),
+            ("accept", "kept"),
+        ]);
+        strip_claims_of_proxies(&mut headers);
+        assert_eq!(names(&headers), ["x-custom", "accept"]);
+    }
+}

@@ -1,0 +1,323 @@
+//! Step 2: what is true of this request. Ambiguity is refused here, so that nobody below has to
+//! wonder which of two readings a backend will take.
+//!
+//! Only this file reads forwarded headers, and only for peers in `server.trusted_proxies`.
+
+use super::{Arrival, Exchange, Known, Message, Parts, Route, Step, Verdict, cors, headers};
+use crate::body::Body;
+use crate::facts::{self, Facts, RequestId, Scheme};
+use crate::policy::path::NormalPath;
+use crate::policy::route::{Found, host_of};
+use crate::policy::{self, Client};
+use crate::reply::{self, Asker, Refusal};
+use crate::session::cookie;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tower::{Layer, Service};
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// None on a unix socket.
+    pub address: Option<IpAddr>,
+    /// Whether its forwarded headers count.
+    pub trusted: bool,
+    /// Its address as a header value, made once.
+    forwarded_for: Option<HeaderValue>,
+}
+
+impl Peer {
+    /// Someone on the network.
+    #[must_use]
+    pub fn at(address: IpAddr, trusted_proxies: &[ipnet::IpNet]) -> Peer {
+        let address = address.to_canonical();
+        Peer {
+            address: Some(address),
+            trusted: trusted_proxies.iter().any(|net| net.contains(&address)),
+            forwarded_for: HeaderValue::try_from(address.to_string()).ok(),
+        }
+    }
+
+    /// Someone on this machine, through a unix socket. Believed when any proxy is.
+    #[must_use]
+    pub fn on_a_unix_socket(trusted: bool) -> Peer {
+        Peer { address: None, trusted, forwarded_for: None }
+    }
+}
+
+pub struct IntakeLayer {
+    parts: Arc<Parts>,
+}
+
+impl IntakeLayer {
+    pub fn new(parts: &Arc<Parts>) -> IntakeLayer {
+        IntakeLayer { parts: Arc::clone(parts) }
+    }
+}
+
+impl<S> Layer<S> for IntakeLayer {
+    type Service = Intake<S>;
+
+    fn layer(&self, inner: S) -> Intake<S> {
+        Intake { parts: Arc::clone(&self.parts), inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct Intake<S> {
+    parts: Arc<Parts>,
+    inner: S,
+}
+
+impl<S> Service<(Arrival, RequestId)> for Intake<S>
+where
+    S: Step<Known>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Decorated<Verdict<S::Future>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, (arrival, id): (Arrival, RequestId)) -> Self::Future {
+        let client = Client::of(arrival.request.method(), arrival.request.headers());
+        match read(&self.parts, arrival, id.clone(), client) {
+            Ok((known, preflight)) => {
+                let cors = Decoration::of(&known);
+                let verdict = match preflight {
+                    Some(answer) => Verdict::answer(answer),
+                    None => Verdict::Onward { rest: self.inner.call(known) },
+                };
+                Decorated { verdict, cors }
+            }
+            Err(refusal) => {
+                let answer = reply::refuse(Asker { id: &id, client }, &refusal);
+                Decorated { verdict: Verdict::answer(answer), cors: None }
+            }
+        }
+    }
+}
+
+/// Reads the request once. A preflight on a route with CORS is answered at once.
+fn read(
+    parts: &Parts,
+    arrival: Arrival,
+    id: RequestId,
+    client: Client,
+) -> Result<(Known, Option<Response<Body>>), Refusal> {
+    let Arrival { mut request, peer } = arrival;
+    if header_bytes(&request) > parts.limits.header_bytes {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Refusal::MethodNotAllowed(vec![Method::GET, Method::HEAD, Method::POST]));
+    }
+    let authority = authority_of(&request)?;
+    let host = host_of(&authority).map_err(|_| Refusal::Host)?.to_string();
+    let path = normal_path(&request)?;
+    if request.headers().get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(Refusal::Malformed("the request has two Authorization headers"));
+    }
+    let is_preflight = policy::is_preflight(request.method(), request.headers());
+    let route = find_route(parts, &host, &request, &path, is_preflight)?;
+    if path.has_encoded_slash() && !route.settings.allow_encoded_slash {
+        return Err(Refusal::EncodedSlash);
+    }
+    let facts = Facts {
+        id,
+        now: parts.clock.now(),
+        method: request.method().clone(),
+        host,
+        path,
+        client,
+        client_address: client_address(&peer, request.headers()),
+        forwarded_for: forwarded_for(&peer, request.headers()),
+        scheme: scheme(parts, &peer, request.headers()),
+        authority,
+        referring_page: referring_page(parts, request.headers()),
+        stays_open: facts::stays_open(request.headers()),
+    };
+    let cookies: Vec<HeaderValue> = request.headers().get_all(header::COOKIE).iter().cloned().collect();
+    let upgrade = asks_for_a_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+
+    let (head, body) = request.into_parts();
+    let mut headers = head.headers;
+    headers::strip_hop_by_hop(&mut headers);
+    headers::strip_claims_of_proxies(&mut headers);
+    route.owned.strip(&mut headers);
+    cookie::strip_ours(&mut headers);
+
+    let preflight = match &route.settings.cors {
+        Some(settings) if is_preflight => {
+            Some(cors::preflight(settings, cors::allowed_origin(settings, &headers)))
+        }
+        _ => None,
+    };
+    let body = if body.is_end_stream() { Body::Empty } else { Body::Incoming(body) };
+    let message = Message { method: head.method, headers, body };
+    let exchange = Arc::new(Exchange { facts, route, cookies, upgrade });
+    Ok((Known { exchange, message }, preflight))
+}
+
+/// Our own endpoints come first: no route can shadow them. A preflight takes the route of the
+/// request it asks about.
+fn find_route(
+    parts: &Parts,
+    host: &str,
+    request: &Request<Incoming>,
+    path: &NormalPath,
+    is_preflight: bool,
+) -> Result<Arc<Route>, Refusal> {
+    if let Found::Route(index) = parts.endpoint_table.find(host, request.method(), path) {
+        return Ok(Arc::clone(&parts.endpoint_routes[index]));
+    }
+    let method = match request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        Some(asked) if is_preflight => Method::from_bytes(asked.as_bytes())
+            .map_err(|_| Refusal::Malformed("the preflight asks about a method that is none"))?,
+        _ => request.method().clone(),
+    };
+    match parts.table.find(host, &method, path) {
+        Found::Route(index) => Ok(Arc::clone(&parts.routes[index])),
+        Found::MethodNotAllowed(methods) => Err(Refusal::MethodNotAllowed(methods)),
+        Found::NotFound => Err(Refusal::NotFound),
+    }
+}
+
+/// One authority, wherever it is written (RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn authority_of(request: &Request<Incoming>) -> Result<String, Refusal> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(Refusal::Host),
+        (Some(host), None) => Some(host.to_str().map_err(|_| Refusal::Host)?),
+        (None, None) => None,
+    };
+    match (request.uri().authority(), host) {
+        (Some(target), Some(host)) if !target.as_str().eq_ignore_ascii_case(host) => Err(Refusal::Host),
+        (Some(target), _) => Ok(target.as_str().to_owned()),
+        (None, Some(host)) => Ok(host.to_owned()),
+        (None, None) => Err(Refusal::Host),
+    }
+}
+
+fn normal_path(request: &Request<Incoming>) -> Result<NormalPath, Refusal> {
+    let root = PathAndQuery::from_static("/");
+    let target = match request.uri().path_and_query() {
+        Some(target) => Cow::Borrowed(target),
+        None => Cow::Owned(root),
+    };
+    NormalPath::from_target(&target).map_err(Refusal::Path)
+}
+
+fn header_bytes(request: &Request<Incoming>) -> usize {
+    let line = request.uri().path_and_query().map_or(1, |target| target.as_str().len());
+    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() + line
+}
+
+/// The right-most address that no trusted proxy vouches for (RFC 7239 §5.2, by its older header).
+fn client_address(peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
+    if !peer.trusted {
+        return peer.address;
+    }
+    headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .next_back()
+        .and_then(|line| line.to_str().ok())
+        .and_then(|line| line.rsplit(',').next())
+        .and_then(|last| last.trim().parse::<IpAddr>().ok())
+        .map(|address| address.to_canonical())
+        .or(peer.address)
+}
+
+/// The chain as the upstream gets it.
+fn forwarded_for(peer: &Peer, headers: &HeaderMap) -> Option<HeaderValue> {
+    if !peer.trusted || !headers.contains_key("x-forwarded-for") {
+        return peer.forwarded_for.clone();
+    }
+    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+    let mut chain: Vec<String> = hops
+        .flat_map(|line| line.split(','))
+        .filter_map(|hop| hop.trim().parse::<IpAddr>().ok())
+        .map(|hop| hop.to_canonical().to_string())
+        .collect();
+    chain.extend(peer.address.map(|address| address.to_string()));
+    HeaderValue::try_from(chain.join(", ")).ok()
+}
+
+fn scheme(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Scheme {
+    let said = headers.get("x-forwarded-proto").filter(|_| peer.trusted).map(HeaderValue::as_bytes);
+    match said {
+        Some(b"https") => Scheme::Https,
+        Some(b"http") => Scheme::Http,
+        _ if parts.external_url.scheme() == "https" => Scheme::Https,
+        _ => Scheme::Http,
+    }
+}
+
+/// Only a page of our own origin is worth returning to.
+fn referring_page(parts: &Parts, headers: &HeaderMap) -> Option<String> {
+    let referer = url::Url::parse(headers.get(header::REFERER)?.to_str().ok()?).ok()?;
+    (referer.origin() == parts.external_url.origin()).then(|| referer.path().to_owned())
+}
+
+/// RFC 6455 §4.1. Other upgrades are not passed on, h2c least of all.
+fn asks_for_a_websocket(request: &Request<Incoming>) -> bool {
+    let says = |name: header::HeaderName, wanted: &str| {
+        request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.split(',').any(|member| member.trim().eq_ignore_ascii_case(wanted))
+        })
+    };
+    request.method() == Method::GET && says(header::UPGRADE, "websocket") && says(header::CONNECTION, "upgrade")
+}
+
+/// What CORS adds to the answer, whoever gives it.
+struct Decoration {
+    exchange: Arc<Exchange>,
+    origin: Option<HeaderValue>,
+}
+
+impl Decoration {
+    fn of(known: &Known) -> Option<Decoration> {
+        let settings = known.exchange.route.settings.cors.as_ref()?;
+        let origin = cors::allowed_origin(settings, &known.message.headers).cloned();
+        Some(Decoration { exchange: Arc::clone(&known.exchange), origin })
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// Answers of a route with CORS carry its headers, refusals included.
+    pub struct Decorated<F> {
+        #[pin]
+        verdict: F,
+        cors: Option<Decoration>,
+    }
+}
+
+impl<F> Future for Decorated<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut outcome = ready!(this.verdict.poll(cx));
+        if let (Some(decoration), Ok(response)) = (this.cors.take(), &mut outcome)
+            && let Some(settings) = &decoration.exchange.route.settings.cors
+        {
+            cors::decorate(settings, decoration.origin.as_ref(), response);
+        }
+        outcome
+    }
+}

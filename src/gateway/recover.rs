@@ -1,0 +1,302 @@
+//! Step 5: a token that is fit to be sent, and what happens when the upstream will not have it.
+//!
+//! [`policy::prepare`] decides before the request goes out, [`policy::recover`] when it came back
+//! with "not signed in". The request is sent twice at most.
+
+use super::replay::{self, Kept};
+use super::{Attempted, Boxed, Exchange, Message, Parts, Permitted, Step, TokenChoice, challenge};
+use crate::body::Body;
+use crate::policy::{self, Attempt, On401, Preparation, Reason, Recovery, Renewable, TokenUse};
+use crate::reply::{self, Asker, Outcome, Refusal};
+use crate::session::Session;
+use crate::tokens::Renewal;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body as _;
+use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tower::{Layer, Service};
+
+pub struct RecoverLayer {
+    parts: Arc<Parts>,
+}
+
+impl RecoverLayer {
+    pub fn new(parts: &Arc<Parts>) -> RecoverLayer {
+        RecoverLayer { parts: Arc::clone(parts) }
+    }
+}
+
+impl<S> Layer<S> for RecoverLayer {
+    type Service = Recover<S>;
+
+    fn layer(&self, inner: S) -> Recover<S> {
+        Recover { parts: Arc::clone(&self.parts), inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct Recover<S> {
+    parts: Arc<Parts>,
+    inner: S,
+}
+
+impl<S> Service<Permitted> for Recover<S>
+where
+    S: Step<Attempted> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = S::Response;
+    type Error = Infallible;
+    type Future = Boxed;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, permitted: Permitted) -> Boxed {
+        let recovery = Recovering { parts: Arc::clone(&self.parts), inner: self.inner.clone() };
+        Box::pin(async move { Ok(recovery.run(permitted).await) })
+    }
+}
+
+struct Recovering<S> {
+    parts: Arc<Parts>,
+    inner: S,
+}
+
+impl<S: Step<Attempted>> Recovering<S> {
+    async fn run(mut self, permitted: Permitted) -> Response<Body> {
+        let Permitted { exchange, message, session } = permitted;
+        let Some(upstream) = exchange.route.upstream().cloned() else {
+            return self.send(&exchange, message, session, TokenChoice::Send).await;
+        };
+        let prepared = match self.prepare(&exchange, session).await {
+            Ok(prepared) => prepared,
+            Err(answer) => return *answer,
+        };
+        let carries_token = prepared.token == TokenChoice::Send
+            && prepared.session.is_some()
+            && exchange.route.settings.attach.needs_session();
+        let (message, spare) = if carries_token && exchange.route.on_401 == On401::Refresh {
+            self.keep_a_spare(message)
+        } else {
+            (message, None)
+        };
+        let first = self.send(&exchange, message, prepared.session.clone(), prepared.token).await;
+        let sent = prepared.session.filter(|_| carries_token);
+        if !upstream.settings().unauthorized.matches(&first) {
+            if let Some(spare) = spare {
+                spare.release();
+            }
+            return self.with_cleared_cookie(first, prepared.cleared);
+        }
+        let answer = self.recover(&exchange, first, sent, spare).await;
+        self.with_cleared_cookie(answer, prepared.cleared)
+    }
+
+    /// SPEC §5 "Before".
+    async fn prepare(&self, exchange: &Exchange, session: Option<Arc<Session>>) -> Result<Prepared, Box<Response<Body>>> {
+        let route = &exchange.route;
+        let Some(session) = session else {
+            return Ok(Prepared { session: None, token: TokenChoice::Send, cleared: false });
+        };
+        if !route.settings.attach.needs_session() {
+            return Ok(Prepared::with(session, TokenChoice::Send));
+        }
+        let freshness = self.parts.tokens.freshness(&session, exchange.facts.now);
+        match policy::prepare(route.auth, route.on_401, freshness, exchange.facts.stays_open) {
+            Preparation::Send => Ok(Prepared::with(session, TokenChoice::Send)),
+            Preparation::SendWithout => Ok(Prepared::with(session, TokenChoice::Withhold)),
+            Preparation::SendAndRenewBehind => {
+                if self.parts.tokens.renewable(&session, exchange.facts.now) != Renewable::Never {
+                    self.parts.tokens.renew_behind(&session);
+                }
+                Ok(Prepared::with(session, TokenChoice::Send))
+            }
+            Preparation::RenewFirst => self.renew_first(exchange, session).await,
+        }
+    }
+
+    async fn renew_first(&self, exchange: &Exchange, session: Arc<Session>) -> Result<Prepared, Box<Response<Body>>> {
+        let needs_one = exchange.route.auth == policy::Auth::Required;
+        let is_still_valid = || {
+            self.parts.tokens.freshness(&session, self.parts.clock.now()) != policy::Freshness::Expired
+        };
+        match self.parts.tokens.renew(&session).await {
+            Renewal::Renewed(renewed) => Ok(Prepared::with(renewed, TokenChoice::Send)),
+            Renewal::Unavailable { .. } | Renewal::NothingToRenewWith if is_still_valid() => {
+                Ok(Prepared::with(session, TokenChoice::Send))
+            }
+            Renewal::Unavailable { retry_after } if needs_one => Err(Box::new(unavailable(exchange, retry_after))),
+            Renewal::Unavailable { .. } => Ok(Prepared::with(session, TokenChoice::Withhold)),
+            Renewal::Gone if needs_one => {
+                Err(Box::new(challenge::login(&self.parts, exchange, Reason::Expired, None)))
+            }
+            Renewal::NothingToRenewWith | Renewal::Refused if needs_one => {
+                Err(Box::new(self.clear_and_login(exchange, &session, None)))
+            }
+            Renewal::NothingToRenewWith => Ok(Prepared::with(session, TokenChoice::Withhold)),
+            Renewal::Refused | Renewal::Gone => {
+                Ok(Prepared { session: None, token: TokenChoice::Send, cleared: true })
+            }
+        }
+    }
+
+    /// SPEC §5 "After": `first` says "not signed in".
+    async fn recover(
+        &mut self,
+        exchange: &Arc<Exchange>,
+        first: Response<Body>,
+        sent: Option<Arc<Session>>,
+        spare: Option<Spare>,
+    ) -> Response<Body> {
+        let now = self.parts.clock.now();
+        let (sent_use, renewable, current) = match &sent {
+            None => (TokenUse::Nothing, Renewable::Never, None),
+            Some(sent) => match self.parts.sessions.current(sent.key, now) {
+                None => (TokenUse::Orphaned, Renewable::Never, None),
+                Some(current) => {
+                    let is_superseded = current.tokens.generation > sent.tokens.generation;
+                    let sent_use = if is_superseded { TokenUse::Superseded } else { TokenUse::Current };
+                    (sent_use, self.parts.tokens.renewable(&current, now), Some(current))
+                }
+            },
+        };
+        match (policy::recover(exchange.route.on_401, Attempt::First, sent_use, renewable), current) {
+            (Recovery::Relay, _) => first,
+            (Recovery::Login(reason), _) => challenge::login(&self.parts, exchange, reason, Some(first)),
+            (Recovery::ClearAndLogin, Some(session)) => self.clear_and_login(exchange, &session, Some(first)),
+            (Recovery::Replay, Some(current)) => self.replay(exchange, first, current, spare).await,
+            (Recovery::RefreshAndReplay, Some(current)) => match self.parts.tokens.renew(&current).await {
+                Renewal::Renewed(renewed) => self.replay(exchange, first, renewed, spare).await,
+                Renewal::Refused | Renewal::NothingToRenewWith => {
+                    self.clear_and_login(exchange, &current, Some(first))
+                }
+                Renewal::Gone => challenge::login(&self.parts, exchange, Reason::Expired, Some(first)),
+                Renewal::Unavailable { retry_after } => unavailable(exchange, retry_after),
+            },
+            (Recovery::ClearAndLogin | Recovery::Replay | Recovery::RefreshAndReplay, None) => {
+                challenge::login(&self.parts, exchange, Reason::Expired, Some(first))
+            }
+        }
+    }
+
+    /// REPLAY, once; a body that could not be kept is the client's to send again, once.
+    async fn replay(
+        &mut self,
+        exchange: &Arc<Exchange>,
+        first: Response<Body>,
+        session: Arc<Session>,
+        spare: Option<Spare>,
+    ) -> Response<Body> {
+        let Some(message) = spare.and_then(|spare| spare.into_message(exchange)) else {
+            return self.ask_again(exchange, first, &session);
+        };
+        drop(first);
+        let second = self.send(exchange, message, Some(Arc::clone(&session)), TokenChoice::Send).await;
+        let refused = exchange.route.upstream().is_some_and(|upstream| upstream.settings().unauthorized.matches(&second));
+        session.vitals.replayed(refused);
+        if !refused {
+            return second;
+        }
+        match policy::recover(exchange.route.on_401, Attempt::Replay, TokenUse::Current, Renewable::NotYet) {
+            Recovery::Login(reason) => challenge::login(&self.parts, exchange, reason, Some(second)),
+            _ => second,
+        }
+    }
+
+    fn ask_again(&self, exchange: &Exchange, first: Response<Body>, session: &Session) -> Response<Body> {
+        let target = exchange.facts.path.path_and_query().as_str();
+        let mut hasher = DefaultHasher::new();
+        (exchange.facts.method.as_str(), target).hash(&mut hasher);
+        if !session.vitals.may_ask_again(hasher.finish(), self.parts.clock.now().mono) {
+            return challenge::login(&self.parts, exchange, Reason::Expired, Some(first));
+        }
+        let mut response = reply::redirect(StatusCode::TEMPORARY_REDIRECT, target);
+        response.extensions_mut().insert(Outcome("send_again"));
+        response
+    }
+
+    /// CLEAR, LOGIN(expired). The store may have forgotten the session already.
+    fn clear_and_login(&self, exchange: &Exchange, session: &Session, first: Option<Response<Body>>) -> Response<Body> {
+        self.parts.sessions.end(session.key, self.parts.clock.now());
+        let mut response = challenge::login(&self.parts, exchange, Reason::Expired, first);
+        challenge::clear_cookie(&self.parts, &mut response);
+        response
+    }
+
+    fn with_cleared_cookie(&self, mut response: Response<Body>, cleared: bool) -> Response<Body> {
+        if cleared {
+            challenge::clear_cookie(&self.parts, &mut response);
+        }
+        response
+    }
+
+    fn keep_a_spare(&self, message: Message) -> (Message, Option<Spare>) {
+        let headers = message.headers.clone();
+        if message.body.is_end_stream() {
+            return (message, Some(Spare { headers, kept: None }));
+        }
+        let limits = &self.parts.limits;
+        let (body, kept) = replay::keep(message.body, limits.replay_body, &self.parts.replay_budget);
+        (Message { body, ..message }, Some(Spare { headers, kept: Some(kept) }))
+    }
+
+    async fn send(
+        &mut self,
+        exchange: &Arc<Exchange>,
+        message: Message,
+        session: Option<Arc<Session>>,
+        token: TokenChoice,
+    ) -> Response<Body> {
+        let attempted = Attempted { exchange: Arc::clone(exchange), message, session, token };
+        match self.inner.call(attempted).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// What goes upstream first.
+struct Prepared {
+    session: Option<Arc<Session>>,
+    token: TokenChoice,
+    /// The session ended while its token was renewed; the request goes on without.
+    cleared: bool,
+}
+
+impl Prepared {
+    fn with(session: Arc<Session>, token: TokenChoice) -> Prepared {
+        Prepared { session: Some(session), token, cleared: false }
+    }
+}
+
+/// What is needed to send the request once more.
+struct Spare {
+    headers: HeaderMap,
+    kept: Option<Kept>,
+}
+
+impl Spare {
+    fn into_message(self, exchange: &Exchange) -> Option<Message> {
+        let body = match self.kept {
+            None => Body::Empty,
+            Some(kept) => kept.replay()?,
+        };
+        Some(Message { method: exchange.facts.method.clone(), headers: self.headers, body })
+    }
+
+    fn release(self) {
+        if let Some(kept) = self.kept {
+            kept.release();
+        }
+    }
+}
+
+fn unavailable(exchange: &Exchange, retry_after: Duration) -> Response<Body> {
+    let asker = Asker { id: &exchange.facts.id, client: exchange.facts.client };
+    reply::refuse(asker, &Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
+}

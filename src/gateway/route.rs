@@ -1,0 +1,207 @@
+//! Routes: what a `[[routes]]` table says, and the same made ready for requests.
+
+use super::headers::OwnedNames;
+use crate::endpoints::Endpoint;
+use crate::policy::require::Requirement;
+use crate::policy::route::RoutePattern;
+use crate::policy::{Auth, On401};
+use crate::upstream::Upstream;
+use http::{HeaderName, HeaderValue, Method, header};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One `[[routes]]` table, checked.
+#[derive(Debug, Clone)]
+pub struct RouteSettings {
+    /// `host`, `path`, `methods`.
+    pub pattern: RoutePattern,
+    /// `auth`, else `[defaults] auth`, else `true`.
+    pub auth: Auth,
+    /// `on_401`; None: what `auth` says.
+    pub on_401: Option<On401>,
+    /// `attach`, default bearer.
+    pub attach: Attach,
+    /// `upstream`; filled in when there is only one.
+    pub upstream: String,
+    /// `provider`: the one a login from here uses; None: the only one, or a page to choose.
+    pub provider: Option<String>,
+    /// `login`, default auto.
+    pub login: LoginAnswer,
+    /// `identity`: header ← claim path, in file order.
+    pub identity: Vec<(HeaderName, String)>,
+    /// `require`: what a signed-in user must have. Empty: nothing.
+    pub require: Vec<Requirement>,
+    /// `cors`.
+    pub cors: Option<Cors>,
+    /// `strip_prefix = "/api"`: taken off the path before it goes upstream.
+    pub strip_prefix: Option<String>,
+    /// `replace_prefix = "/v2"`: put in place of `strip_prefix`, or of what the route's path matches literally before `/*`.
+    pub replace_prefix: Option<String>,
+    /// `request_headers = { set = {..}, remove = [..] }`.
+    pub request_headers: HeaderEdits,
+    /// `response_headers = { set = {..}, remove = [..] }`.
+    pub response_headers: HeaderEdits,
+    /// `max_body`; more is 413.
+    pub max_body: Option<u64>,
+    /// `response_timeout`, else the upstream's.
+    pub response_timeout: Option<Duration>,
+    /// `allow_encoded_slash`, default false.
+    pub allow_encoded_slash: bool,
+}
+
+/// `attach`: the credential a route puts in (SPEC §4).
+#[derive(Debug, Clone)]
+pub enum Attach {
+    /// `"bearer"`: the access token as `Authorization: Bearer …`, or another header and scheme. An empty scheme means the bare token.
+    Bearer {
+        /// Default `Authorization`.
+        header: HeaderName,
+        /// Default `Bearer`.
+        scheme: String,
+    },
+    /// `"id_token"`: the ID token as bearer.
+    IdToken,
+    /// `{ basic = … }`: the whole header value, marked sensitive.
+    Basic(HeaderValue),
+    /// `{ api_key = { header, value } }`; the value is marked sensitive.
+    ApiKeyHeader(HeaderName, HeaderValue),
+    /// `{ api_key = { query, value } }`: name and value, still to be percent-encoded.
+    ApiKeyQuery(String, secrecy::SecretString),
+    /// `"never"`.
+    Never,
+}
+
+/// `login`: the shape of a LOGIN outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginAnswer {
+    /// Browsers are redirected, others get a 401.
+    Auto,
+    /// Always a redirect.
+    Redirect,
+    /// Always a 401.
+    Status,
+}
+
+/// `request_headers`, `response_headers`.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderEdits {
+    /// Replaced or added, after `remove`.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Taken out.
+    pub remove: Vec<HeaderName>,
+}
+
+/// `cors`.
+#[derive(Debug, Clone)]
+pub struct Cors {
+    /// Serialised origins, or `["*"]` alone.
+    pub allow_origins: Vec<String>,
+    /// With credentials; an error beside `*`.
+    pub allow_credentials: bool,
+    /// Default GET, HEAD, POST.
+    pub allow_methods: Vec<Method>,
+    /// Default none beyond the safelisted.
+    pub allow_headers: Vec<HeaderName>,
+    /// `expose_headers`.
+    pub expose_headers: Vec<HeaderName>,
+    /// `max_age`.
+    pub max_age: Option<Duration>,
+}
+
+/// A route as the request path uses it.
+pub struct Route {
+    /// Its label in logs: the path as configured.
+    pub name: Arc<str>,
+    /// Who may pass.
+    pub auth: Auth,
+    /// What a 401 means.
+    pub on_401: On401,
+    /// Everything else the table says.
+    pub settings: RouteSettings,
+    /// Where requests go.
+    pub target: Target,
+    /// Header names a client may not use here.
+    pub owned: OwnedNames,
+}
+
+/// Where a request goes.
+pub enum Target {
+    /// A backend.
+    Upstream(Arc<Upstream>),
+    /// One of ours.
+    Endpoint(Endpoint),
+}
+
+impl Route {
+    /// A configured route to `upstream`. `identity` names every identity header of every route.
+    #[must_use]
+    pub fn to_upstream(settings: RouteSettings, upstream: Arc<Upstream>, identity: &[HeaderName]) -> Route {
+        let attached = match &settings.attach {
+            Attach::Bearer { header, .. } if header != header::AUTHORIZATION => Some(header),
+            Attach::ApiKeyHeader(header, _) => Some(header),
+            _ => None,
+        };
+        Route {
+            name: settings.pattern.path.as_str().into(),
+            auth: settings.auth,
+            on_401: settings.on_401.unwrap_or(settings.auth.default_on_401()),
+            owned: OwnedNames::new(identity.iter().chain(attached)),
+            target: Target::Upstream(upstream),
+            settings,
+        }
+    }
+
+    /// A route to one of our own endpoints: open to all, and it is told who is asking.
+    #[must_use]
+    pub fn to_endpoint(endpoint: Endpoint, pattern: RoutePattern) -> Route {
+        Route {
+            name: pattern.path.as_str().into(),
+            auth: Auth::Optional,
+            on_401: On401::Relay,
+            owned: OwnedNames::new([].into_iter()),
+            target: Target::Endpoint(endpoint),
+            settings: RouteSettings::open(pattern),
+        }
+    }
+
+    /// The upstream, if it is one.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        match &self.target {
+            Target::Upstream(upstream) => Some(upstream),
+            Target::Endpoint(_) => None,
+        }
+    }
+}
+
+impl RouteSettings {
+    fn open(pattern: RoutePattern) -> RouteSettings {
+        RouteSettings {
+            pattern,
+            auth: Auth::Optional,
+            on_401: Some(On401::Relay),
+            attach: Attach::Never,
+            upstream: String::new(),
+            provider: None,
+            login: LoginAnswer::Auto,
+            identity: Vec::new(),
+            require: Vec::new(),
+            cors: None,
+            strip_prefix: None,
+            replace_prefix: None,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            max_body: None,
+            response_timeout: None,
+            allow_encoded_slash: false,
+        }
+    }
+}
+
+impl Attach {
+    /// Whether it is the session that provides this credential.
+    #[must_use]
+    pub fn needs_session(&self) -> bool {
+        matches!(self, Attach::Bearer { .. } | Attach::IdToken)
+    }
+}

@@ -1,0 +1,354 @@
+//! Everything we answer ourselves: one shape for scripts, one page for people (SPEC §8).
+//!
+//! The client gets a fixed sentence and the request's id; causes go to the log.
+
+use crate::body::Body;
+use crate::facts::RequestId;
+use crate::policy::path::PathProblem;
+use crate::policy::{Client, Reason};
+use askama::Template;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+
+/// Why a request ends here. The first word of each group says whose fault it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// client: the path reads differently to different readers.
+    Path(PathProblem),
+    /// client: `%2F` on a route that does not allow it.
+    EncodedSlash,
+    /// client: no host, several, or one that contradicts the request line.
+    Host,
+    /// client: anything else about the request that has no single meaning.
+    Malformed(&'static str),
+    /// client: headers beyond `limits.header_bytes`.
+    HeadersTooLarge,
+    /// client: a body beyond the route's `max_body`.
+    BodyTooLarge,
+    /// client: LOGIN, for those who are not redirected.
+    Login(Reason),
+    /// client: the loop guard.
+    LoginLoop,
+    /// client: an unsafe request from a foreign page.
+    CrossOrigin,
+    /// client: signed in, but not one of those who may.
+    NotAllowed,
+    /// client: no route, no endpoint.
+    NotFound,
+    /// client: the path is there, for other methods.
+    MethodNotAllowed(Vec<Method>),
+    /// client: a login that cannot be finished: unknown, used or of another browser.
+    LoginInvalid(&'static str),
+    /// client: the provider says that the user, or their settings, refused.
+    LoginRefused,
+    /// client: a forced refresh without a session that could be refreshed.
+    RefreshInvalid,
+    /// provider: it answered, and wrongly.
+    ProviderBroken,
+    /// provider: it cannot be reached, or says that it is busy.
+    ProviderUnavailable {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// upstream: no connection, or it broke.
+    UpstreamBroken,
+    /// upstream: no answer in time.
+    UpstreamTimeout,
+    /// us: shed, full or shutting down.
+    Overloaded,
+    /// us: a defect.
+    Internal,
+}
+
+impl Refusal {
+    /// Status, machine-readable code, sentence.
+    fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
+        use Refusal as R;
+        match self {
+            R::Path(problem) => (StatusCode::BAD_REQUEST, "invalid_path", problem.to_string().into()),
+            R::EncodedSlash => {
+                (StatusCode::BAD_REQUEST, "invalid_path", "the path contains an encoded slash (%2F)".into())
+            }
+            R::Host => (
+                StatusCode::BAD_REQUEST,
+                "invalid_host",
+                "the request must name exactly one valid host, and the same one everywhere".into(),
+            ),
+            R::Malformed(what) => (StatusCode::BAD_REQUEST, "bad_request", (*what).into()),
+            R::HeadersTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                "the request's headers are too large".into(),
+            ),
+            R::BodyTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the request's body is too large".into())
+            }
+            R::Login(Reason::Unauthorized) => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "Please sign in to continue".into())
+            }
+            R::Login(Reason::Expired) => (
+                StatusCode::UNAUTHORIZED,
+                "session_expired",
+                "Your session has expired. Please sign in again to continue".into(),
+            ),
+            R::LoginLoop => (
+                StatusCode::UNAUTHORIZED,
+                "login_loop",
+                "You were sent to sign in twice within half a minute, and the page still does not accept it".into(),
+            ),
+            R::CrossOrigin => (
+                StatusCode::FORBIDDEN,
+                "cross_origin",
+                "this request must come from a page of this site".into(),
+            ),
+            R::NotAllowed => {
+                (StatusCode::FORBIDDEN, "not_allowed", "you are signed in, but you may not use this page".into())
+            }
+            R::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is nothing at this address".into()),
+            R::MethodNotAllowed(_) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this address does not take this method".into(),
+            ),
+            R::LoginInvalid(why) => (StatusCode::BAD_REQUEST, "login_invalid", (*why).into()),
+            R::LoginRefused => {
+                (StatusCode::UNAUTHORIZED, "login_refused", "The sign-in was not completed".into())
+            }
+            R::RefreshInvalid => {
+                (StatusCode::UNAUTHORIZED, "refresh_invalid", "Invalid or expired refresh token".into())
+            }
+            R::ProviderBroken => (
+                StatusCode::BAD_GATEWAY,
+                "provider_error",
+                "the identity provider gave an answer that cannot be used".into(),
+            ),
+            R::ProviderUnavailable { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "provider_unavailable",
+                "the identity provider cannot be reached at the moment".into(),
+            ),
+            R::UpstreamBroken => {
+                (StatusCode::BAD_GATEWAY, "upstream_error", "the service behind this address cannot be reached".into())
+            }
+            R::UpstreamTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_timeout",
+                "the service behind this address did not answer in time".into(),
+            ),
+            R::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "there are too many requests at the moment".into(),
+            ),
+            R::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something went wrong".into()),
+        }
+    }
+
+    /// The label in logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.parts().1
+    }
+}
+
+/// Whom an answer is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// The request.
+    pub id: &'a RequestId,
+    /// The shape.
+    pub client: Client,
+}
+
+/// How an answer of ours came about, for the access line. Travels as an extension of the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome(pub &'static str);
+
+/// A refusal in the shape that suits: JSON for scripts, a page for people.
+#[must_use]
+pub fn refuse(asker: Asker<'_>, refusal: &Refusal) -> Response<Body> {
+    refuse_with_login(asker, refusal, None)
+}
+
+/// The same, with the address where to sign in.
+#[must_use]
+pub fn refuse_with_login(asker: Asker<'_>, refusal: &Refusal, login_url: Option<&str>) -> Response<Body> {
+    let (status, code, message) = refusal.parts();
+    let mut response = if asker.client.navigates() {
+        let page = Page {
+            title: status.canonical_reason().unwrap_or("Error"),
+            message: &message,
+            request_id: &asker.id.to_string(),
+            login_url,
+            logout_url: None,
+        };
+        html(status, &page)
+    } else {
+        let mut body = json!({
+            "statusCode": status.as_u16(),
+            "message": message,
+            "error": status.canonical_reason().unwrap_or_default(),
+            "code": code,
+            "requestId": asker.id.to_string(),
+        });
+        if let Some(login_url) = login_url {
+            body["loginUrl"] = login_url.into();
+        }
+        json(status, &body)
+    };
+    complete(&mut response, refusal);
+    response
+}
+
+/// The loop guard's page: why, and where to go from here.
+#[must_use]
+pub fn login_loop(asker: Asker<'_>, login_url: &str, logout_url: &str) -> Response<Body> {
+    let (status, _, message) = Refusal::LoginLoop.parts();
+    let page = Page {
+        title: "Signing in does not help",
+        message: &message,
+        request_id: &asker.id.to_string(),
+        login_url: Some(login_url),
+        logout_url: Some(logout_url),
+    };
+    let mut response = html(status, &page);
+    complete(&mut response, &Refusal::LoginLoop);
+    response
+}
+
+/// A page of ours.
+#[must_use]
+pub fn html(status: StatusCode, page: &impl Template) -> Response<Body> {
+    // Rendering into a String fails only if a Display does, and ours do not.
+    let text = page.render().unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    for (name, value) in OURS_ALONE {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// A JSON answer of ours.
+#[must_use]
+pub fn json(status: StatusCode, body: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for (name, value) in OURS_ALONE {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// An empty answer that leads elsewhere. `location` must be header-safe; if it is not, 500.
+#[must_use]
+pub fn redirect(status: StatusCode, location: &str) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let Ok(location) = HeaderValue::from_str(location) else {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return response;
+    };
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::LOCATION, location);
+    for (name, value) in OURS_ALONE {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// What only some refusals carry.
+fn complete(response: &mut Response<Body>, refusal: &Refusal) {
+    response.extensions_mut().insert(Outcome(refusal.code()));
+    let headers = response.headers_mut();
+    match refusal {
+        Refusal::Login(Reason::Unauthorized) | Refusal::LoginRefused | Refusal::LoginLoop => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid => {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        Refusal::MethodNotAllowed(methods) => {
+            let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            if let Ok(allow) = HeaderValue::try_from(names.join(", ")) {
+                headers.insert(header::ALLOW, allow);
+            }
+        }
+        Refusal::ProviderUnavailable { retry_after } => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from((*retry_after).max(1)));
+        }
+        Refusal::Overloaded => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
+        }
+        Refusal::HeadersTooLarge | Refusal::BodyTooLarge => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+}
+
+#[derive(Template)]
+#[template(path = "refusal.html")]
+struct Page<'a> {
+    title: &'a str,
+    message: &'a str,
+    request_id: &'a str,
+    login_url: Option<&'a str>,
+    logout_url: Option<&'a str>,
+}
+
+/// Nothing of ours is stored by anyone, framed, sniffed, or told to other sites.
+const OURS_ALONE: [(HeaderName, &str); 3] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+];
+
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+    use http_body_util::BodyExt;
+
+    async fn text(response: Response<Body>) -> String {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn scripts_get_the_contract_s_json() {
+        let id = RequestId::of(&HeaderMap::from_iter([(
+            HeaderName::from_static("x-request-id"),
+            HeaderValue::from_static("r1"),
+        )]));
+        let asker = Asker { id: &id, client: Client::Script };
+        let response = refuse_with_login(asker, &Refusal::Login(Reason::Expired), Some("/auth/login"));
+        assert_eq!(response.status(), 401);
+        assert_eq!(response.headers()["www-authenticate"], "Bearer error=\"invalid_token\"");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let body: Value = serde_json::from_str(&text(response).await).unwrap();
+        assert_eq!(body["statusCode"], 401);
+        assert_eq!(body["error"], "Unauthorized");
+        assert_eq!(body["code"], "session_expired");
+        assert_eq!(body["requestId"], "r1");
+        assert_eq!(body["loginUrl"], "/auth/login");
+    }
+
+    #[tokio::test]
+    async fn people_get_a_page_that_escapes_what_it_shows() {
+        let id = RequestId::of(&HeaderMap::new());
+        let asker = Asker { id: &id, client: Client::Page };
+        let url = "/auth/login?return_to=/\"><script>";
+        let response = refuse_with_login(asker, &Refusal::Login(Reason::Unauthorized), Some(url));
+        assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+        assert!(response.headers().contains_key("content-security-policy"));
+        assert!(!text(response).await.contains("<script>"));
+    }
+}

@@ -1,0 +1,163 @@
+//! The gateway's own tokens (SPEC §6 "CODE flow"): a JWT that stands for the session cookie, for
+//! front ends that want to hold a token. It says which session, opens nothing by itself, and never
+//! reaches an upstream.
+
+use super::{Session, SessionKey};
+use crate::clock::Now;
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+/// Issues and reads them.
+pub struct OwnTokens {
+    issuer: String,
+    issuing: EncodingKey,
+    reading: Vec<DecodingKey>,
+}
+
+/// One to hand out.
+pub struct OwnToken {
+    /// Compact serialisation.
+    pub token: String,
+    /// Seconds.
+    pub expires_in: u64,
+}
+
+/// What a bearer token turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// Not one of ours.
+    Foreign,
+    /// Ours, but its time is over.
+    Expired,
+    /// Ours, and it stands for this session.
+    Session(SessionKey),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    sid: String,
+    iat: u64,
+    exp: u64,
+}
+
+impl OwnTokens {
+    /// Signed with a key of the first secret, accepted under all; without secrets, under a random one.
+    ///
+    /// # Errors
+    /// When the operating system has no random bytes to give.
+    pub fn new(issuer: String, secrets: &[SecretString]) -> Result<OwnTokens, super::seal::NoRandomness> {
+        let mut keys: Vec<hmac::Tag> =
+            secrets.iter().map(|secret| derive(secret.expose_secret().as_bytes())).collect();
+        if keys.is_empty() {
+            let mut secret = [0; 32];
+            aws_lc_rs::rand::fill(&mut secret).map_err(|_| super::seal::NoRandomness)?;
+            keys.push(derive(&secret));
+        }
+        let issuing = EncodingKey::from_secret(keys[0].as_ref());
+        let reading = keys.iter().map(|key| DecodingKey::from_secret(key.as_ref())).collect();
+        Ok(OwnTokens { issuer, issuing, reading })
+    }
+
+    /// A token for `session`, an hour at most and never beyond `session_ends`.
+    #[must_use]
+    pub fn issue(&self, session: &Session, session_ends: u64, now: Now) -> Option<OwnToken> {
+        let expires_in = LIFE.min(session_ends.saturating_sub(now.unix));
+        let claims = Claims {
+            iss: self.issuer.clone(),
+            sub: format!("{}:{}", session.provider, session.identity.subject),
+            sid: URL_SAFE_NO_PAD.encode(session.key.0),
+            iat: now.unix,
+            exp: now.unix + expires_in,
+        };
+        let header = Header { typ: Some(TYPE.into()), ..Header::new(Algorithm::HS256) };
+        let token = jsonwebtoken::encode(&header, &claims, &self.issuing).ok()?;
+        Some(OwnToken { token, expires_in })
+    }
+
+    /// What `token` is. Expired ones are recognised, so that they go no further either.
+    #[must_use]
+    pub fn read(&self, token: &str, now: Now) -> Read {
+        // Most bearer tokens are not ours, and a look at the type tells.
+        if !jsonwebtoken::decode_header(token).is_ok_and(|header| header.typ.as_deref() == Some(TYPE)) {
+            return Read::Foreign;
+        }
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.set_issuer(&[&self.issuer]);
+        let claims = self
+            .reading
+            .iter()
+            .find_map(|key| jsonwebtoken::decode::<Claims>(token, key, &validation).ok())
+            .map(|data| data.claims);
+        match claims {
+            None => Read::Foreign,
+            Some(claims) if claims.exp <= now.unix => Read::Expired,
+            Some(claims) => {
+                let mut key = [0; 32];
+                match URL_SAFE_NO_PAD.decode_slice(&claims.sid, &mut key) {
+                    Ok(32) => Read::Session(SessionKey(key)),
+                    _ => Read::Foreign,
+                }
+            }
+        }
+    }
+}
+
+fn derive(secret: &[u8]) -> hmac::Tag {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"latchgate own tokens v1")
+}
+
+/// SPEC §6: an hour.
+const LIFE: u64 = 3600;
+const TYPE: &str = "latchgate+jwt";
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{opening, settings};
+    use super::super::{Mono, Sessions};
+    use super::*;
+    use std::sync::Arc;
+
+    const NOW: Now = Now { mono: Mono(0), unix: 1_800_000_000 };
+
+    fn session() -> Arc<Session> {
+        Sessions::new(settings()).open(opening("ada"), NOW).unwrap().1
+    }
+
+    fn tokens(secret: &str) -> OwnTokens {
+        OwnTokens::new("http://gw.test".into(), &[secret.into()]).unwrap()
+    }
+
+    #[test]
+    fn it_stands_for_its_session_for_an_hour() {
+        let (tokens, session) = (tokens("one secret of at least 32 bytes!!"), session());
+        let own = tokens.issue(&session, NOW.unix + 9999, NOW).unwrap();
+        assert_eq!(own.expires_in, 3600);
+        assert_eq!(tokens.read(&own.token, NOW), Read::Session(session.key));
+        assert_eq!(tokens.read(&own.token, Now { unix: NOW.unix + 3599, ..NOW }), Read::Session(session.key));
+        assert_eq!(tokens.read(&own.token, Now { unix: NOW.unix + 3600, ..NOW }), Read::Expired);
+    }
+
+    #[test]
+    fn it_never_outlives_the_session() {
+        let own = tokens("one secret of at least 32 bytes!!").issue(&session(), NOW.unix + 60, NOW).unwrap();
+        assert_eq!(own.expires_in, 60);
+    }
+
+    #[test]
+    fn nobody_else_can_make_one() {
+        let own = tokens("one secret of at least 32 bytes!!").issue(&session(), NOW.unix + 60, NOW).unwrap();
+        let others = tokens("another secret of at least 32 byte");
+        assert_eq!(others.read(&own.token, NOW), Read::Foreign);
+        for foreign in ["", "a.b.c", "eyJhbGciOiJub25lIiwidHlwIjoibGF0Y2hnYXRlK2p3dCJ9.e30."] {
+            assert_eq!(others.read(foreign, NOW), Read::Foreign);
+        }
+    }
+}

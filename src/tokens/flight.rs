@@ -1,0 +1,146 @@
+//! The single flight. In the map of flights there is at most one for each session; who finds one
+//! waits for it, who finds none starts it. The map entry goes when the result is stored and before
+//! it is announced, so whoever comes later finds the new generation in the store.
+
+use super::{FlightKey, Landing, Renewal, Shared};
+use crate::provider::{Provider, RefreshError, Renewed};
+use crate::session::{Session, TokenSet};
+use dashmap::mapref::entry::Entry;
+use secrecy::SecretString;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Waits for a state of the session that is newer than `seen`.
+pub(super) async fn join(shared: &Arc<Shared>, seen: &Session) -> Renewal {
+    let mut landing = start(shared, seen);
+    // The sender goes without a word only if the flight panicked.
+    match landing.wait_for(Option::is_some).await {
+        Ok(result) => result.clone().unwrap_or(LATER),
+        Err(_) => LATER,
+    }
+}
+
+/// The flight for this session, started unless there is one.
+pub(super) fn start(shared: &Arc<Shared>, seen: &Session) -> Landing {
+    let key = FlightKey { session: seen.key };
+    match shared.flights.entry(key) {
+        Entry::Occupied(flight) => flight.get().clone(),
+        Entry::Vacant(place) => {
+            let (announce, landing) = watch::channel(None);
+            place.insert(landing.clone());
+            let flight = Flight { shared: Arc::clone(shared), key, seen_generation: seen.tokens.generation };
+            shared.background.run(async move {
+                let result = flight.fly().await;
+                drop(flight);
+                announce.send_replace(Some(result));
+            });
+            landing
+        }
+    }
+}
+
+struct Flight {
+    shared: Arc<Shared>,
+    key: FlightKey,
+    seen_generation: u64,
+}
+
+/// Frees the place, also when the flight panics.
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.shared.flights.remove(&self.key);
+    }
+}
+
+impl Flight {
+    async fn fly(&self) -> Renewal {
+        let Some(session) = self.shared.sessions.current(self.key.session, self.shared.clock.now()) else {
+            return Renewal::Gone;
+        };
+        if session.tokens.generation > self.seen_generation {
+            return Renewal::Renewed(session);
+        }
+        let Some(refresh_token) = &session.tokens.refresh_token else {
+            return Renewal::NothingToRenewWith;
+        };
+        let Some(provider) = self.shared.providers.get(&session.provider) else {
+            return LATER;
+        };
+        match provider.refresh(refresh_token, &session.identity.subject).await {
+            Ok(renewed) => self.store(provider, renewed),
+            Err(error) => self.give_up(&session, &error),
+        }
+    }
+
+    /// Stores before anyone replays. A session that ended meanwhile stays ended, and what the
+    /// provider gave for it is given back.
+    fn store(&self, provider: &Arc<Provider>, renewed: Renewed) -> Renewal {
+        let Renewed { mut tokens, claims } = renewed;
+        let now = self.shared.clock.now();
+        let fresh_refresh_token = tokens.refresh_token.clone();
+        let generation = self.seen_generation + 1;
+        let previous = self.shared.sessions.current(self.key.session, now);
+        if let Some(previous) = &previous {
+            keep_what_was_not_replaced(&mut tokens, &previous.tokens);
+        }
+        let Some(tokens) = TokenSet::new(tokens, generation, now.mono) else {
+            tracing::error!(target: "latchgate::audit", provider = provider.name(), session = %self.key.session, "refresh brought an access token that cannot stand in a header");
+            return LATER;
+        };
+        match self.shared.sessions.update(self.key.session, |session| session.renewed(tokens, claims)) {
+            Some(session) => {
+                tracing::info!(target: "latchgate::audit", event = "refresh", provider = provider.name(), session = %session.key, generation, "token refreshed");
+                Renewal::Renewed(session)
+            }
+            None => {
+                tracing::info!(target: "latchgate::audit", event = "refresh", provider = provider.name(), session = %self.key.session, "session ended during its refresh");
+                if let Some(token) = fresh_refresh_token {
+                    self.give_back(provider, token);
+                }
+                Renewal::Gone
+            }
+        }
+    }
+
+    fn give_up(&self, session: &Session, error: &RefreshError) -> Renewal {
+        match error {
+            RefreshError::Refused(reason) => {
+                self.shared.sessions.end(session.key, self.shared.clock.now());
+                tracing::info!(target: "latchgate::audit", event = "refresh_refused", provider = %session.provider, session = %session.key, reason, "the provider refused to refresh; the session has ended");
+                Renewal::Refused
+            }
+            RefreshError::OtherSubject => {
+                self.shared.sessions.end(session.key, self.shared.clock.now());
+                tracing::warn!(target: "latchgate::audit", event = "refresh_other_subject", provider = %session.provider, session = %session.key, "a refresh brought another user; the session has ended");
+                Renewal::Refused
+            }
+            RefreshError::Misconfigured => {
+                tracing::error!(target: "latchgate::audit", event = "refresh_misconfigured", provider = %session.provider, "the provider does not accept this client; sessions are kept");
+                LATER
+            }
+            RefreshError::Unavailable { retry_after } => {
+                tracing::warn!(target: "latchgate::audit", event = "refresh_failed", provider = %session.provider, session = %session.key, "the provider could not refresh for now; the session is kept");
+                Renewal::Unavailable { retry_after: retry_after.unwrap_or(RETRY_AFTER) }
+            }
+        }
+    }
+
+    fn give_back(&self, provider: &Arc<Provider>, token: SecretString) {
+        let provider = Arc::clone(provider);
+        self.shared.background.run(async move {
+            // Best effort: the provider forgets it in time.
+            let _ = provider.revoke(&token).await;
+        });
+    }
+}
+
+/// RFC 6749 §6: without a new refresh token the old one stays; so do the ID token and the scope.
+fn keep_what_was_not_replaced(tokens: &mut crate::provider::TokenResponse, previous: &TokenSet) {
+    tokens.refresh_token = tokens.refresh_token.take().or_else(|| previous.refresh_token.clone());
+    tokens.id_token = tokens.id_token.take().or_else(|| previous.id_token.clone());
+    tokens.scope = tokens.scope.take().or_else(|| previous.scope.clone());
+}
+
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+const LATER: Renewal = Renewal::Unavailable { retry_after: RETRY_AFTER };
