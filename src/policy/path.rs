@@ -727,8 +727,10 @@ mod tests {
         }
 
         #[test]
-        fn an_allowed_encoded_slash_does_not_leave_the_route(rest in hostile_target()) {
-            let Ok(target) = PathAndQuery::try_from(format!("/files{rest}")) else { return Ok(()) };
+        fn an_allowed_encoded_slash_does_not_leave_the_route(
+            rest in prop::collection::vec(prop::sample::select(vec!["/", "%2f", "..", ".", "%2e", ";", "%3b", "a"]), 0..8)
+        ) {
+            let target = PathAndQuery::try_from(format!("/files/{}", rest.concat())).unwrap();
             let Ok(path) = NormalPath::from_target(&target) else { return Ok(()) };
             let segments = careless_segments(path.path());
             prop_assert_eq!(segments.first().map(Vec::as_slice), Some(b"files".as_slice()), "{}", path.path());
