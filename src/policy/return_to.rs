@@ -169,6 +169,7 @@ mod tests {
     use super::*;
     use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
+    use std::io::Write;
 
     const EXTERNAL: &str = "http://localhost:8080";
 
@@ -403,7 +404,9 @@ mod tests {
     #[test]
     fn known_open_redirects_are_refused() {
         let Some(corpora) = std::env::var_os("LATCHGATE_CORPORA") else {
-            eprintln!(
+            // Written past the capture of the test harness, which would keep it from being seen.
+            let _ = writeln!(
+                std::io::stderr(),
                 "skipped: LATCHGATE_CORPORA does not name the directory of open-redirects.txt"
             );
             return;
