@@ -1,7 +1,7 @@
 //! The source without its secrets: same length, same lines, `*` where one stood.
 //!
-//! In a file that parses, the tree says which bytes are values; in one that does not, names have to
-//! do, and the rule is to hide too much rather than too little.
+//! In a file that parses, the tree says which bytes are values, and names say which of them are
+//! secrets. In one that does not, too much is hidden rather than too little.
 
 use std::ops::Range;
 use toml::Spanned;
@@ -23,37 +23,37 @@ pub(super) fn mask(source: &str, document: &DeTable<'_>, hidden: &[Range<usize>]
     paint.apply(source)
 }
 
-/// The source of a file that does not parse.
+/// The source of a file that does not parse: nobody knows where a value ends, or which key it belongs
+/// to. So only lines are shown that are headers, or that give a value to a key that is never a secret.
 pub(super) fn mask_unparsed(source: &str) -> String {
     let mut paint = Paint::new(source);
-    let mut secret_goes_on = false;
-    let mut open_quotes = None;
     let mut start = 0;
     for line in source.split_inclusive('\n') {
-        let end = start + line.len();
-        if let Some(quotes) = open_quotes {
-            paint.cover(start..end, '*');
-            if line.contains(quotes) {
-                open_quotes = None;
-            }
-        } else {
-            if secret_goes_on && !begins_entry(line) {
-                paint.cover(start..end, '*');
-            } else {
-                secret_goes_on = false;
-            }
-            if let Some(secret) = secret_in_line(line) {
-                paint.cover(start + secret..end, '*');
-                secret_goes_on = true;
-                open_quotes = [r#"""""#, "'''"].into_iter().find(|quotes| line[secret..].matches(quotes).count() == 1);
-            }
-            for range in url_secrets(line) {
-                paint.cover(start + range.start..start + range.end, '*');
-            }
-        }
-        start = end;
+        paint.cover(start + shown_len(line)..start + line.len(), '*');
+        start += line.len();
     }
     paint.apply(source)
+}
+
+/// How much of a line of a broken file may be shown.
+fn shown_len(line: &str) -> usize {
+    let blank = line.len() - line.trim_start().len();
+    if line.trim().trim_matches(['[', ']']).chars().all(is_word) {
+        return if line.trim().starts_with('[') || PUBLIC_KEYS.contains(&line.trim()) { line.len() } else { blank };
+    }
+    let Some((key, value)) = line.split_once('=') else {
+        return blank;
+    };
+    let value_at = line.len() - value.trim_start().len();
+    let key = key.trim();
+    let harmless = !value.contains(['=', '@', '#']);
+    if PUBLIC_KEYS.contains(&key) && harmless {
+        line.len()
+    } else if PUBLIC_KEYS.contains(&key) || key.chars().all(is_word) && is_secret_name(key) {
+        value_at
+    } else {
+        blank
+    }
 }
 
 fn mask_table(
@@ -104,9 +104,61 @@ fn mask_value(
 /// Under a secret's name: where it comes from, and what goes beside it.
 const PUBLIC_PARTS: &[&str] = &["env", "file", "header", "query", "username"];
 
+/// Keys whose values are shown even in a file that does not parse.
+const PUBLIC_KEYS: &[&str] = &[
+    "absolute_timeout",
+    "access_ttl",
+    "admin_listen",
+    "after_login",
+    "after_logout",
+    "allow_encoded_slash",
+    "allow_in_production",
+    "auth",
+    "case_insensitive_paths",
+    "client_auth",
+    "client_id",
+    "connect_timeout",
+    "connections",
+    "cooldown",
+    "drain_timeout",
+    "early",
+    "external_url",
+    "grace",
+    "header_bytes",
+    "header_timeout",
+    "host",
+    "idle_timeout",
+    "kind",
+    "listen",
+    "log",
+    "login",
+    "login_attempts",
+    "max_body",
+    "max_sessions",
+    "max_sessions_per_user",
+    "methods",
+    "on_401",
+    "path",
+    "prefix",
+    "provider",
+    "replace_prefix",
+    "replay_body",
+    "replay_memory",
+    "response_timeout",
+    "return_to_page",
+    "scopes",
+    "store",
+    "strip_prefix",
+    "timeout",
+    "trusted_proxies",
+    "upstream",
+    "user_path",
+    "workers",
+];
+
 /// Whether a key of this name, misspelt or not, may hold a secret.
 fn is_secret_name(name: &str) -> bool {
-    const EXACT: &[&str] = &["key", "keys", "set", "value"];
+    const EXACT: &[&str] = &["basic", "key", "keys", "set", "value"];
     const PARTS: &[&str] = &["apikey", "credential", "passphrase", "passwd", "password", "privatekey", "secret"];
     const NEAR: &[&str] = &["apikey", "clientsecret", "password", "secret"];
     let name = name.to_lowercase().replace(['_', '-', '.'], "");
@@ -158,53 +210,8 @@ fn comments(source: &str, literals: &[Range<usize>]) -> Vec<Range<usize>> {
     found
 }
 
-/// Where in a line the value of a secret's name begins.
-fn secret_in_line(line: &str) -> Option<usize> {
-    let mut at = 0;
-    while let Some(start) = line[at..].find(is_word).map(|start| at + start) {
-        let end = line[start..].find(|char| !is_word(char)).map_or(line.len(), |end| start + end);
-        at = end;
-        if !is_secret_name(&line[start..end]) {
-            continue;
-        }
-        let value = line[end..].trim_start_matches([' ', '\t', '=', '"', '\'']);
-        let value_at = line.len() - value.len();
-        match reference_len(value) {
-            Some(len) => at = value_at + len,
-            // what is secret in this table has a name of its own
-            None if line[start..end].ends_with("api_key") && value.starts_with('{') => at = value_at,
-            None => return Some(end + line[end..].find(|char| !matches!(char, ' ' | '\t' | '=')).unwrap_or(0)),
-        }
-    }
-    None
-}
-
-/// The length of `{ env = "NAME" }` or `{ file = "path" }` at the start of `text`.
-fn reference_len(text: &str) -> Option<usize> {
-    let inside = text.strip_prefix('{')?.trim_start();
-    let value = inside.strip_prefix("env").or_else(|| inside.strip_prefix("file"))?;
-    let quoted = value.trim_start().strip_prefix('=')?.trim_start().strip_prefix('"')?;
-    let rest = quoted[quoted.find('"')? + 1..].trim_start().strip_prefix('}')?;
-    Some(text.len() - rest.len())
-}
-
 fn is_word(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.')
-}
-
-/// Whether a line looks like a header or like `key = value`, so that the value before it has ended.
-fn begins_entry(line: &str) -> bool {
-    let line = line.trim();
-    if line.starts_with('[') {
-        return line.trim_start_matches('[').starts_with(is_word);
-    }
-    let Some((key, value)) = line.split_once('=') else {
-        return false;
-    };
-    let key = key.trim().trim_matches(['"', '\'']);
-    // the padding of a Base64 text looks like a key without a value
-    let value = value.trim_matches([' ', '\t', '"', '\'', ',', '=', ']']);
-    !key.is_empty() && key.chars().all(is_word) && !value.is_empty()
 }
 
 /// What each byte of the source is replaced with.

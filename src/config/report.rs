@@ -121,7 +121,9 @@ impl Report {
         if let Some(help) = &problem.help {
             group = group.element(Level::HELP.message(help));
         }
-        renderer.render(&[group])
+        // where a comment was taken out of a line, white space is left
+        let rendered = renderer.render(&[group]);
+        rendered.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 
     /// The parser may point behind the end or into the middle of a character.

@@ -201,7 +201,7 @@ fn check_together(document: &Table, routes: &[Route], context: &Context) {
     match RouteTable::compile(&patterns, context.case_insensitive_paths) {
         Err(conflicts) => {
             for conflict in conflicts {
-                let message = "this route has the host, the path and a method of another";
+                let message = "this route has the host, the path and the methods of another";
                 document.check().report(
                     Problem::error(routes[conflict.second].span.clone(), message)
                         .related(routes[conflict.first].span.clone(), "set here first")

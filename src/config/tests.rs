@@ -376,3 +376,510 @@ fn what_this_version_does_not_have() {
     ]);
 }
 
+#[test]
+fn routes_that_do_not_go_together() {
+    let same = "[[routes]]\npath = \"/a/{id}\"\nmethods = [\"GET\", \"POST\"]\n";
+    let again = "[[routes]]\npath = \"/a/{name}\"\nmethods = [\"POST\", \"GET\"]\n";
+    let report = refused(&format!("{same}upstream = \"app\"\n{again}upstream = \"app\"{REST}"));
+    let problems = shown(&report);
+    assert_eq!(problems.len(), 1, "{report}");
+    assert_eq!(problems[0].0, 6, "{report}");
+    assert!(problems[0].1.contains("the host, the path and the methods of another"), "{report}");
+    assert!(problems[0].2.contains("`host`, `path` or `methods`"), "{report}");
+    assert!(report.to_string().contains("2 | path = \"/a/{id}\"\n  |        --------- set here first"), "{report}");
+}
+
+#[test]
+fn parts_that_are_missing_altogether() {
+    let upstream = "[upstreams.app]\nurl = \"demo:\"\n";
+    let mock = "[providers.demo]\nkind = \"mock\"\n";
+    let route = "[[routes]]\npath = \"/*\"\n";
+    for (source, line, message, help) in [
+        (format!("{upstream}{mock}"), 4, "there are no routes", "add a `[[routes]]` table"),
+        (format!("routes = []\n{upstream}{mock}"), 5, "there are no routes", "add a `[[routes]]` table"),
+        (format!("{upstream}{route}"), 4, "there is no provider to sign in with", "`[providers.NAME]`"),
+        (format!("{upstream}{route}auth = \"optional\""), 4, "there is no provider", "`[providers.NAME]`"),
+        (format!("{mock}{route}"), 4, "there is no upstream", "`[upstreams.app]`"),
+        (format!("{upstream}{mock}[routes]\npath = \"/*\""), 5, "`routes` has the wrong type", "`[[routes]]`"),
+        (format!("{upstream}{mock}[providers.other]\nkind = \"mock\"\n{route}"), 5, "two mock providers", "more `users`"),
+        (
+            format!("{upstream}{mock}{route}[server]\nexternal_url = \"https://a.example\""),
+            4,
+            "lets anybody in as anybody",
+            "`allow_in_production = true`",
+        ),
+        (format!("{upstream}{mock}users = []\n{route}"), 5, "`providers.demo.users` is empty", "give it a value"),
+        (format!("{upstream}{mock}users = [{{ name = \"Ada\" }}]\n{route}"), 5, "users.sub` is missing", "sub = \"ada\""),
+        (
+            format!("{upstream}{mock}users = [{{ sub = \"a\" }},\n{{ sub = \"a\" }}]\n{route}"),
+            6,
+            "two personas with the same `sub`",
+            "each its own",
+        ),
+        (format!("{upstream}{mock}users = [{{ sub = \"a\", n = nan }}]\n{route}"), 5, "is not a JSON number", "JSON"),
+    ] {
+        let report = refused(&source);
+        let problems = shown(&report);
+        assert_eq!(problems.len(), 1, "{source}\n\n{report}");
+        assert_eq!(problems[0].0, line, "{source}\n\n{report}");
+        assert!(problems[0].1.contains(message), "{source}\n\n{report}");
+        assert!(problems[0].2.contains(help), "{source}\n\n{report}");
+    }
+}
+
+#[test]
+fn all_problems_come_at_once_in_file_order() {
+    let report = refused(
+        r#"
+[server]
+listen = "nowhere"
+lissen = "127.0.0.1:8080"
+[[routes]]
+path = "/a"
+auth = "maybe"
+upstream = "nobody"
+cors = { allow_origins = ["x", "y"] }
+[session]
+secret = "short"
+[providers.corp]
+kind = "oidc"
+issuer = "http://i.example"
+"#,
+    );
+    let lines: Vec<usize> = shown(&report).into_iter().map(|problem| problem.0).collect();
+    assert_eq!(lines, [3, 4, 7, 8, 9, 9, 11, 12, 12, 14], "{report}");
+}
+
+#[test]
+fn a_report_looks_like_this() {
+    let source = "[server]\nlistne = \"127.0.0.1:80\" # the old port\n";
+    let report = refused(&format!("{source}{REST}"));
+    let expected = "\
+error: unknown key `listne` in `server`
+ --> gateway.toml:2:1
+  |
+2 | listne = \"************\"
+  | ^^^^^^
+  |
+  = help: did you mean `listen`?";
+    assert_eq!(report.to_string(), expected);
+    assert_eq!(format!("{report:?}"), expected);
+    assert!(report.render(true).contains("\u{1b}["));
+    assert!(!report.render(false).contains('\u{1b}'));
+}
+
+#[test]
+fn files_that_are_not_toml() {
+    for (source, line, message) in [
+        ("[server\nlisten = \"127.0.0.1:80\"", 1, "not valid TOML: unclosed table"),
+        ("[server]\nlisten = 127.0.0.1:80", 2, "not valid TOML"),
+        ("[server]\nlisten = \"a\"\nlisten = \"b\"", 3, "not valid TOML: duplicate key"),
+        ("[server]\nlisten", 2, "not valid TOML: key with no value"),
+        ("[server]\nlisten = \"", 2, "not valid TOML"),
+        ("a = [", 1, "not valid TOML"),
+        ("é = 1", 1, "not valid TOML"),
+    ] {
+        let report = refused(source);
+        let problems = shown(&report);
+        assert_eq!(problems[0].0, line, "{source}\n\n{report}");
+        assert!(problems[0].1.contains(message), "{source}\n\n{report}");
+    }
+    let report = refused("a = \nb = 1\nc = ]\n");
+    let lines: Vec<usize> = shown(&report).into_iter().map(|problem| problem.0).collect();
+    assert_eq!(lines, [1, 3], "{report}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let report = Config::load(Path::new("no/such/gateway.toml")).unwrap_err();
+    assert_eq!(
+        report.to_string(),
+        "error: `no/such/gateway.toml` cannot be read: No such file or directory (os error 2)\n |\n = help: `--config` names another file"
+    );
+}
+
+/// Each file has a problem in the very line where a secret stands.
+#[test]
+fn no_report_shows_a_secret() {
+    let oidc = "[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\n";
+    let route = "[[routes]]\npath = \"/a\"\nupstream = \"app\"\n";
+    let cases = [
+        // in a file that parses
+        "[session]\nsecret = \"canary-Zu7\"".to_owned(),
+        "[session]\nsecret = '''\ncanary-Zu7'''".to_owned(),
+        "[session]\nsecret = [\n \"canary-Zu7\",\n { env = \"SHORT\" } ]".to_owned(),
+        "[session]\nsecret = { env = \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret = { evn = \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret = { value = \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret = { header = \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret.text = \"canary-Zu7\"".to_owned(),
+        "[session]\nsecert = \"canary-Zu7\"".to_owned(),
+        "[session]\nsecert = { x = [\"canary-Zu7\"] }".to_owned(),
+        "[sesion]\nanything = \"canary-Zu7\"".to_owned(),
+        "[session.redis]\nurl = \"redis://u:canary-Zu7@h/\"".to_owned(),
+        "session = { store = \"redis\", redis = { url = \"redis://u:canary-Zu7@h/\" } }".to_owned(),
+        "session = { store = \"redis\", redis = { url = \"redis://h/?password=canary-Zu7\" } }".to_owned(),
+        "[server]\nlisten = 1 # was { password = \"canary-Zu7\" }".to_owned(),
+        "[server]\nexternal_url = \"http://u:canary-Zu7@localhost/\"".to_owned(),
+        "[server]\nexternal_url = \"http://u:canary-Zu7\\u0040localhost/\"".to_owned(),
+        "[server]\nexternal_url = \"u:canary-Zu7@localhost\"".to_owned(),
+        format!("{oidc}client_secret = [\"canary-Zu7\"]"),
+        format!("{oidc}client_secrt = \"canary-Zu7\"\nclient_auth = \"none\""),
+        format!("{oidc}client_secret = {{ file = \"x\" }}\ntoken = \"canary-Zu7\""),
+        "[providers.p]\nclient_id = \"c\"\nclient_secret = \"s\"\nkind = \"oidc\"\nissuer = \"https://u:canary-Zu7@i.example/\"".to_owned(),
+        "providers.p = { kind = \"github\", client_secret = \"canary-Zu7\" }".to_owned(),
+        "bearer.b = { introspection = { url = \"https://i\", client_secret = \"canary-Zu7\" } }".to_owned(),
+        "api_keys.ci = { keys = [{ id = \"a\", sha256 = \"canary-Zu7\" }] }".to_owned(),
+        "[upstreams.u]\nurl = \"http://canary-Zu7@h/\"".to_owned(),
+        "[upstreams.u]\nurls = [\"http://h/\", \"http://u:canary-Zu7@h/\"]".to_owned(),
+        format!("{route}attach = {{ basic = {{ username = \"a:b\", password = \"canary-Zu7\" }} }}"),
+        format!("{route}attach = {{ basic = \"u:canary-Zu7\" }}"),
+        format!("{route}attach = {{ api_key = {{ value = \"canary-Zu7\" }} }}"),
+        format!("{route}attach = {{ api_key = \"canary-Zu7\" }}"),
+        format!("{route}attach = {{ api_key = {{ header = \"X-K\", key = \"canary-Zu7\" }} }}"),
+        format!("{route}attach = {{ bearer = {{}}, api_key = {{ value = \"canary-Zu7\" }} }}"),
+        format!("{route}attach = {{ api_key = {{ header = \"X-K\", value = {{ env = \"LINES\" }} }} }}"),
+        format!("{route}request_headers = {{ set = {{ \"Authorization\" = \"canary-Zu7\" }} }}"),
+        // in one that does not
+        "[session]\nsecret = \"canary-Zu7".to_owned(),
+        "[session]\nsecret = canary-Zu7".to_owned(),
+        "[session]\nsecret \"canary-Zu7\"".to_owned(),
+        "[session]\nsecret: \"canary-Zu7\"".to_owned(),
+        "[session]\n\"secret\" = \"canary-Zu7\" x".to_owned(),
+        "[session]\nsecrt = \"canary-Zu7".to_owned(),
+        "[session]\nsecret = \"first\ncanary-Zu7\"".to_owned(),
+        "[session]\nsecret = \"Zmlyc3Q=\ncanary-Zu7=\"".to_owned(),
+        "[session]\nsecret = [\n \"first\"\n \"canary-Zu7\"\n]".to_owned(),
+        "[session]\nsecret = [\n \"first]\n \"canary-Zu7\"\n]".to_owned(),
+        "[session]\nsecret = [\n\n # old\n \"first\" \"canary-Zu7\"\n]".to_owned(),
+        "[session]\nsecret = \"\"\"\nfirst\nx = canary-Zu7\n\"\" \"".to_owned(),
+        "[session]\nsecret = { env = \"X\", \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret = { env = X\" } canary-Zu7".to_owned(),
+        "[session]\nsecret = { env = \"X\" } client_secret = \"canary-Zu7\"".to_owned(),
+        "[session]\nredis.url = \"redis://u:canary-Zu7@h/".to_owned(),
+        "[session]\nredis.url = \"redis://u:canary\"Zu7@h/\"".to_owned(),
+        "[session]\nredis.url = redis://h/?password=canary-Zu7".to_owned(),
+        "[server]\nlisten = u:canary-Zu7@h".to_owned(),
+        "[server]\nlisten = # password = canary-Zu7".to_owned(),
+        format!("{route}attach = {{ api_key = {{ header = \"X-K\", value = \"canary-Zu7\" }}"),
+        format!("{route}attach = {{ basic = {{ username = \"u\", password = \"canary-Zu7\" "),
+        format!("{route}attach = {{ api_key = \"canary-Zu7"),
+        format!("{route}request_headers = {{ set = {{ \"X-K\" = \"canary-Zu7\""),
+    ];
+    for case in cases {
+        // no shorter part of it either
+        let report = refused(&format!("{case}{REST}"));
+        for text in [report.to_string(), format!("{report:?}"), report.render(true)] {
+            assert!(!text.contains("Zu7") && !text.contains("canary"), "{case}\n\n{text}");
+        }
+    }
+}
+
+/// One slip of the finger anywhere in a file must not bring a secret to light.
+#[test]
+fn no_slip_of_the_finger_shows_a_secret() {
+    let source = r#"[session]
+secret = ["Zu7Zu7Zu7Zu7Zu7Zu7Zu7Zu7Zu7Zu7Zu7", { env = "SET" }]
+[session.redis]
+url = "redis://u:Zu7Zu7Zu7@h/"
+[providers.p]
+client_secret = "Zu7Zu7Zu7" # or password = "Zu7Zu7"
+[[routes]]
+attach = { basic = { username = "u", password = "Zu7Zu7Zu7" } }
+[[routes]]
+attach = { api_key = { header = "X-Key", value = 'Zu7Zu7Zu7' } }
+"#;
+    for at in 0..source.len() {
+        let (before, behind) = source.split_at(at);
+        let mut slips = vec![format!("{before}{}", &behind[1..])];
+        slips.extend("\"'[]{}=#,.:@ \nx".chars().map(|char| format!("{before}{char}{behind}")));
+        for slip in slips {
+            let text = refused(&slip).to_string();
+            assert!(!text.contains("Zu7"), "{slip}\n\n{text}");
+        }
+    }
+}
+
+#[test]
+fn what_is_checked_prints_no_secret_either() {
+    let source = r#"
+[session]
+secret = [{ env = "SET" }, "canary-Zu7heiph4aiWohw4-and-then-some-more"]
+[[routes]]
+path = "/basic"
+attach = { basic = { username = "ü", password = { env = "SET" } } }
+upstream = "app"
+[[routes]]
+path = "/key"
+attach = { api_key = { query = "key", value = "canary-Zu7" } }
+request_headers = { set = { "X-Shared" = "canary-Zu7" } }
+upstream = "app"
+"#;
+    let config = parse(&format!("{source}{REST}")).unwrap();
+    assert_eq!(config.session.secrets.len(), 2);
+    assert!(config.session.secrets.iter().all(|secret| secret.expose_secret() == CANARY));
+    let Attach::Basic(value) = &config.routes[0].attach else { panic!("{config:?}") };
+    assert_eq!(value, "Basic w7w6Y2FuYXJ5LVp1N2hlaXBoNGFpV29odzQtYW5kLXRoZW4tc29tZS1tb3Jl");
+    let debug = format!("{config:?}");
+    assert!(!debug.contains("Zu7") && !debug.contains("w7w6Y2Fu"), "{debug}");
+}
+
+#[test]
+fn a_secret_file_loses_one_line_break() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "0123456789012345678901234567890 \r\n").unwrap();
+    let source = format!("[session]\nsecret = {{ file = {:?} }}{REST}", file.path());
+    let config = parse(&source).unwrap();
+    assert_eq!(config.session.secrets[0].expose_secret(), "0123456789012345678901234567890 ");
+}
+
+#[test]
+fn warnings_do_not_stop_the_start() {
+    let cases = [
+        ("[server]\nadmin_listen = \"0.0.0.0:9901\"", 2, "can be reached from other machines"),
+        ("[server]\nexternal_url = \"http://a.example\"", 2, "is plain http"),
+        ("[server]\ntrusted_proxies = [\"0.0.0.0/0\"]", 2, "trusts everybody"),
+        ("[session]\nidle_timeout = \"100h\"", 2, "never takes effect"),
+        ("[[routes]]\npath = \"/api/user/me\"\nupstream = \"app\"", 2, "is `login.user_path`"),
+        ("[[routes]]\npath = \"/a\"\nauth = false\nidentity = { \"X-A\" = \"sub\" }\nupstream = \"app\"", 4, "has no effect"),
+        (
+            "[[routes]]\npath = \"/a\"\nmethods = [\"GET\", \"PUT\"]\nupstream = \"app\"\n[[routes]]\npath = \"/a\"\nmethods = [\"PUT\"]\nupstream = \"app\"",
+            6,
+            "this route can never match",
+        ),
+    ];
+    for (case, line, message) in cases {
+        let config = parse(&format!("{case}{REST}")).unwrap();
+        let problems = shown(&config.warnings);
+        assert_eq!(problems.len(), 1, "{}", config.warnings);
+        assert_eq!(problems[0].0, line, "{}", config.warnings);
+        assert!(problems[0].1.contains(message), "{}", config.warnings);
+        assert_eq!(config.warnings.problems()[0].severity(), Severity::Warning);
+        assert!(config.warnings.to_string().starts_with("warning: "));
+    }
+}
+
+#[test]
+fn loopback_providers_need_no_tls() {
+    for host in ["localhost:4444", "127.0.0.1", "127.9.9.9:1", "[::1]:4444"] {
+        let source = format!(
+            "[providers.p]\nkind = \"oidc\"\nissuer = \"http://{host}/realm/\"\nclient_id = \"c\"\nclient_auth = \"none\"{REST}"
+        );
+        let config = parse(&source).unwrap();
+        let Kind::Oidc { issuer } = &config.providers[0].kind else { panic!("{config:?}") };
+        assert_eq!(*issuer, format!("http://{host}/realm/"), "kept as written");
+    }
+}
+
+#[test]
+fn the_mock_may_be_let_into_production() {
+    let source = "[server]\nexternal_url = \"https://a.example\"\n[providers.m]\nkind = \"mock\"\nallow_in_production = true\n[upstreams.app]\nurl = \"demo:\"\n[[routes]]\npath = \"/*\"";
+    let config = parse(source).unwrap();
+    let Kind::Mock(mock) = &config.providers[0].kind else { panic!("{config:?}") };
+    assert_eq!(mock.issuer, "https://a.example/mock");
+    assert_eq!(mock.users[0]["sub"], "ada");
+}
+
+#[test]
+fn every_spelling_of_auth() {
+    for (written, expected) in [
+        ("true", Auth::Required),
+        ("\"required\"", Auth::Required),
+        ("\"protected\"", Auth::Required),
+        ("\"optional\"", Auth::Optional),
+        ("\"auto\"", Auth::Optional),
+        ("false", Auth::Anonymous),
+        ("\"public\"", Auth::Public),
+        ("\"skip\"", Auth::Public),
+        ("\"guest\"", Auth::Guest),
+    ] {
+        for source in [
+            format!("[[routes]]\npath = \"/a\"\nauth = {written}\nupstream = \"app\"{REST}"),
+            format!("[defaults]\nauth = {written}\n[[routes]]\npath = \"/a\"\nupstream = \"app\"{REST}"),
+        ] {
+            let route = &parse(&source).unwrap().routes[0];
+            assert_eq!(route.auth, expected, "{written}");
+            let attaches = matches!(route.attach, Attach::Bearer { .. });
+            assert_eq!(attaches, matches!(expected, Auth::Required | Auth::Optional), "{written}");
+        }
+    }
+}
+
+#[test]
+fn defaults_are_safe() {
+    let config = parse(REST).unwrap();
+    assert_eq!(config.server.listen, [Listen::Tcp("127.0.0.1:8080".parse().unwrap())]);
+    assert_eq!(config.server.external_url.as_str(), "http://localhost:8080/");
+    assert_eq!(config.server.admin_listen, Some("127.0.0.1:9901".parse().unwrap()));
+    assert!(config.server.trusted_proxies.is_empty());
+    assert!(!config.server.case_insensitive_paths);
+    assert_eq!(config.server.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.limits.replay_body, 256 * 1024);
+    assert_eq!(config.limits.replay_memory, 64 * 1024 * 1024);
+    assert_eq!(config.limits.header_bytes, 32 * 1024);
+    assert_eq!(config.limits.header_timeout, Duration::from_secs(10));
+    assert_eq!((config.limits.connections, config.limits.login_attempts), (20_000, 10));
+    assert_eq!(config.session.idle_timeout, Duration::from_secs(24 * 3600));
+    assert_eq!(config.session.absolute_timeout, Duration::from_secs(72 * 3600));
+    assert_eq!((config.session.max_sessions, config.session.max_sessions_per_user), (1_000_000, 100));
+    assert!(config.session.secrets.is_empty());
+    assert_eq!(config.login.prefix, "/auth");
+    assert_eq!(config.login.user_path, "/api/user/me");
+    assert!(config.login.allowed_return_origins.is_empty() && config.login.return_to_page);
+    assert_eq!(config.refresh.early, Duration::from_secs(30));
+    assert_eq!(config.refresh.timeout, Duration::from_secs(10));
+    assert_eq!(config.refresh.grace, Duration::from_secs(60));
+    assert_eq!(config.refresh.cooldown, Duration::from_secs(5));
+    assert_eq!(config.providers[0].timeout, Duration::from_secs(10));
+    assert_eq!(config.providers[0].client_auth, ClientAuth::None);
+    assert_eq!(config.upstreams[0].connect_timeout, Duration::from_secs(3));
+    assert_eq!(config.upstreams[0].response_timeout, Duration::from_secs(60));
+    assert_eq!(config.upstreams[0].unauthorized.status, [StatusCode::UNAUTHORIZED]);
+    assert_eq!(config.routes[0].auth, Auth::Required);
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+}
+
+#[test]
+fn everything_at_once_is_read() {
+    let config = parse(
+        r#"
+[server]
+listen = ["[::1]:80", "unix:/run/latchgate.sock"]
+external_url = "https://App.Example.com:8443/"
+admin_listen = "off"
+trusted_proxies = ["10.1.2.3/8", "::1"]
+drain_timeout = "0s"
+workers = 3
+case_insensitive_paths = true
+[login]
+prefix = "/_/auth"
+after_login = "/home?x=1"
+after_logout = "https://www.example.com/bye"
+allowed_return_origins = ["https://www.example.com:443/"]
+return_to_page = false
+expose_access_token = false
+[telemetry]
+log = "json"
+[refresh]
+timeout = "2500ms"
+[providers.corp]
+kind = "oauth2"
+authorization_endpoint = "https://i.example/a?tenant=1"
+token_endpoint = "https://i.example/t"
+userinfo_endpoint = "https://i.example/u"
+revocation_endpoint = "https://i.example/r"
+subject = "user.id"
+client_id = "app"
+client_secret = { env = "SET" }
+client_auth = "client_secret_post"
+[upstreams.zebra]
+urls = ["http://a.example", "https://[::1]:444", "unix:/run/app.sock", "demo:"]
+unauthorized = { status = [401, 419], location_prefix = "/signin" }
+[upstreams.ant]
+url = "http://127.0.0.1:3000"
+[[routes]]
+path = "/api/*"
+host = "*.Example.com"
+methods = ["GET", "PUT"]
+upstream = "ant"
+auth = "auto"
+attach = { bearer = { header = "X-Auth", scheme = "" } }
+on_401 = "refresh"
+login = "status"
+provider = "corp"
+accept = ["session"]
+capture = false
+strip_prefix = "/api"
+replace_prefix = "/"
+request_headers = { set = { "X-A" = "1" }, remove = ["Cookie"] }
+response_headers = { set = { "X-Frame-Options" = "DENY" }, remove = ["Server"] }
+max_body = "1MiB"
+response_timeout = "5m"
+allow_encoded_slash = true
+[[routes]]
+path = "/admin/*"
+upstream = "zebra"
+identity = { "X-User" = "sub", "X-Country" = "address.country" }
+require = { groups = ["admin"], email_domain = "Corp.COM", scope = ["x", "y"], claims = { role = "admin", "a.b" = ["c"] } }
+cors = { allow_origins = ["https://app.example.com/"], allow_credentials = true, allow_methods = ["PATCH"], allow_headers = ["Content-Type"], expose_headers = ["X-B"], max_age = "1h" }
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.server.listen[1], Listen::Unix("/run/latchgate.sock".into()));
+    assert_eq!(config.server.external_url.as_str(), "https://app.example.com:8443/");
+    assert_eq!(config.server.admin_listen, None);
+    assert_eq!(config.server.trusted_proxies, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+    assert_eq!(config.server.workers, 3);
+    assert_eq!(config.login.prefix, "/_/auth");
+    assert_eq!(config.login.after_login, "/home?x=1");
+    assert_eq!(config.login.after_logout, "https://www.example.com/bye");
+    assert_eq!(config.login.allowed_return_origins, ["https://www.example.com"]);
+    let corp = &config.providers[0];
+    assert_eq!(corp.timeout, Duration::from_millis(2500));
+    assert_eq!(corp.client_secret.as_ref().unwrap().expose_secret(), CANARY);
+    assert!(corp.scopes.is_empty());
+    assert!(matches!(&corp.kind, Kind::OAuth2 { subject: Some(subject), .. } if subject == "user.id"));
+    assert_eq!(config.upstreams[0].name, "zebra", "in file order");
+    assert_eq!(
+        config.upstreams[0].servers,
+        [
+            ServerAddress::Tcp { tls: false, host: "a.example".to_owned(), port: 80 },
+            ServerAddress::Tcp { tls: true, host: "::1".to_owned(), port: 444 },
+            ServerAddress::Unix("/run/app.sock".into()),
+            ServerAddress::Demo,
+        ]
+    );
+    assert_eq!(config.upstreams[0].unauthorized.location_prefix.as_deref(), Some("/signin"));
+    let api = &config.routes[0];
+    assert_eq!(api.pattern.methods.as_deref(), Some(&[Method::GET, Method::PUT][..]));
+    assert!(matches!(&api.attach, Attach::Bearer { header, scheme } if header == "x-auth" && scheme.is_empty()));
+    assert_eq!(api.on_401, Some(On401::Refresh));
+    assert_eq!(api.provider.as_deref(), Some("corp"));
+    assert_eq!((api.strip_prefix.as_deref(), api.replace_prefix.as_deref()), (Some("/api"), Some("/")));
+    assert_eq!(api.request_headers.remove, ["cookie"]);
+    assert_eq!(api.response_headers.set[0].1, "DENY");
+    assert_eq!((api.max_body, api.response_timeout), (Some(1 << 20), Some(Duration::from_secs(300))));
+    let admin = &config.routes[1];
+    let claim = |path: &str, any_of: &[&str]| Requirement::Claim {
+        path: path.to_owned(),
+        any_of: any_of.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    assert_eq!(
+        admin.require,
+        [
+            claim("groups", &["admin"]),
+            claim("scope", &["x", "y"]),
+            Requirement::EmailDomain(vec!["corp.com".to_owned()]),
+            claim("role", &["admin"]),
+            claim("a.b", &["c"]),
+        ]
+    );
+    assert_eq!(admin.identity[1].1, "address.country");
+    let cors = admin.cors.as_ref().unwrap();
+    assert_eq!(cors.allow_origins, ["https://app.example.com"]);
+    assert_eq!((cors.allow_headers[0].as_str(), cors.max_age), ("content-type", Some(Duration::from_secs(3600))));
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+}
+
+#[test]
+fn the_default_file_needs_nothing_else() {
+    let config = Config::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.toml"))).unwrap();
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    let Kind::Mock(mock) = &config.providers[0].kind else { panic!("{config:?}") };
+    assert_eq!(mock.users.len(), 3);
+    assert_eq!(mock.issuer, "http://localhost:8080/mock");
+    assert_eq!(config.upstreams[0].servers, [ServerAddress::Demo]);
+    let defaults = parse(REST).unwrap();
+    assert_eq!(config.server.listen, defaults.server.listen, "what the file shows is the default");
+    assert_eq!(config.login.prefix, defaults.login.prefix);
+    assert_eq!(
+        config.routes_table(),
+        "\
+METHODS  HOST  PATH        AUTH      ATTACH  ON 401   UPSTREAM
+*        *     /api/*      true      bearer  refresh  demo
+*        *     /private/*  true      bearer  refresh  demo
+*        *     /open/*     false     never   login    demo
+*        *     /*          optional  bearer  login    demo
+"
+    );
+}
