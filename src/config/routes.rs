@@ -1,21 +1,17 @@
 //! `[[routes]]`: each by itself, then all of them together.
 
+use super::attach::{attach, bearer};
+use super::headers::{REQUEST, RESPONSE, check_credential_header, header_edits, identity};
 use super::providers::Known;
 use super::raw::{Field, Table, did_you_mean, quoted};
 use super::report::Problem;
-use super::values::{
-    claim_path, duration, header_name, header_name_of_key, header_value, method, origin, path_prefix,
-    positive_duration, secret, size,
-};
+use super::values::{duration, header_name, method, origin, path_prefix, positive_duration, size};
 use crate::endpoints;
-use crate::gateway::{Attach, Cors, HeaderEdits, LoginAnswer, Requirement, RouteSettings};
+use crate::gateway::{Attach, Cors, LoginAnswer, Requirement, RouteSettings};
 use crate::policy::route::{HostPattern, PathPattern, RoutePattern, RouteTable};
 use crate::policy::{Auth, On401};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use http::Method;
 use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue, Method};
-use secrecy::{ExposeSecret, SecretString};
 use std::ops::Range;
 use toml::de::DeValue;
 use url::Host;
@@ -51,7 +47,10 @@ pub(super) fn auth(field: &Field) -> Option<Auth> {
             None => {
                 let words: Vec<&str> = WORDS.iter().map(|(word, _)| *word).collect();
                 let help = did_you_mean(text, &words).map(|help| format!("{help} {SPELLINGS}"));
-                field.refuse("has a value that is not known", help.unwrap_or_else(|| SPELLINGS.to_owned()))
+                field.refuse(
+                    "has a value that is not known",
+                    help.unwrap_or_else(|| SPELLINGS.to_owned()),
+                )
             }
         },
         _ => field.refuse_type(SPELLINGS),
@@ -71,7 +70,9 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
     if tables.is_empty() {
         let message = "there are no routes: every request would be a 404";
         let help = "add a `[[routes]]` table with `path = \"/*\"`";
-        document.check().report(Problem::error(document.span(), message).help(help));
+        document
+            .check()
+            .report(Problem::error(document.span(), message).help(help));
     }
     let mut needs_provider = None;
     let mut needs_upstream = None;
@@ -80,7 +81,10 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
         let Some(Some(route)) = table.table(|table| route(table, context)) else {
             continue;
         };
-        if matches!(route.settings.auth, Auth::Required | Auth::Optional | Auth::Guest) {
+        if matches!(
+            route.settings.auth,
+            Auth::Required | Auth::Optional | Auth::Guest
+        ) {
             needs_provider.get_or_insert(route.span.clone());
         }
         needs_upstream.get_or_insert(route.span.clone());
@@ -89,12 +93,16 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
     if let (Some(span), []) = (needs_provider, context.providers.names.as_slice()) {
         let message = "this route asks for a session, and there is no provider to sign in with";
         let help = "add a `[providers.NAME]` table, or set `auth` to `false` or \"public\"";
-        document.check().report(Problem::error(span, message).help(help));
+        document
+            .check()
+            .report(Problem::error(span, message).help(help));
     }
     if let (Some(span), []) = (needs_upstream, context.upstreams) {
         let message = "there is no upstream to forward to";
         let help = "add `[upstreams.app]` with `url = \"http://127.0.0.1:3000\"`";
-        document.check().report(Problem::error(span, message).help(help));
+        document
+            .check()
+            .report(Problem::error(span, message).help(help));
     }
     check_together(document, &routes, context);
     routes.into_iter().map(|route| route.settings).collect()
@@ -102,13 +110,27 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
 
 /// The text of `latchgate routes`: one line a route, aligned.
 pub(super) fn overview(routes: &[RouteSettings]) -> String {
-    let heading = ["METHODS", "HOST", "PATH", "AUTH", "ATTACH", "ON 401", "UPSTREAM"].map(str::to_owned);
-    let lines: Vec<[String; 7]> = std::iter::once(heading).chain(routes.iter().map(columns)).collect();
-    let widths: [usize; 7] =
-        std::array::from_fn(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0));
+    let heading = [
+        "METHODS", "HOST", "PATH", "AUTH", "ATTACH", "ON 401", "UPSTREAM",
+    ]
+    .map(str::to_owned);
+    let lines: Vec<[String; 7]> = std::iter::once(heading)
+        .chain(routes.iter().map(columns))
+        .collect();
+    let widths: [usize; 7] = std::array::from_fn(|at| {
+        lines
+            .iter()
+            .map(|line| line[at].chars().count())
+            .max()
+            .unwrap_or(0)
+    });
     let mut text = String::new();
     for line in &lines {
-        let cells: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = line
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -139,8 +161,12 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
     };
     let attach = table.read("attach", attach);
     let on_401 = table.read("on_401", on_401);
-    let identity = table.read("identity", |field| field.table(identity)).unwrap_or_default();
-    let require = table.read("require", |field| field.table(requirements)).unwrap_or_default();
+    let identity = table
+        .read("identity", |field| field.table(identity))
+        .unwrap_or_default();
+    let require = table
+        .read("require", |field| field.table(requirements))
+        .unwrap_or_default();
     if let Some(auth) = auth {
         check_session_use(table, auth, attach.as_ref(), on_401);
     }
@@ -155,26 +181,34 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
     let request_headers = table.table("request_headers", |table| header_edits(table, REQUEST));
     let attach = match (attach, auth) {
         (Some(attach), _) => attach,
-        (None, Some(Auth::Required | Auth::Optional) | None) => {
-            Attach::Bearer { header: AUTHORIZATION, scheme: "Bearer".to_owned() }
-        }
+        (None, Some(Auth::Required | Auth::Optional) | None) => bearer(),
         (None, Some(Auth::Anonymous | Auth::Public | Auth::Guest)) => Attach::Never,
     };
     check_credential_header(table, &attach, &identity, &request_headers);
 
     let upstream = upstream(table, context);
-    let provider = table.read("provider", |field| reference(field, "provider", &context.providers.names));
-    let login = table.read("login", login_answer).unwrap_or(LoginAnswer::Auto);
+    let provider = table.read("provider", |field| {
+        reference(field, "provider", &context.providers.names)
+    });
+    let login = table
+        .read("login", login_answer)
+        .unwrap_or(LoginAnswer::Auto);
     let cors = table.read("cors", |field| field.table(cors)?);
     let replace_prefix = table.read("replace_prefix", replace_prefix);
     let response_headers = table.table("response_headers", |table| header_edits(table, RESPONSE));
     let max_body = table.read("max_body", size);
     let response_timeout = table.read("response_timeout", positive_duration);
-    let allow_encoded_slash = table.read("allow_encoded_slash", Field::boolean).unwrap_or(false);
+    let allow_encoded_slash = table
+        .read("allow_encoded_slash", Field::boolean)
+        .unwrap_or(false);
 
     // every key has been read by now: what returns early from here on hides no problem
     let settings = RouteSettings {
-        pattern: RoutePattern { host: host.unwrap_or(HostPattern::Any), path: path?, methods },
+        pattern: RoutePattern {
+            host: host.unwrap_or(HostPattern::Any),
+            path: path?,
+            methods,
+        },
         auth: auth?,
         on_401,
         attach,
@@ -192,12 +226,18 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         response_timeout,
         allow_encoded_slash,
     };
-    Some(Route { settings, span: table.span_of("path") })
+    Some(Route {
+        settings,
+        span: table.span_of("path"),
+    })
 }
 
 /// Every route is fine by itself; two of them may still not go together.
 fn check_together(document: &Table, routes: &[Route], context: &Context) {
-    let patterns: Vec<RoutePattern> = routes.iter().map(|route| route.settings.pattern.clone()).collect();
+    let patterns: Vec<RoutePattern> = routes
+        .iter()
+        .map(|route| route.settings.pattern.clone())
+        .collect();
     match RouteTable::compile(&patterns, context.case_insensitive_paths) {
         Err(conflicts) => {
             for conflict in conflicts {
@@ -213,7 +253,10 @@ fn check_together(document: &Table, routes: &[Route], context: &Context) {
             for (route, winner) in table.unreachable() {
                 document.check().report(
                     Problem::warning(routes[route].span.clone(), "this route can never match")
-                        .related(routes[winner].span.clone(), "this one takes all its requests")
+                        .related(
+                            routes[winner].span.clone(),
+                            "this one takes all its requests",
+                        )
                         .help("move it up, or take it out"),
                 );
             }
@@ -225,8 +268,14 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
     let path = path.to_string();
     let prefix = &context.login.prefix;
     if is_below(&path, prefix, context.case_insensitive_paths) {
-        let message = format!("`{path}` is inside `login.prefix` (`{prefix}`), where the gateway answers itself");
-        table.refuse("path", message, "choose another path, or another `login.prefix`");
+        let message = format!(
+            "`{path}` is inside `login.prefix` (`{prefix}`), where the gateway answers itself"
+        );
+        table.refuse(
+            "path",
+            message,
+            "choose another path, or another `login.prefix`",
+        );
     }
     if context.providers.mock && is_below(&path, "/mock", context.case_insensitive_paths) {
         let message = format!("`{path}` is inside `/mock`, where the mock provider answers");
@@ -234,7 +283,11 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
     }
     if path == context.login.user_path {
         let message = format!("`{path}` is `login.user_path`, where the gateway answers itself");
-        table.warn("path", message, "choose another `login.user_path`, or take this route out");
+        table.warn(
+            "path",
+            message,
+            "choose another `login.user_path`, or take this route out",
+        );
     }
 }
 
@@ -271,28 +324,6 @@ fn check_session_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401:
     }
 }
 
-/// The header that carries the credential is not to be written twice.
-fn check_credential_header(
-    table: &Table,
-    attach: &Attach,
-    identity: &[(HeaderName, String)],
-    edits: &HeaderEdits,
-) {
-    let header = match attach {
-        Attach::Bearer { header, .. } | Attach::ApiKeyHeader(header, _) => header,
-        Attach::IdToken | Attach::Basic(_) => &AUTHORIZATION,
-        Attach::ApiKeyQuery(..) | Attach::Never => return,
-    };
-    if identity.iter().any(|(name, _)| name == header) {
-        let message = format!("`routes.identity` writes `{header}`, which carries the credential");
-        table.refuse("identity", message, "use another header");
-    }
-    if edits.set.iter().map(|(name, _)| name).chain(&edits.remove).any(|name| name == header) {
-        let message = format!("`routes.request_headers` changes `{header}`, which carries the credential");
-        table.refuse("request_headers", message, "`attach` says what goes into it");
-    }
-}
-
 fn path(field: &Field) -> Option<PathPattern> {
     match PathPattern::parse(field.string()?) {
         Ok(path) => Some(path),
@@ -324,7 +355,11 @@ fn upstream(table: &Table, context: &Context) -> Option<String> {
         [] => Some(String::new()),
         several => {
             let help = format!("add `upstream = …`: one of {}", quoted(several, ", "));
-            table.refuse("upstream", "`routes.upstream` is missing, and there are several upstreams", &help);
+            table.refuse(
+                "upstream",
+                "`routes.upstream` is missing, and there are several upstreams",
+                &help,
+            );
             None
         }
     }
@@ -340,24 +375,40 @@ fn reference(field: &Field, kind: &str, names: &[String]) -> Option<String> {
         [] => format!("add a `[{kind}s.{name}]` table"),
         names => format!("one of {}", quoted(names, ", ")),
     });
-    field.refuse(format!("names the {kind} `{name}`, which does not exist"), help)
+    field.refuse(
+        format!("names the {kind} `{name}`, which does not exist"),
+        help,
+    )
 }
 
 fn accept(field: &Field) -> Option<()> {
     let only_session = |item: &Field| match item.string()? {
         "session" => Some(()),
-        _ => item.refuse("other than `session` is not available in this version", "leave `accept` out"),
+        _ => item.refuse(
+            "other than `session` is not available in this version",
+            "leave `accept` out",
+        ),
     };
     field.nonempty_list(only_session).map(|_| ())
 }
 
 fn on_401(field: &Field) -> Option<On401> {
-    field.choice(&[("refresh", On401::Refresh), ("login", On401::Login), ("relay", On401::Relay)], &[])
+    field.choice(
+        &[
+            ("refresh", On401::Refresh),
+            ("login", On401::Login),
+            ("relay", On401::Relay),
+        ],
+        &[],
+    )
 }
 
 fn login_answer(field: &Field) -> Option<LoginAnswer> {
-    let words =
-        [("auto", LoginAnswer::Auto), ("redirect", LoginAnswer::Redirect), ("status", LoginAnswer::Status)];
+    let words = [
+        ("auto", LoginAnswer::Auto),
+        ("redirect", LoginAnswer::Redirect),
+        ("status", LoginAnswer::Status),
+    ];
     field.choice(&words, &[])
 }
 
@@ -368,124 +419,24 @@ fn replace_prefix(field: &Field) -> Option<String> {
     }
 }
 
-fn attach(field: &Field) -> Option<Attach> {
-    const FORMS: &str = r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `basic` or `api_key`"#;
-    match field.value() {
-        DeValue::String(_) => {
-            let bearer = Attach::Bearer { header: AUTHORIZATION, scheme: "Bearer".to_owned() };
-            let words = [("bearer", bearer), ("id_token", Attach::IdToken), ("never", Attach::Never)];
-            field.choice(&words, &["dpop"])
-        }
-        DeValue::Table(entries) if entries.len() != 1 => {
-            field.hide();
-            field.refuse("does not say one thing", FORMS)
-        }
-        DeValue::Table(_) => field.table(|table| {
-            table.unavailable(&["client_credentials", "exchange", "connection", "assertion"]);
-            let bearer = table.read("bearer", |field| field.table(attach_bearer)?);
-            let basic = table.read("basic", |field| field.table(attach_basic)?);
-            let api_key = table.read("api_key", |field| field.table(attach_api_key)?);
-            bearer.or(basic).or(api_key)
-        })?,
-        _ => field.refuse_type(FORMS),
-    }
-}
-
-fn attach_bearer(table: &Table) -> Option<Attach> {
-    let header = match table.field("header") {
-        Some(field) => header_name(&field).and_then(|name| own(&field, name, Use::Credential)),
-        None => Some(AUTHORIZATION),
-    };
-    let scheme = match table.field("scheme") {
-        Some(field) => scheme(&field),
-        None => Some("Bearer".to_owned()),
-    };
-    Some(Attach::Bearer { header: header?, scheme: scheme? })
-}
-
-/// A token (RFC 9110 §11.1), or nothing for the bare access token.
-fn scheme(field: &Field) -> Option<String> {
-    let text = field.string_or_empty()?;
-    if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte)) {
-        return field.refuse("is not an authentication scheme", r#"one word, as in "Bearer", or "" for the bare token"#);
-    }
-    Some(text.to_owned())
-}
-
-fn attach_basic(table: &Table) -> Option<Attach> {
-    let username = table.require("username", r#""app""#, username);
-    let password = table.require("password", r#"{ env = "PASSWORD" }"#, secret);
-    let (username, password) = (username?, password?);
-    let credentials = STANDARD.encode(format!("{username}:{}", password.expose_secret()));
-    let mut value = HeaderValue::try_from(format!("Basic {credentials}")).ok()?;
-    value.set_sensitive(true);
-    Some(Attach::Basic(value))
-}
-
-/// RFC 7617 §2: no colon, no control characters.
-fn username(field: &Field) -> Option<String> {
-    let text = field.string()?;
-    if text.contains(|char: char| char == ':' || char.is_control()) {
-        return field.refuse("cannot be a user name", "no colon and no control characters (RFC 7617 §2)");
-    }
-    Some(text.to_owned())
-}
-
-fn attach_api_key(table: &Table) -> Option<Attach> {
-    let header = table
-        .read("header", |field| header_name(field).and_then(|name| own(field, name, Use::Credential)));
-    let query = table.read("query", |field| Some(field.string()?.to_owned()));
-    let value = table.require("value", r#"{ env = "API_KEY" }"#, |field| api_key(field, table.has("header")));
-    match (table.has("header"), table.has("query")) {
-        (true, false) => {
-            let mut value = HeaderValue::from_str(value?.expose_secret()).ok()?;
-            value.set_sensitive(true);
-            Some(Attach::ApiKeyHeader(header?, value))
-        }
-        (false, true) => Some(Attach::ApiKeyQuery(query?, value?)),
-        _ => {
-            table.refuse(
-                "query",
-                "`routes.attach.api_key` needs either `header` or `query`",
-                r#"as in `header = "X-API-Key"`"#,
-            );
-            None
-        }
-    }
-}
-
-fn api_key(field: &Field, for_header: bool) -> Option<SecretString> {
-    let value = secret(field)?;
-    if for_header && HeaderValue::from_str(value.expose_secret()).is_err() {
-        return field.refuse("cannot be the value of a header", "visible ASCII characters, spaces and tabs");
-    }
-    Some(value)
-}
-
-fn identity(table: &Table) -> Vec<(HeaderName, String)> {
-    let mut identity: Vec<(HeaderName, String)> = Vec::new();
-    for field in table.all() {
-        let claim = claim_path(&field);
-        let Some(name) = header_name_of_key(&field).and_then(|name| own(&field, name, Use::Identity)) else {
-            continue;
-        };
-        // upstreams that read `_` as `-` see one header
-        if identity.iter().any(|(other, _)| spelling(other) == spelling(&name)) {
-            field.refuse_key(format!("`{name}` is in `identity` twice"), "case and `-` or `_` make no difference");
-            continue;
-        }
-        identity.extend(claim.map(|claim| (name, claim)));
-    }
-    identity
-}
-
 fn requirements(table: &Table) -> Vec<Requirement> {
     table.unavailable(&["acr"]);
     let words = |field: &Field| field.one_or_more(|item| Some(item.string()?.to_owned()));
-    let claim = |path: &str, any_of| Requirement::Claim { path: path.to_owned(), any_of };
+    let claim = |path: &str, any_of| Requirement::Claim {
+        path: path.to_owned(),
+        any_of,
+    };
     let mut requirements = Vec::new();
-    requirements.extend(table.read("groups", words).map(|any_of| claim("groups", any_of)));
-    requirements.extend(table.read("scope", words).map(|any_of| claim("scope", any_of)));
+    requirements.extend(
+        table
+            .read("groups", words)
+            .map(|any_of| claim("groups", any_of)),
+    );
+    requirements.extend(
+        table
+            .read("scope", words)
+            .map(|any_of| claim("scope", any_of)),
+    );
     let domains = table.read("email_domain", |field| field.one_or_more(email_domain));
     requirements.extend(domains.map(Requirement::EmailDomain));
     table.table("claims", |claims| {
@@ -494,7 +445,11 @@ fn requirements(table: &Table) -> Vec<Requirement> {
         }
     });
     if table.is_empty() {
-        table.refuse("groups", "`routes.require` is empty", "say what is required, or take it out");
+        table.refuse(
+            "groups",
+            "`routes.require` is empty",
+            "say what is required, or take it out",
+        );
     }
     requirements
 }
@@ -502,8 +457,13 @@ fn requirements(table: &Table) -> Vec<Requirement> {
 fn email_domain(field: &Field) -> Option<String> {
     let text = field.string()?;
     match Host::parse(text) {
-        Ok(Host::Domain(domain)) if !text.contains(['%', '*']) && !text.ends_with('.') => Some(domain),
-        _ => field.refuse("is not a domain", r#"what stands behind the `@`, as in "corp.com""#),
+        Ok(Host::Domain(domain)) if !text.contains(['%', '*']) && !text.ends_with('.') => {
+            Some(domain)
+        }
+        _ => field.refuse(
+            "is not a domain",
+            r#"what stands behind the `@`, as in "corp.com""#,
+        ),
     }
 }
 
@@ -511,12 +471,18 @@ fn cors(table: &Table) -> Option<Cors> {
     let allow_origins = table.require("allow_origins", r#"["https://app.example.com"]"#, |field| {
         field.nonempty_list(cors_origin)
     });
-    let allow_credentials = table.read("allow_credentials", Field::boolean).unwrap_or(false);
+    let allow_credentials = table
+        .read("allow_credentials", Field::boolean)
+        .unwrap_or(false);
     let allow_methods = table
         .read("allow_methods", |field| field.nonempty_list(method))
         .unwrap_or_else(|| vec![Method::GET, Method::HEAD, Method::POST]);
-    let allow_headers = table.read("allow_headers", |field| field.list(header_name)).unwrap_or_default();
-    let expose_headers = table.read("expose_headers", |field| field.list(header_name)).unwrap_or_default();
+    let allow_headers = table
+        .read("allow_headers", |field| field.list(header_name))
+        .unwrap_or_default();
+    let expose_headers = table
+        .read("expose_headers", |field| field.list(header_name))
+        .unwrap_or_default();
     let max_age = table.read("max_age", duration);
     let allow_origins = allow_origins?;
     if allow_origins.iter().any(|origin| origin == "*") {
@@ -528,10 +494,21 @@ fn cors(table: &Table) -> Option<Cors> {
             );
         }
         if allow_origins.len() > 1 {
-            table.refuse("allow_origins", "`routes.cors.allow_origins` has `*` beside others", "`*` stands alone");
+            table.refuse(
+                "allow_origins",
+                "`routes.cors.allow_origins` has `*` beside others",
+                "`*` stands alone",
+            );
         }
     }
-    Some(Cors { allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age })
+    Some(Cors {
+        allow_origins,
+        allow_credentials,
+        allow_methods,
+        allow_headers,
+        expose_headers,
+        max_age,
+    })
 }
 
 fn cors_origin(field: &Field) -> Option<String> {
@@ -541,99 +518,22 @@ fn cors_origin(field: &Field) -> Option<String> {
     }
 }
 
-fn header_edits(table: &Table, uses: (Use, Use)) -> HeaderEdits {
-    let (set, remove) = uses;
-    let set = table.table("set", |table| {
-        let edits = table.all().map(|field| {
-            let name = header_name_of_key(&field).and_then(|name| own(&field, name, set));
-            let mut value = header_value(&field)?;
-            // it may well be a shared secret
-            value.set_sensitive(matches!(set, Use::SetOnRequest));
-            Some((name?, value))
-        });
-        edits.flatten().collect()
-    });
-    let remove = table.read("remove", |field| {
-        field.list(|item| header_name(item).and_then(|name| own(item, name, remove)))
-    });
-    HeaderEdits { set, remove: remove.unwrap_or_default() }
-}
-
-/// What a route wants to do with a header.
-#[derive(Clone, Copy)]
-enum Use {
-    Credential,
-    Identity,
-    SetOnRequest,
-    RemoveFromRequest,
-    SetOnResponse,
-    RemoveFromResponse,
-}
-
-const REQUEST: (Use, Use) = (Use::SetOnRequest, Use::RemoveFromRequest);
-const RESPONSE: (Use, Use) = (Use::SetOnResponse, Use::RemoveFromResponse);
-
-/// Refuses headers that are not the route's to touch: those of one connection (RFC 9110 §7.6.1), those
-/// that frame and route the message, and those that the gateway writes.
-fn own(field: &Field, name: HeaderName, used: Use) -> Option<HeaderName> {
-    const CONNECTION: &[&str] = &[
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    const WRITTEN_ON_REQUESTS: &[&str] = &[
-        "content-length",
-        "expect",
-        "forwarded",
-        "host",
-        "traceparent",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-request-id",
-    ];
-    let text = spelling(&name);
-    let text = text.as_str();
-    let reason = if CONNECTION.contains(&text) {
-        "belongs to one connection (RFC 9110 §7.6.1)"
-    } else if text.starts_with("latchgate-") {
-        "is the gateway's own"
-    } else {
-        match (used, text) {
-            (Use::SetOnResponse | Use::RemoveFromResponse, "content-length") => "says where the message ends",
-            (Use::SetOnResponse, "set-cookie") => "could overwrite the session cookie",
-            (Use::SetOnResponse | Use::RemoveFromResponse, _) => return Some(name),
-            (_, text) if WRITTEN_ON_REQUESTS.contains(&text) => "is written by the gateway",
-            (Use::Credential | Use::Identity | Use::SetOnRequest, "cookie") => "is written by the gateway",
-            (Use::Identity | Use::SetOnRequest, "authorization") => "carries credentials, which `attach` puts in",
-            _ => return Some(name),
-        }
-    };
-    field.refuse(format!("names `{name}`, which {reason}"), "use another header")
-}
-
-/// A header as upstreams read it that take `_` for `-`.
-fn spelling(name: &HeaderName) -> String {
-    name.as_str().replace('_', "-")
-}
-
 fn is_below(path: &str, prefix: &str, ignore_case: bool) -> bool {
     if ignore_case {
         return is_below(&path.to_lowercase(), &prefix.to_lowercase(), false);
     }
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn columns(route: &RouteSettings) -> [String; 7] {
     let methods = match &route.pattern.methods {
         None => "*".to_owned(),
-        Some(methods) => methods.iter().map(Method::as_str).collect::<Vec<_>>().join(","),
+        Some(methods) => methods
+            .iter()
+            .map(Method::as_str)
+            .collect::<Vec<_>>()
+            .join(","),
     };
     let auth = match route.auth {
         Auth::Required => "true",
