@@ -1,0 +1,136 @@
+//! `attach`: the credential of a route (SPEC §4).
+
+use super::headers::{Use, own};
+use super::raw::{Field, Table};
+use super::values::{header_name, secret};
+use crate::gateway::Attach;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use secrecy::{ExposeSecret, SecretString};
+use toml::de::DeValue;
+
+/// `attach`
+pub(super) fn attach(field: &Field) -> Option<Attach> {
+    const FORMS: &str = r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `basic` or `api_key`"#;
+    match field.value() {
+        DeValue::String(_) => {
+            let words = [
+                ("bearer", bearer()),
+                ("id_token", Attach::IdToken),
+                ("never", Attach::Never),
+            ];
+            field.choice(&words, &["dpop"])
+        }
+        DeValue::Table(entries) if entries.len() != 1 => {
+            field.hide();
+            field.refuse("does not say one thing", FORMS)
+        }
+        DeValue::Table(_) => field.table(|table| {
+            table.unavailable(&["client_credentials", "exchange", "connection", "assertion"]);
+            let bearer = table.read("bearer", |field| field.table(attach_bearer)?);
+            let basic = table.read("basic", |field| field.table(attach_basic)?);
+            let api_key = table.read("api_key", |field| field.table(attach_api_key)?);
+            bearer.or(basic).or(api_key)
+        })?,
+        _ => field.refuse_type(FORMS),
+    }
+}
+
+/// `attach = "bearer"`, the default of routes that use a session.
+pub(super) fn bearer() -> Attach {
+    Attach::Bearer {
+        header: AUTHORIZATION,
+        scheme: "Bearer".to_owned(),
+    }
+}
+
+fn attach_bearer(table: &Table) -> Option<Attach> {
+    let header = match table.field("header") {
+        Some(field) => header_name(&field).and_then(|name| own(&field, name, Use::Credential)),
+        None => Some(AUTHORIZATION),
+    };
+    let scheme = match table.field("scheme") {
+        Some(field) => scheme(&field),
+        None => Some("Bearer".to_owned()),
+    };
+    Some(Attach::Bearer {
+        header: header?,
+        scheme: scheme?,
+    })
+}
+
+/// A token (RFC 9110 §11.1), or nothing for the bare access token.
+fn scheme(field: &Field) -> Option<String> {
+    let text = field.string_or_empty()?;
+    if !text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte))
+    {
+        return field.refuse(
+            "is not an authentication scheme",
+            r#"one word, as in "Bearer", or "" for the bare token"#,
+        );
+    }
+    Some(text.to_owned())
+}
+
+fn attach_basic(table: &Table) -> Option<Attach> {
+    let username = table.require("username", r#""app""#, username);
+    let password = table.require("password", r#"{ env = "PASSWORD" }"#, secret);
+    let (username, password) = (username?, password?);
+    let credentials = STANDARD.encode(format!("{username}:{}", password.expose_secret()));
+    let mut value = HeaderValue::try_from(format!("Basic {credentials}")).ok()?;
+    value.set_sensitive(true);
+    Some(Attach::Basic(value))
+}
+
+/// RFC 7617 §2: no colon, no control characters.
+fn username(field: &Field) -> Option<String> {
+    let text = field.string()?;
+    if text.contains(|char: char| char == ':' || char.is_control()) {
+        return field.refuse(
+            "cannot be a user name",
+            "no colon and no control characters (RFC 7617 §2)",
+        );
+    }
+    Some(text.to_owned())
+}
+
+fn attach_api_key(table: &Table) -> Option<Attach> {
+    let header = table.read("header", |field| {
+        header_name(field).and_then(|name| own(field, name, Use::Credential))
+    });
+    let query = table.read("query", |field| Some(field.string()?.to_owned()));
+    let value = table.require("value", r#"{ env = "API_KEY" }"#, |field| {
+        api_key(field, table.has("header"))
+    });
+    match (table.has("header"), table.has("query")) {
+        (true, false) => {
+            let mut value = HeaderValue::from_str(value?.expose_secret()).ok()?;
+            value.set_sensitive(true);
+            Some(Attach::ApiKeyHeader(header?, value))
+        }
+        (false, true) => Some(Attach::ApiKeyQuery(query?, value?)),
+        _ => {
+            table.refuse(
+                "query",
+                "`routes.attach.api_key` needs either `header` or `query`",
+                r#"as in `header = "X-API-Key"`"#,
+            );
+            None
+        }
+    }
+}
+
+fn api_key(field: &Field, for_header: bool) -> Option<SecretString> {
+    let value = secret(field)?;
+    if for_header && HeaderValue::from_str(value.expose_secret()).is_err() {
+        return field.refuse(
+            "cannot be the value of a header",
+            "visible ASCII characters, spaces and tabs",
+        );
+    }
+    Some(value)
+}

@@ -1,0 +1,568 @@
+//! `[[routes]]`: each by itself, then all of them together.
+
+use super::attach::{attach, bearer};
+use super::headers::{REQUEST, RESPONSE, check_credential_header, header_edits, identity};
+use super::providers::Known;
+use super::raw::{Field, Table, did_you_mean, quoted};
+use super::report::Problem;
+use super::values::{duration, header_name, method, origin, path_prefix, positive_duration, size};
+use crate::endpoints;
+use crate::gateway::{Attach, Cors, LoginAnswer, Requirement, RouteSettings};
+use crate::policy::route::{HostPattern, PathPattern, RoutePattern, RouteTable};
+use crate::policy::{Auth, On401};
+use http::Method;
+use http::header::AUTHORIZATION;
+use std::ops::Range;
+use toml::de::DeValue;
+use url::Host;
+
+/// What the rest of the file says about routes.
+pub(super) struct Context<'a> {
+    /// `[defaults] auth`
+    pub(super) auth: Auth,
+    pub(super) login: &'a endpoints::Settings,
+    /// Every `[upstreams.*]`, wrong ones included.
+    pub(super) upstreams: &'a [String],
+    pub(super) providers: &'a Known,
+    pub(super) case_insensitive_paths: bool,
+}
+
+/// `auth`: `true`, `false` or a word.
+pub(super) fn auth(field: &Field) -> Option<Auth> {
+    const WORDS: &[(&str, Auth)] = &[
+        ("optional", Auth::Optional),
+        ("auto", Auth::Optional),
+        ("public", Auth::Public),
+        ("skip", Auth::Public),
+        ("guest", Auth::Guest),
+        ("required", Auth::Required),
+        ("protected", Auth::Required),
+    ];
+    const SPELLINGS: &str = r#"one of true, false, "optional", "auto", "public", "skip", "guest", "required", "protected""#;
+    match field.value() {
+        DeValue::Boolean(true) => Some(Auth::Required),
+        DeValue::Boolean(false) => Some(Auth::Anonymous),
+        DeValue::String(text) => match WORDS.iter().find(|(word, _)| word == text) {
+            Some((_, auth)) => Some(*auth),
+            None => {
+                let words: Vec<&str> = WORDS.iter().map(|(word, _)| *word).collect();
+                let help = did_you_mean(text, &words).map(|help| format!("{help} {SPELLINGS}"));
+                field.refuse(
+                    "has a value that is not known",
+                    help.unwrap_or_else(|| SPELLINGS.to_owned()),
+                )
+            }
+        },
+        _ => field.refuse_type(SPELLINGS),
+    }
+}
+
+/// All routes without a problem of their own, in file order.
+pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
+    let tables: Vec<Field> = match document.field("routes") {
+        Some(field) if field.value().is_array() => field.items().collect(),
+        Some(field) => {
+            field.refuse_type::<()>("a list of tables: write `[[routes]]` above each");
+            return Vec::new();
+        }
+        None => Vec::new(),
+    };
+    if tables.is_empty() {
+        let message = "there are no routes: every request would be a 404";
+        let help = "add a `[[routes]]` table with `path = \"/*\"`";
+        document
+            .check()
+            .report(Problem::error(document.span(), message).help(help));
+    }
+    let mut needs_provider = None;
+    let mut needs_upstream = None;
+    let mut routes = Vec::new();
+    for table in &tables {
+        let Some(Some(route)) = table.table(|table| route(table, context)) else {
+            continue;
+        };
+        if matches!(
+            route.settings.auth,
+            Auth::Required | Auth::Optional | Auth::Guest
+        ) {
+            needs_provider.get_or_insert(route.span.clone());
+        }
+        needs_upstream.get_or_insert(route.span.clone());
+        routes.push(route);
+    }
+    if let (Some(span), []) = (needs_provider, context.providers.names.as_slice()) {
+        let message = "this route asks for a session, and there is no provider to sign in with";
+        let help = "add a `[providers.NAME]` table, or set `auth` to `false` or \"public\"";
+        document
+            .check()
+            .report(Problem::error(span, message).help(help));
+    }
+    if let (Some(span), []) = (needs_upstream, context.upstreams) {
+        let message = "there is no upstream to forward to";
+        let help = "add `[upstreams.app]` with `url = \"http://127.0.0.1:3000\"`";
+        document
+            .check()
+            .report(Problem::error(span, message).help(help));
+    }
+    check_together(document, &routes, context);
+    routes.into_iter().map(|route| route.settings).collect()
+}
+
+/// The text of `latchgate routes`: one line a route, aligned.
+pub(super) fn overview(routes: &[RouteSettings]) -> String {
+    let heading = [
+        "METHODS", "HOST", "PATH", "AUTH", "ATTACH", "ON 401", "UPSTREAM",
+    ]
+    .map(str::to_owned);
+    let lines: Vec<[String; 7]> = std::iter::once(heading)
+        .chain(routes.iter().map(columns))
+        .collect();
+    let widths: [usize; 7] = std::array::from_fn(|at| {
+        lines
+            .iter()
+            .map(|line| line[at].chars().count())
+            .max()
+            .unwrap_or(0)
+    });
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> = line
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A checked route and where its path stands.
+struct Route {
+    settings: RouteSettings,
+    span: Range<usize>,
+}
+
+fn route(table: &Table, context: &Context) -> Option<Route> {
+    table.unavailable(&["audience", "scope", "xsrf"]);
+    table.only_false("capture");
+    table.read("accept", accept);
+
+    let path = table.require("path", r#""/*""#, path);
+    if let Some(path) = &path {
+        check_path(table, path, context);
+    }
+    let host = table.read("host", host);
+    let methods = table.read("methods", |field| field.nonempty_list(method));
+
+    let auth = match table.field("auth") {
+        Some(field) => auth(&field),
+        None => Some(context.auth),
+    };
+    let attach = table.read("attach", attach);
+    let on_401 = table.read("on_401", on_401);
+    let identity = table
+        .read("identity", |field| field.table(identity))
+        .unwrap_or_default();
+    let require = table
+        .read("require", |field| field.table(requirements))
+        .unwrap_or_default();
+    if let Some(auth) = auth {
+        check_session_use(table, auth, attach.as_ref(), on_401);
+    }
+
+    let strip_prefix = table.read("strip_prefix", path_prefix);
+    if let (Some(path), Some(prefix)) = (&path, &strip_prefix)
+        && !is_below(&path.to_string(), prefix, context.case_insensitive_paths)
+    {
+        let message = format!("`routes.strip_prefix` is not how `{path}` begins");
+        table.refuse("strip_prefix", message, "it is taken off at whole segments");
+    }
+    let request_headers = table.table("request_headers", |table| header_edits(table, REQUEST));
+    let attach = match (attach, auth) {
+        (Some(attach), _) => attach,
+        (None, Some(Auth::Required | Auth::Optional) | None) => bearer(),
+        (None, Some(Auth::Anonymous | Auth::Public | Auth::Guest)) => Attach::Never,
+    };
+    check_credential_header(table, &attach, &identity, &request_headers);
+
+    let upstream = upstream(table, context);
+    let provider = table.read("provider", |field| {
+        reference(field, "provider", &context.providers.names)
+    });
+    let login = table
+        .read("login", login_answer)
+        .unwrap_or(LoginAnswer::Auto);
+    let cors = table.read("cors", |field| field.table(cors)?);
+    let replace_prefix = table.read("replace_prefix", replace_prefix);
+    let response_headers = table.table("response_headers", |table| header_edits(table, RESPONSE));
+    let max_body = table.read("max_body", size);
+    let response_timeout = table.read("response_timeout", positive_duration);
+    let allow_encoded_slash = table
+        .read("allow_encoded_slash", Field::boolean)
+        .unwrap_or(false);
+
+    // every key has been read by now: what returns early from here on hides no problem
+    let settings = RouteSettings {
+        pattern: RoutePattern {
+            host: host.unwrap_or(HostPattern::Any),
+            path: path?,
+            methods,
+        },
+        auth: auth?,
+        on_401,
+        attach,
+        upstream: upstream?,
+        provider,
+        login,
+        identity,
+        require,
+        cors,
+        strip_prefix,
+        replace_prefix,
+        request_headers,
+        response_headers,
+        max_body,
+        response_timeout,
+        allow_encoded_slash,
+    };
+    Some(Route {
+        settings,
+        span: table.span_of("path"),
+    })
+}
+
+/// Every route is fine by itself; two of them may still not go together.
+fn check_together(document: &Table, routes: &[Route], context: &Context) {
+    let patterns: Vec<RoutePattern> = routes
+        .iter()
+        .map(|route| route.settings.pattern.clone())
+        .collect();
+    match RouteTable::compile(&patterns, context.case_insensitive_paths) {
+        Err(conflicts) => {
+            for conflict in conflicts {
+                let message = "this route has the host, the path and the methods of another";
+                document.check().report(
+                    Problem::error(routes[conflict.second].span.clone(), message)
+                        .related(routes[conflict.first].span.clone(), "set here first")
+                        .help("take one of them out, or tell them apart by `host`, `path` or `methods`"),
+                );
+            }
+        }
+        Ok(table) => {
+            for (route, winner) in table.unreachable() {
+                document.check().report(
+                    Problem::warning(routes[route].span.clone(), "this route can never match")
+                        .related(
+                            routes[winner].span.clone(),
+                            "this one takes all its requests",
+                        )
+                        .help("move it up, or take it out"),
+                );
+            }
+        }
+    }
+}
+
+fn check_path(table: &Table, path: &PathPattern, context: &Context) {
+    let path = path.to_string();
+    let prefix = &context.login.prefix;
+    if is_below(&path, prefix, context.case_insensitive_paths) {
+        let message = format!(
+            "`{path}` is inside `login.prefix` (`{prefix}`), where the gateway answers itself"
+        );
+        table.refuse(
+            "path",
+            message,
+            "choose another path, or another `login.prefix`",
+        );
+    }
+    if context.providers.mock && is_below(&path, "/mock", context.case_insensitive_paths) {
+        let message = format!("`{path}` is inside `/mock`, where the mock provider answers");
+        table.refuse("path", message, "choose another path");
+    }
+    if path == context.login.user_path {
+        let message = format!("`{path}` is `login.user_path`, where the gateway answers itself");
+        table.warn(
+            "path",
+            message,
+            "choose another `login.user_path`, or take this route out",
+        );
+    }
+}
+
+/// What a route says about sessions must fit its `auth`: nothing is silently ignored.
+fn check_session_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401: Option<On401>) {
+    let has_token = matches!(auth, Auth::Required | Auth::Optional);
+    if matches!(attach, Some(Attach::Bearer { .. } | Attach::IdToken)) && !has_token {
+        table.refuse(
+            "attach",
+            "`routes.attach` needs a session, and this `auth` never uses one",
+            "set `auth` to `true` or \"optional\", or attach a credential of the gateway's own",
+        );
+    }
+    if on_401 == Some(On401::Refresh) && !has_token {
+        table.refuse(
+            "on_401",
+            "`routes.on_401` cannot be \"refresh\": this `auth` never uses a token",
+            "set `auth` to `true` or \"optional\"",
+        );
+    }
+    if table.has("require") && auth != Auth::Required {
+        table.refuse(
+            "require",
+            "`routes.require` needs `auth = true`: without it, who is not signed in passes",
+            "set `auth = true`",
+        );
+    }
+    if table.has("identity") && !has_token {
+        table.warn(
+            "identity",
+            "`routes.identity` has no effect: this `auth` never looks at a session",
+            "set `auth` to `true` or \"optional\"",
+        );
+    }
+}
+
+fn path(field: &Field) -> Option<PathPattern> {
+    match PathPattern::parse(field.string()?) {
+        Ok(path) => Some(path),
+        Err(problem) => field.refuse(
+            format!("is not a path: {problem}"),
+            r#""/a" is exact, "/a/*" is all below it, "{id}" is one segment"#,
+        ),
+    }
+}
+
+fn host(field: &Field) -> Option<HostPattern> {
+    match HostPattern::parse(field.string()?) {
+        Ok(host) => Some(host),
+        Err(problem) => field.refuse(
+            format!("is not a host: {problem}"),
+            r#"a name without port, as in "app.example.com" or "*.example.com""#,
+        ),
+    }
+}
+
+/// The named upstream, or the only one.
+fn upstream(table: &Table, context: &Context) -> Option<String> {
+    if let Some(field) = table.field("upstream") {
+        return reference(&field, "upstream", context.upstreams);
+    }
+    match context.upstreams {
+        [only] => Some(only.clone()),
+        // reported once, for all routes
+        [] => Some(String::new()),
+        several => {
+            let help = format!("add `upstream = …`: one of {}", quoted(several, ", "));
+            table.refuse(
+                "upstream",
+                "`routes.upstream` is missing, and there are several upstreams",
+                &help,
+            );
+            None
+        }
+    }
+}
+
+/// The name of a table that must exist.
+fn reference(field: &Field, kind: &str, names: &[String]) -> Option<String> {
+    let name = field.string()?;
+    if names.iter().any(|known| known == name) {
+        return Some(name.to_owned());
+    }
+    let help = did_you_mean(name, names).unwrap_or_else(|| match names {
+        [] => format!("add a `[{kind}s.{name}]` table"),
+        names => format!("one of {}", quoted(names, ", ")),
+    });
+    field.refuse(
+        format!("names the {kind} `{name}`, which does not exist"),
+        help,
+    )
+}
+
+fn accept(field: &Field) -> Option<()> {
+    let only_session = |item: &Field| match item.string()? {
+        "session" => Some(()),
+        _ => item.refuse(
+            "other than `session` is not available in this version",
+            "leave `accept` out",
+        ),
+    };
+    field.nonempty_list(only_session).map(|_| ())
+}
+
+fn on_401(field: &Field) -> Option<On401> {
+    field.choice(
+        &[
+            ("refresh", On401::Refresh),
+            ("login", On401::Login),
+            ("relay", On401::Relay),
+        ],
+        &[],
+    )
+}
+
+fn login_answer(field: &Field) -> Option<LoginAnswer> {
+    let words = [
+        ("auto", LoginAnswer::Auto),
+        ("redirect", LoginAnswer::Redirect),
+        ("status", LoginAnswer::Status),
+    ];
+    field.choice(&words, &[])
+}
+
+fn replace_prefix(field: &Field) -> Option<String> {
+    match field.string()? {
+        "/" => Some("/".to_owned()),
+        _ => path_prefix(field),
+    }
+}
+
+fn requirements(table: &Table) -> Vec<Requirement> {
+    table.unavailable(&["acr"]);
+    let words = |field: &Field| field.one_or_more(|item| Some(item.string()?.to_owned()));
+    let claim = |path: &str, any_of| Requirement::Claim {
+        path: path.to_owned(),
+        any_of,
+    };
+    let mut requirements = Vec::new();
+    requirements.extend(
+        table
+            .read("groups", words)
+            .map(|any_of| claim("groups", any_of)),
+    );
+    requirements.extend(
+        table
+            .read("scope", words)
+            .map(|any_of| claim("scope", any_of)),
+    );
+    let domains = table.read("email_domain", |field| field.one_or_more(email_domain));
+    requirements.extend(domains.map(Requirement::EmailDomain));
+    table.table("claims", |claims| {
+        for field in claims.all() {
+            requirements.extend(words(&field).map(|any_of| claim(field.key(), any_of)));
+        }
+    });
+    if table.is_empty() {
+        table.refuse(
+            "groups",
+            "`routes.require` is empty",
+            "say what is required, or take it out",
+        );
+    }
+    requirements
+}
+
+fn email_domain(field: &Field) -> Option<String> {
+    let text = field.string()?;
+    match Host::parse(text) {
+        Ok(Host::Domain(domain)) if !text.contains(['%', '*']) && !text.ends_with('.') => {
+            Some(domain)
+        }
+        _ => field.refuse(
+            "is not a domain",
+            r#"what stands behind the `@`, as in "corp.com""#,
+        ),
+    }
+}
+
+fn cors(table: &Table) -> Option<Cors> {
+    let allow_origins = table.require("allow_origins", r#"["https://app.example.com"]"#, |field| {
+        field.nonempty_list(cors_origin)
+    });
+    let allow_credentials = table
+        .read("allow_credentials", Field::boolean)
+        .unwrap_or(false);
+    let allow_methods = table
+        .read("allow_methods", |field| field.nonempty_list(method))
+        .unwrap_or_else(|| vec![Method::GET, Method::HEAD, Method::POST]);
+    let allow_headers = table
+        .read("allow_headers", |field| field.list(header_name))
+        .unwrap_or_default();
+    let expose_headers = table
+        .read("expose_headers", |field| field.list(header_name))
+        .unwrap_or_default();
+    let max_age = table.read("max_age", duration);
+    let allow_origins = allow_origins?;
+    if allow_origins.iter().any(|origin| origin == "*") {
+        if allow_credentials {
+            table.refuse(
+                "allow_credentials",
+                "`routes.cors.allow_credentials` cannot go with `*`: every site could act for your users",
+                "name the origins in `allow_origins`",
+            );
+        }
+        if allow_origins.len() > 1 {
+            table.refuse(
+                "allow_origins",
+                "`routes.cors.allow_origins` has `*` beside others",
+                "`*` stands alone",
+            );
+        }
+    }
+    Some(Cors {
+        allow_origins,
+        allow_credentials,
+        allow_methods,
+        allow_headers,
+        expose_headers,
+        max_age,
+    })
+}
+
+fn cors_origin(field: &Field) -> Option<String> {
+    match field.string()? {
+        "*" => Some("*".to_owned()),
+        _ => Some(origin(field)?.origin().ascii_serialization()),
+    }
+}
+
+fn is_below(path: &str, prefix: &str, ignore_case: bool) -> bool {
+    if ignore_case {
+        return is_below(&path.to_lowercase(), &prefix.to_lowercase(), false);
+    }
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn columns(route: &RouteSettings) -> [String; 7] {
+    let methods = match &route.pattern.methods {
+        None => "*".to_owned(),
+        Some(methods) => methods
+            .iter()
+            .map(Method::as_str)
+            .collect::<Vec<_>>()
+            .join(","),
+    };
+    let auth = match route.auth {
+        Auth::Required => "true",
+        Auth::Optional => "optional",
+        Auth::Anonymous => "false",
+        Auth::Public => "public",
+        Auth::Guest => "guest",
+    };
+    let attach = match &route.attach {
+        Attach::Bearer { header, .. } if *header == AUTHORIZATION => "bearer".to_owned(),
+        Attach::Bearer { header, .. } => format!("bearer in {header}"),
+        Attach::IdToken => "id_token".to_owned(),
+        Attach::Basic(_) => "basic".to_owned(),
+        Attach::ApiKeyHeader(header, _) => format!("api_key in {header}"),
+        Attach::ApiKeyQuery(name, _) => format!("api_key in ?{name}"),
+        Attach::Never => "never".to_owned(),
+    };
+    let on_401 = match (route.on_401, route.auth) {
+        (Some(On401::Refresh), _) | (None, Auth::Required) => "refresh",
+        (Some(On401::Login), _) | (None, Auth::Optional | Auth::Anonymous) => "login",
+        (Some(On401::Relay), _) | (None, Auth::Public | Auth::Guest) => "relay",
+    };
+    [
+        methods,
+        route.pattern.host.to_string(),
+        route.pattern.path.to_string(),
+        auth.to_owned(),
+        attach,
+        on_401.to_owned(),
+        route.upstream.clone(),
+    ]
+}

@@ -1,0 +1,307 @@
+//! The tables that exist once: server, session, login, refresh, limits, telemetry.
+
+use super::raw::{Field, Table, quoted};
+use super::values::{
+    duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url,
+};
+use crate::telemetry::LogFormat;
+use crate::{endpoints, server, session, telemetry, tokens};
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+use url::Url;
+
+/// `[server]`
+pub(super) fn server(table: &Table) -> server::Settings {
+    table.unavailable(&["tls"]);
+    let listen = table
+        .read("listen", |field| field.one_or_more(listen))
+        .unwrap_or_else(|| vec![default_listen()]);
+    if listen
+        .iter()
+        .enumerate()
+        .any(|(at, address)| listen[..at].contains(address))
+    {
+        table.refuse(
+            "listen",
+            "`server.listen` names an address twice",
+            "take one of them out",
+        );
+    }
+    let admin_listen = table
+        .read("admin_listen", admin_listen)
+        .unwrap_or(Some(DEFAULT_ADMIN_LISTEN));
+    if let Some(admin) = admin_listen
+        && admin.port() != 0
+        && listen.contains(&server::Listen::Tcp(admin))
+    {
+        table.refuse(
+            "admin_listen",
+            "`server.admin_listen` is the address of `server.listen`",
+            r#"give it a port of its own, or "off""#,
+        );
+    }
+    server::Settings {
+        listen,
+        external_url: table
+            .read("external_url", external_url)
+            .unwrap_or_else(default_external_url),
+        admin_listen,
+        trusted_proxies: table
+            .read("trusted_proxies", |field| field.list(trusted_proxy))
+            .unwrap_or_default(),
+        drain_timeout: table
+            .read("drain_timeout", duration)
+            .unwrap_or(Duration::from_secs(30)),
+        workers: table
+            .read("workers", |field| field.integer(1, 1024))
+            .and_then(|workers| usize::try_from(workers).ok())
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        case_insensitive_paths: table
+            .read("case_insensitive_paths", Field::boolean)
+            .unwrap_or(false),
+    }
+}
+
+/// `[session]`
+pub(super) fn session(table: &Table) -> session::Settings {
+    table.unavailable(&["file", "redis"]);
+    table.read("store", |field| {
+        field.choice(&[("memory", ())], &["file", "redis", "cookie"])
+    });
+    let settings = session::Settings {
+        idle_timeout: table
+            .read("idle_timeout", positive_duration)
+            .unwrap_or(Duration::from_secs(24 * 3600)),
+        absolute_timeout: table
+            .read("absolute_timeout", positive_duration)
+            .unwrap_or(Duration::from_secs(72 * 3600)),
+        max_sessions: count(table, "max_sessions", 1_000_000),
+        max_sessions_per_user: count(table, "max_sessions_per_user", 100),
+        secrets: table
+            .read("secret", |field| field.one_or_more(session_secret))
+            .unwrap_or_default(),
+    };
+    if table.has("idle_timeout") && settings.idle_timeout > settings.absolute_timeout {
+        table.warn(
+            "idle_timeout",
+            "`session.idle_timeout` is longer than `session.absolute_timeout` and never takes effect",
+            "make it shorter, or the other longer",
+        );
+    }
+    settings
+}
+
+/// `[login]`
+pub(super) fn login(table: &Table) -> endpoints::Settings {
+    table.only_false("expose_access_token");
+    let allowed_return_origins: Vec<String> = table
+        .read("allowed_return_origins", |field| {
+            field.list(|item| Some(origin(item)?.origin().ascii_serialization()))
+        })
+        .unwrap_or_default();
+    let target = |field: &Field| return_target(field, &allowed_return_origins);
+    endpoints::Settings {
+        prefix: table
+            .read("prefix", login_prefix)
+            .unwrap_or_else(|| "/auth".to_owned()),
+        after_login: table
+            .read("after_login", target)
+            .unwrap_or_else(|| "/".to_owned()),
+        after_logout: table
+            .read("after_logout", target)
+            .unwrap_or_else(|| "/".to_owned()),
+        user_path: table
+            .read("user_path", path_prefix)
+            .unwrap_or_else(|| "/api/user/me".to_owned()),
+        return_to_page: table.read("return_to_page", Field::boolean).unwrap_or(true),
+        allowed_return_origins,
+    }
+}
+
+/// `[refresh]`
+pub(super) fn refresh(table: &Table) -> tokens::Settings {
+    tokens::Settings {
+        early: table
+            .read("early", duration)
+            .unwrap_or(Duration::from_secs(30)),
+        timeout: table
+            .read("timeout", positive_duration)
+            .unwrap_or(Duration::from_secs(10)),
+        grace: table
+            .read("grace", duration)
+            .unwrap_or(Duration::from_secs(60)),
+        cooldown: table
+            .read("cooldown", duration)
+            .unwrap_or(Duration::from_secs(5)),
+    }
+}
+
+/// `[limits]`
+pub(super) fn limits(table: &Table) -> server::Limits {
+    let limits = server::Limits {
+        replay_body: table.read("replay_body", size).unwrap_or(256 << 10),
+        replay_memory: table.read("replay_memory", size).unwrap_or(64 << 20),
+        header_bytes: table.read("header_bytes", header_bytes).unwrap_or(32 << 10),
+        header_timeout: table
+            .read("header_timeout", positive_duration)
+            .unwrap_or(Duration::from_secs(10)),
+        connections: count(table, "connections", 20_000),
+        login_attempts: table
+            .read("login_attempts", |field| {
+                field.integer(1, u64::from(u32::MAX))
+            })
+            .and_then(|attempts| u32::try_from(attempts).ok())
+            .unwrap_or(10),
+    };
+    if limits.replay_body > limits.replay_memory {
+        table.refuse(
+            "replay_body",
+            "`limits.replay_body` is more than `limits.replay_memory`",
+            "one body must fit into what is kept of all of them",
+        );
+    }
+    limits
+}
+
+/// `[telemetry]`
+pub(super) fn telemetry(table: &Table) -> telemetry::Settings {
+    table.unavailable(&["otlp_endpoint"]);
+    let log = table.read("log", |field| {
+        field.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)], &[])
+    });
+    telemetry::Settings {
+        log: log.unwrap_or_default(),
+    }
+}
+
+const DEFAULT_ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+
+fn default_listen() -> server::Listen {
+    server::Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080))
+}
+
+fn default_external_url() -> Url {
+    #[expect(clippy::unwrap_used, reason = "a constant")]
+    Url::parse("http://localhost:8080").unwrap()
+}
+
+fn listen(field: &Field) -> Option<server::Listen> {
+    const HELP: &str = r#"an address and a port, as in "127.0.0.1:8080" or "[::1]:8080", or "unix:/run/latchgate.sock""#;
+    let text = field.string()?;
+    match text.strip_prefix("unix:") {
+        Some("") => field.refuse("names no socket", HELP),
+        Some(path) => Some(server::Listen::Unix(PathBuf::from(path))),
+        None => match text.parse() {
+            Ok(address) => Some(server::Listen::Tcp(address)),
+            Err(_) => field.refuse("is not an address to listen on", HELP),
+        },
+    }
+}
+
+fn admin_listen(field: &Field) -> Option<Option<SocketAddr>> {
+    const HELP: &str = r#"an address and a port, as in "127.0.0.1:9901", or "off""#;
+    match field.string()? {
+        "off" => Some(None),
+        text => match text.parse::<SocketAddr>() {
+            Ok(address) => {
+                if !address.ip().is_loopback() {
+                    field.warn(
+                        "can be reached from other machines, and nobody has to sign in there",
+                        "listen on a loopback address, or keep others out by other means",
+                    );
+                }
+                Some(Some(address))
+            }
+            Err(_) => field.refuse("is not an address to listen on", HELP),
+        },
+    }
+}
+
+fn external_url(field: &Field) -> Option<Url> {
+    let url = origin(field)?;
+    if url.scheme() == "http" && !is_loopback(&url) {
+        field.warn(
+            "is plain http: others on the way can read the session cookie",
+            "use https where others can listen",
+        );
+    }
+    Some(url)
+}
+
+fn trusted_proxy(field: &Field) -> Option<IpNet> {
+    let text = field.string()?;
+    let net = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    match net {
+        Ok(net) => {
+            if net.prefix_len() == 0 {
+                field.warn(
+                    "trusts everybody: any client can forge its address",
+                    "name the proxies in front",
+                );
+            }
+            Some(net.trunc())
+        }
+        Err(_) => field.refuse(
+            "is neither an address nor a block of them",
+            r#"an address or a CIDR block, as in "10.0.0.7" or "10.0.0.0/8""#,
+        ),
+    }
+}
+
+fn session_secret(field: &Field) -> Option<SecretString> {
+    let secret = secret(field)?;
+    if secret.expose_secret().len() < 32 {
+        return field.refuse(
+            "is shorter than 32 bytes",
+            "make one with `openssl rand -base64 48`",
+        );
+    }
+    Some(secret)
+}
+
+fn login_prefix(field: &Field) -> Option<String> {
+    let prefix = path_prefix(field)?;
+    if prefix == "/mock" || prefix.starts_with("/mock/") {
+        return field.refuse(
+            "is where the mock provider answers",
+            "choose another prefix",
+        );
+    }
+    Some(prefix)
+}
+
+/// A path here, or a URL whose origin a login may return to as well.
+fn return_target(field: &Field, allowed_return_origins: &[String]) -> Option<String> {
+    if !field.string()?.contains("://") {
+        return path(field);
+    }
+    let url = web_url(field)?;
+    if !allowed_return_origins.contains(&url.origin().ascii_serialization()) {
+        let help = match allowed_return_origins {
+            [] => "write a path, or add the origin to `login.allowed_return_origins`".to_owned(),
+            origins => format!("write a path, or a URL on one of {}", quoted(origins, ", ")),
+        };
+        return field.refuse("leads to another origin", help);
+    }
+    Some(url.into())
+}
+
+/// hyper's HTTP/1 buffer cannot be smaller than 8 KiB.
+fn header_bytes(field: &Field) -> Option<usize> {
+    let range = 8 << 10..=16 << 20;
+    match size(field)? {
+        bytes if range.contains(&bytes) => usize::try_from(bytes).ok(),
+        _ => field.refuse("is out of range", r#"at least "8KiB" and at most "16MiB""#),
+    }
+}
+
+fn count(table: &Table, key: &'static str, default: usize) -> usize {
+    let read = table.read(key, |field| field.integer(1, u64::from(u32::MAX)));
+    read.and_then(|count| usize::try_from(count).ok())
+        .unwrap_or(default)
+}

@@ -1,0 +1,1042 @@
+//! Every kind of problem, as the reader of a report sees it.
+
+use super::{Config, Report, Severity};
+use crate::gateway::{Attach, Requirement};
+use crate::policy::{Auth, On401};
+use crate::provider::{ClientAuth, Kind};
+use crate::server::Listen;
+use crate::upstream::ServerAddress;
+use http::{Method, StatusCode};
+use secrecy::ExposeSecret;
+use std::path::Path;
+use std::time::Duration;
+
+/// What makes a file start when it stands after a case.
+const REST: &str = r#"
+[providers.mocked]
+kind = "mock"
+[upstreams.app]
+url = "http://127.0.0.1:3000"
+[[routes]]
+path = "/*"
+upstream = "app"
+"#;
+
+const CANARY: &str = "canary-Zu7heiph4aiWohw4-and-then-some-more";
+
+fn env(variable: &str) -> Option<String> {
+    match variable {
+        "SET" => Some(CANARY.to_owned()),
+        "EMPTY" => Some(String::new()),
+        "SHORT" => Some("canary-Zu7".to_owned()),
+        "LINES" => Some("canary-Zu7\ninjected: yes".to_owned()),
+        _ => None,
+    }
+}
+
+fn parse(source: &str) -> Result<Config, Report> {
+    Config::parse(source, "gateway.toml", &env)
+}
+
+fn refused(source: &str) -> Report {
+    match parse(source) {
+        Ok(_) => panic!("accepted:\n{source}"),
+        Err(report) => report,
+    }
+}
+
+/// The line, the message and the help of each problem, taken from the text that people read.
+fn shown(report: &Report) -> Vec<(usize, String, String)> {
+    let text = report.to_string();
+    let mut problems: Vec<(usize, String, String)> = Vec::new();
+    for line in text.lines() {
+        if let Some(message) = line
+            .strip_prefix("error: ")
+            .or_else(|| line.strip_prefix("warning: "))
+        {
+            problems.push((0, message.to_owned(), String::new()));
+        } else if let Some((_, place)) = line.split_once("--> gateway.toml:") {
+            let line = place.split(':').next().and_then(|line| line.parse().ok());
+            problems.last_mut().unwrap().0 = line.unwrap();
+        } else if let Some((_, help)) = line.split_once("= help: ") {
+            problems.last_mut().unwrap().2 = help.to_owned();
+        }
+    }
+    assert_eq!(problems.len(), report.problems().len(), "{text}");
+    problems
+}
+
+/// Each case is the head of a file that has this one problem: line, part of the message, part of the help.
+#[track_caller]
+fn assert_refused(cases: &[(&str, usize, &str, &str)]) {
+    for (case, line, message, help) in cases {
+        let report = refused(&format!("{case}{REST}"));
+        let problems = shown(&report);
+        let [problem] = problems.as_slice() else {
+            panic!("not one problem for\n{case}\n\n{report}");
+        };
+        assert_eq!(problem.0, *line, "{case}\n\n{report}");
+        assert!(problem.1.contains(message), "{case}\n\n{report}");
+        assert!(
+            problem.2.contains(help) && !problem.2.is_empty(),
+            "{case}\n\n{report}"
+        );
+        assert!(report.to_string().contains('^'), "{case}\n\n{report}");
+    }
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn unknown_keys() {
+    assert_refused(&[
+        ("[server]\nlistne = \"127.0.0.1:80\"", 2, "unknown key `listne` in `server`", "did you mean `listen`?"),
+        ("[server]\nexternalUrl = \"http://x\"", 2, "unknown key `externalUrl`", "did you mean `external_url`?"),
+        ("[sesion]\nstore = \"memory\"", 1, "unknown key `sesion`", "did you mean `session`?"),
+        ("colour = 1", 1, "unknown key `colour`", "known keys: `server`, `defaults`, `session`"),
+        ("[telemetry]\nlevel = \"info\"", 2, "unknown key `level` in `telemetry`", "known keys: `log`"),
+        ("[upstreams.a.unauthorized]\nstauts = [401]\n[upstreams.a]\nurl = \"demo:\"", 2, "unknown key `stauts` in `upstreams.a.unauthorized`", "did you mean `status`?"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauht = false", 4, "unknown key `auht` in `routes`", "did you mean `auth`?"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { basic = { username = \"u\", password = \"p\", realm = \"r\" } }", 4, "unknown key `realm` in `routes.attach.basic`", "known keys: `username`, `password`"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nauthorization_endpoint = \"https://i.example/a\"", 6, "unknown key `authorization_endpoint` in `providers.p`", "known keys: `kind`, `issuer`"),
+        ("[session]\nsecret = { evn = \"SET\", env = \"SET\" }", 2, "unknown key `evn` in `session.secret`", "did you mean `env`?"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn wrong_types() {
+    assert_refused(&[
+        ("server = 5", 1, "`server` has the wrong type: a whole number", "it must be a table"),
+        ("[server]\nlisten = 8080", 2, "`server.listen` has the wrong type: a whole number", "it must be a string"),
+        ("[server]\ntrusted_proxies = \"10.0.0.0/8\"", 2, "`server.trusted_proxies` has the wrong type: a string", "it must be a list"),
+        ("[server]\ncase_insensitive_paths = \"yes\"", 2, "the wrong type: a string", "`true` or `false`"),
+        ("[server]\nworkers = 1.5", 2, "the wrong type: a number with a fraction", "it must be a whole number"),
+        ("[server]\ndrain_timeout = 30", 2, "`server.drain_timeout` has the wrong type: a whole number", "\"30s\""),
+        ("[limits]\nreplay_body = 1024", 2, "`limits.replay_body` has the wrong type", "\"64KiB\""),
+        ("[login]\nafter_login = 1979-05-27", 2, "the wrong type: a date", "a string"),
+        ("[session]\nsecret = true", 2, "`session.secret` has the wrong type: a boolean", "{ env = \"NAME\" }"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = 1", 4, "`routes.auth` has the wrong type", "\"protected\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = [\"sub\"]", 4, "`routes.identity` has the wrong type: a list", "a table"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn durations_sizes_and_numbers() {
+    assert_refused(&[
+        ("[server]\ndrain_timeout = \"300x\"", 2, "`server.drain_timeout` is not a duration", "\"500ms\", \"30s\", \"5m\", \"24h\""),
+        ("[server]\ndrain_timeout = \"-5s\"", 2, "is not a duration", "a whole number and a unit"),
+        ("[server]\ndrain_timeout = \"\"", 2, "is not a duration", "a whole number and a unit"),
+        ("[refresh]\ngrace = \"1h30m\"", 2, "`refresh.grace` is not a duration", "a whole number and a unit"),
+        ("[refresh]\ntimeout = \"0s\"", 2, "`refresh.timeout` is zero", "it must be longer"),
+        ("[session]\nabsolute_timeout = \"99999999999999999999h\"", 2, "is longer than ten years", "a whole number and a unit"),
+        ("[session]\nabsolute_timeout = \"4000d\"", 2, "is longer than ten years", "a whole number and a unit"),
+        ("[limits]\nreplay_body = \"64KB\"", 2, "`limits.replay_body` is not a size", "\"64KiB\""),
+        ("[limits]\nreplay_memory = \"99999999999GiB\"", 2, "`limits.replay_memory` is too large", "\"64KiB\""),
+        ("[limits]\nreplay_body = \"2MiB\"\nreplay_memory = \"1MiB\"", 2, "`limits.replay_body` is more than `limits.replay_memory`", "must fit"),
+        ("[limits]\nheader_bytes = \"1KiB\"", 2, "`limits.header_bytes` is out of range", "at least \"8KiB\""),
+        ("[limits]\nconnections = 0", 2, "`limits.connections` is out of range", "from 1 to"),
+        ("[limits]\nlogin_attempts = -1", 2, "`limits.login_attempts` is out of range", "from 1 to"),
+        ("[session]\nmax_sessions = 99999999999999999999", 2, "`session.max_sessions` is out of range", "from 1 to"),
+        ("[session]\nmax_sessions_per_user = 0", 2, "out of range", "from 1 to"),
+        ("[server]\nworkers = 0", 2, "`server.workers` is out of range", "from 1 to 1024"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn the_server() {
+    assert_refused(&[
+        ("[server]\nlisten = \"localhost\"", 2, "`server.listen` is not an address to listen on", "\"127.0.0.1:8080\""),
+        ("[server]\nlisten = \":8080\"", 2, "is not an address to listen on", "\"127.0.0.1:8080\""),
+        ("[server]\nlisten = \"\"", 2, "`server.listen` is empty", "take the key out"),
+        ("[server]\nlisten = []", 2, "`server.listen` is empty", "take the key out"),
+        ("[server]\nlisten = \"unix:\"", 2, "names no socket", "unix:/run/latchgate.sock"),
+        ("[server]\nlisten = [\"127.0.0.1:80\",\n \"127.0.0.1:80\"]", 2, "`server.listen` names an address twice", "take one of them out"),
+        ("[server]\nadmin_listen = \"on\"", 2, "`server.admin_listen` is not an address", "\"off\""),
+        ("[server]\nadmin_listen = \"127.0.0.1:8080\"", 2, "`server.admin_listen` is the address of `server.listen`", "a port of its own"),
+        ("[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy\"]", 2, "is neither an address nor a block", "\"10.0.0.0/8\""),
+        ("[server]\nexternal_url = \"localhost:8080\"", 2, "`server.external_url` is neither http nor https", "a whole URL"),
+        ("[server]\nexternal_url = \"example.com\"", 2, "is not a URL: relative URL without a base", "a whole URL"),
+        ("[server]\nexternal_url = \"http://localhost/app\"", 2, "`server.external_url` is more than an origin", "scheme, host and port only"),
+        ("[server]\nexternal_url = \"http://localhost/?a\"", 2, "is more than an origin", "scheme, host and port only"),
+        ("[server]\nexternal_url = \"http://localhost\\\\x\"", 2, "a backslash", "a whole URL"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn the_login() {
+    assert_refused(&[
+        ("[login]\nprefix = \"auth\"", 2, "`login.prefix` is not a path prefix", "without a slash at the end"),
+        ("[login]\nprefix = \"/auth/\"", 2, "is not a path prefix", "without a slash at the end"),
+        ("[login]\nprefix = \"/\"", 2, "is not a path prefix", "without a slash at the end"),
+        ("[login]\nprefix = \"/a/../b\"", 2, "is not a path prefix", "plain segments"),
+        ("[login]\nprefix = \"/mock\"", 2, "is where the mock provider answers", "another prefix"),
+        ("[login]\nafter_login = \"//evil.example\"", 2, "`login.after_login` is not a path", "begins with one `/`"),
+        ("[login]\nafter_login = \"/\\\\evil.example\"", 2, "is not a path", "begins with one `/`"),
+        ("[login]\nafter_logout = \"https://evil.example/\"", 2, "`login.after_logout` leads to another origin", "`login.allowed_return_origins`"),
+        ("[login]\nallowed_return_origins = [\"*\"]", 2, "`login.allowed_return_origins` is not a URL", "a whole URL"),
+        ("[login]\nallowed_return_origins = [\"https://a.example/path\"]", 2, "is more than an origin", "scheme, host and port only"),
+        ("[login]\nuser_path = \"/me?x\"", 2, "`login.user_path` is not a path prefix", "plain segments"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn secrets_that_are_not_there() {
+    assert_refused(&[
+        ("[session]\nsecret = \"\"", 2, "`session.secret` is empty", "give it a value"),
+        ("[session]\nsecret = []", 2, "`session.secret` is empty", "give it a value"),
+        ("[session]\nsecret = \"canary-Zu7\"", 2, "`session.secret` is shorter than 32 bytes", "openssl rand"),
+        ("[session]\nsecret = { env = \"SHORT\" }", 2, "`session.secret` is shorter than 32 bytes", "openssl rand"),
+        ("[session]\nsecret = [{ env = \"SET\" }, \"canary-Zu7\"]", 2, "is shorter than 32 bytes", "openssl rand"),
+        ("[session]\nsecret = { env = \"UNSET\" }", 2, "the environment variable `UNSET`, which is not set", "set `UNSET`"),
+        ("[session]\nsecret = { env = \"EMPTY\" }", 2, "the environment variable `EMPTY`, which is empty", "give `EMPTY` a value"),
+        ("[session]\nsecret = { env = \"canary-Zu7\" }", 2, "is not the name of an environment variable", "never the secret itself"),
+        ("[session]\nsecret = { file = \"no/such/file\" }", 2, "names a file that cannot be read: No such file", "relative to the directory"),
+        ("[session]\nsecret = { file = \"/dev/null\" }", 2, "names a file that is empty", "write the secret into it"),
+        ("[session]\nsecret = {}", 2, "`session.secret` needs either `env` or `file`", "{ env = \"NAME\" }"),
+        ("[session]\nsecret = { env = \"SET\", file = \"Cargo.toml\" }", 2, "`session.secret` needs either `env` or `file`", "{ env = \"NAME\" }"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = { env = \"UNSET\" }", 5, "`providers.p.client_secret.env` names the environment variable `UNSET`", "set `UNSET`"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn providers() {
+    assert_refused(&[
+        ("[providers.p]\nissuer = \"https://i.example\"", 1, "`providers.p.kind` is missing", "add `kind = \"oidc\"`"),
+        ("[providers.p]\nkind = \"openid\"", 2, "`providers.p.kind` has a value that is not known", "one of `oidc`, `oauth2`, `mock`"),
+        ("[providers.p]\nkind = \"oidcc\"", 2, "has a value that is not known", "did you mean `oidc`?"),
+        ("[providers.Corp]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "`Corp` cannot be the name of a provider", "lower-case letters"),
+        ("[providers.callback]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "`callback` cannot be the name of a provider: an endpoint", "another name than `login`"),
+        ("[providers.\"latchgate.js\"]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "an endpoint is called like that", "another name"),
+        ("[providers.mock]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_auth = \"none\"", 1, "`mock` cannot be", "another name"),
+        ("[providers.p]\nkind = \"oidc\"\nclient_id = \"c\"\nclient_secret = \"s\"", 1, "`providers.p.issuer` is missing", "add `issuer = "),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_secret = \"s\"", 1, "`providers.p.client_id` is missing", "add `client_id = "),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"\"\nclient_secret = \"s\"", 4, "`providers.p.client_id` is empty", "give it a value"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"", 1, "`client_secret` is missing", "`client_auth = \"none\"`"),
+        ("[providers.p]\nkind = \"oidc\"\nclient_id = \"c\"\nclient_secret = \"s\"\nissuer = \"http://i.example\"", 5, "`providers.p.issuer` is not https", "loopback"),
+        ("[providers.p]\nkind = \"oidc\"\nclient_id = \"c\"\nclient_secret = \"s\"\nissuer = \"http://127.0.0.1.evil.example\"", 5, "is not https", "loopback"),
+        ("[providers.p]\nkind = \"oidc\"\nclient_id = \"c\"\nclient_secret = \"s\"\nissuer = \"http://10.0.0.1\"", 5, "is not https", "loopback"),
+        ("[providers.p]\nkind = \"oidc\"\nclient_id = \"c\"\nclient_secret = \"s\"\nissuer = \"https://i.example?tenant=1\"", 5, "has a query", "Discovery §3"),
+        ("[providers.p]\nkind = \"oidc\"\nclient_id = \"c\"\nclient_secret = \"s\"\nissuer = \"https://i.example#x\"", 5, "has a fragment", "`#…`"),
+        ("[providers.p]\nkind = \"oidc\"\nclient_id = \"c\"\nclient_secret = \"s\"\nissuer = \"https://u:canary-Zu7@i.example\"", 5, "has a user name or a password", "up to the `@`"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"none\"", 6, "a public client has no secret", "take one of them out"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"client_secret\"", 6, "`providers.p.client_auth` has a value that is not known", "`client_secret_basic`"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nscopes = [\"profile\"]", 6, "`scopes` lacks `openid`", "OIDC Core"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nscopes = \"openid\"", 6, "`providers.p.scopes` has the wrong type", "a list"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nscopes = [\"openid\", \"a b\"]", 6, "has an item that is not a scope", "one scope an item"),
+        ("[providers.p]\nkind = \"oauth2\"\nclient_id = \"c\"\nclient_secret = \"s\"\nauthorization_endpoint = \"https://i.example/a\"\ntoken_endpoint = \"http://i.example/t\"\nuserinfo_endpoint = \"https://i.example/u\"", 6, "`providers.p.token_endpoint` is not https", "loopback"),
+        ("[providers.p]\nkind = \"oauth2\"\nclient_id = \"c\"\nclient_secret = \"s\"\nauthorization_endpoint = \"https://i.example/a\"\ntoken_endpoint = \"https://i.example/t\"", 1, "`providers.p.userinfo_endpoint` is missing", "add `userinfo_endpoint"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn upstreams() {
+    assert_refused(&[
+        ("[upstreams.u]\nconnect_timeout = \"1s\"", 1, "`upstreams.u.url` is missing", "add `url"),
+        ("[upstreams.u]\nurl = \"demo:\"\nurls = [\"demo:\"]", 3, "has both `url` and `urls`", "keep one"),
+        ("[upstreams.u]\nurls = []", 2, "`upstreams.u.urls` is empty", "give it a value"),
+        ("[upstreams.u]\nurl = \"127.0.0.1:3000\"", 2, "`upstreams.u.url` is not the address of an upstream", "\"http://127.0.0.1:3000\""),
+        ("[upstreams.u]\nurl = \"ftp://a.example\"", 2, "is not the address of an upstream", "unix:/run/app.sock"),
+        ("[upstreams.u]\nurl = \"http://a.example/base\"", 2, "is more than scheme, host and port", "replace_prefix"),
+        ("[upstreams.u]\nurl = \"http://u:canary-Zu7@a.example\"", 2, "has a user name or a password", "up to the `@`"),
+        ("[upstreams.u]\nurl = \"http://a.example:99999\"", 2, "is not a URL: invalid port number", "a whole URL"),
+        ("[upstreams.u]\nurl = \"unix:\"", 2, "names no socket", "unix:/run/app.sock"),
+        ("[upstreams.u]\nurl = \"demo:\"\nresponse_timeout = \"0s\"", 3, "is zero", "longer"),
+        ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { status = [200] }", 3, "`upstreams.u.unauthorized.status` is out of range", "from 400 to 599"),
+        ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { status = [] }", 3, "is empty", "give it a value"),
+        ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { location_prefix = \"signin\" }", 3, "`upstreams.u.unauthorized.location_prefix` is not a path", "one `/`"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn routes() {
+    assert_refused(&[
+        ("[[routes]]\nupstream = \"app\"", 1, "`routes.path` is missing", "add `path = \"/*\"`"),
+        ("[[routes]]\nupstream = \"app\"\npath = \"a\"", 3, "`routes.path` is not a path", "\"/a/*\" is all below it"),
+        ("[[routes]]\nupstream = \"app\"\npath = \"/auth/login\"", 3, "`/auth/login` is inside `login.prefix` (`/auth`)", "another `login.prefix`"),
+        ("[[routes]]\nupstream = \"app\"\npath = \"/auth/*\"", 3, "is inside `login.prefix`", "choose another path"),
+        ("[[routes]]\nupstream = \"app\"\npath = \"/AUTH/x\"\n[server]\ncase_insensitive_paths = true", 3, "is inside `login.prefix`", "choose another path"),
+        ("[[routes]]\nupstream = \"app\"\npath = \"/mock/*\"", 3, "is inside `/mock`", "choose another path"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"ap\"", 3, "names the upstream `ap`, which does not exist", "did you mean `app`?"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"backend\"", 3, "names the upstream `backend`, which does not exist", "one of `app`"),
+        ("[[routes]]\npath = \"/a\"\n[upstreams.b]\nurl = \"demo:\"", 1, "`routes.upstream` is missing", "one of `b`, `app`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nprovider = \"mokced\"", 4, "names the provider `mokced`, which does not exist", "did you mean `mocked`?"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nhost = \"a.example:80\"", 4, "`routes.host` is not a host", "without port"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nmethods = []", 4, "`routes.methods` is empty", "take the key out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nmethods = [\"get\"]", 4, "`routes.methods` is not a method", "upper-case: `GET`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nmethods = [\"GET POST\"]", 4, "is not a method", "a method as in \"GET\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = \"requird\"", 4, "`routes.auth` has a value that is not known", "did you mean `required`? one of true, false, \"optional\", \"auto\", \"public\", \"skip\", \"guest\", \"required\", \"protected\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = \"true\"", 4, "`routes.auth` has a value that is not known", "one of true, false"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = \"no\"", 4, "`routes.auth` has a value that is not known", "one of true, false"),
+        ("[defaults]\nauth = \"none\"", 2, "`defaults.auth` has a value that is not known", "one of true, false"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\non_401 = \"retry\"", 4, "`routes.on_401` has a value that is not known", "one of `refresh`, `login`, `relay`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\non_401 = \"refresh\"", 5, "`routes.on_401` cannot be \"refresh\"", "\"optional\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nlogin = \"page\"", 4, "`routes.login` has a value that is not known", "one of `auto`, `redirect`, `status`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nstrip_prefix = \"api\"", 4, "`routes.strip_prefix` is not a path prefix", "plain segments"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nstrip_prefix = \"/api\"", 4, "`routes.strip_prefix` is not how `/a` begins", "whole segments"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nreplace_prefix = \"v2\"", 4, "`routes.replace_prefix` is not a path prefix", "plain segments"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nmax_body = \"1MB\"", 4, "`routes.max_body` is not a size", "\"1MiB\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nresponse_timeout = \"0s\"", 4, "is zero", "longer"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nallow_encoded_slash = 1", 4, "has the wrong type", "`true` or `false`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncors = { allow_credentials = true }", 4, "`routes.cors.allow_origins` is missing", "add `allow_origins"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncors = { allow_origins = [\"*\"], allow_credentials = true }", 4, "cannot go with `*`", "name the origins"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncors = { allow_origins = [\"*\", \"https://a.example\"] }", 4, "has `*` beside others", "stands alone"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncors = { allow_origins = [\"a.example\"] }", 4, "`routes.cors.allow_origins` is not a URL", "a whole URL"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncors = { allow_origins = [] }", 4, "`routes.cors.allow_origins` is empty", "give it a value"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncors = { allow_origins = [\"null\"] }", 4, "is not a URL", "a whole URL"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn credentials() {
+    assert_refused(&[
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = \"beaer\"", 4, "`routes.attach` has a value that is not known", "did you mean `bearer`?"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = true", 4, "`routes.attach` has the wrong type", "\"id_token\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = {}", 4, "`routes.attach` does not say one thing", "a table with `bearer`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { bearer = {}, basic = { username = \"u\", password = \"canary-Zu7\" } }", 4, "does not say one thing", "a table with `bearer`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { basic = \"u:canary-Zu7\" }", 4, "`routes.attach.basic` has the wrong type", "a table"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { basic = { username = \"u\" } }", 4, "`routes.attach.basic.password` is missing", "{ env = \"PASSWORD\" }"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { basic = { username = \"u:v\", password = \"p\" } }", 4, "cannot be a user name", "RFC 7617"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { bearer = { header = \"X Auth\" } }", 4, "is not the name of a header", "\"X-User\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { bearer = { header = \"Connection\" } }", 4, "`connection`, which belongs to one connection", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { bearer = { scheme = \"To ken\" } }", 4, "is not an authentication scheme", "the bare token"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { api_key = { value = \"canary-Zu7\" } }", 4, "needs either `header` or `query`", "X-API-Key"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { api_key = { header = \"X-Key\", query = \"key\", value = \"canary-Zu7\" } }", 4, "needs either `header` or `query`", "X-API-Key"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { api_key = { header = \"X-Key\" } }", 4, "`routes.attach.api_key.value` is missing", "{ env = \"API_KEY\" }"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { api_key = { header = \"Cookie\", value = \"canary-Zu7\" } }", 4, "names `cookie`, which is written by the gateway", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { api_key = { header = \"X-Key\", value = { env = \"LINES\" } } }", 4, "cannot be the value of a header", "visible ASCII"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\nattach = \"bearer\"", 5, "`routes.attach` needs a session", "\"optional\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = \"public\"\nattach = \"id_token\"", 5, "`routes.attach` needs a session", "\"optional\""),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn identity_and_requirements() {
+    assert_refused(&[
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"X-User\" = \"\" }", 4, "`routes.identity.X-User` is empty", "give it a value"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"X-User\" = \"a..b\" }", 4, "is not the path of a claim", "with dots between"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"X User\" = \"sub\" }", 4, "`X User` is not the name of a header", "\"X-User\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"X-User\" = \"sub\", \"x_user\" = \"sub\" }", 4, "`x_user` is in `identity` twice", "make no difference"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"Transfer-Encoding\" = \"sub\" }", 4, "belongs to one connection", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"X-Forwarded-For\" = \"sub\" }", 4, "is written by the gateway", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"X_Forwarded_For\" = \"sub\" }", 4, "is written by the gateway", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"Latchgate-Reason\" = \"sub\" }", 4, "is the gateway's own", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"Host\" = \"sub\" }", 4, "is written by the gateway", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { bearer = { header = \"X-Auth\" } }\nidentity = { \"X-Auth\" = \"sub\" }", 5, "writes `x-auth`, which carries the credential", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nidentity = { \"Authorization\" = \"sub\" }", 4, "names `authorization`, which carries credentials", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = {}", 4, "`routes.require` is empty", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { groups = [] }", 4, "`routes.require.groups` is empty", "take the key out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { groups = [\"a\", \"\"] }", 4, "`routes.require.groups` is empty", "take the key out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { email_domain = [\"@corp.com\"] }", 4, "`routes.require.email_domain` is not a domain", "\"corp.com\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { email_domain = [\"*.corp.com\"] }", 4, "is not a domain", "\"corp.com\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { claims = { role = [] } }", 4, "`routes.require.claims.role` is empty", "take the key out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { claims = { level = 3 } }", 4, "`routes.require.claims.level` has the wrong type", "a string"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = \"optional\"\nrequire = { groups = [\"a\"] }", 5, "`routes.require` needs `auth = true`", "set `auth = true`"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn header_edits() {
+    assert_refused(&[
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequest_headers = { add = { \"X-A\" = \"1\" } }", 4, "unknown key `add` in `routes.request_headers`", "known keys: `set`, `remove`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequest_headers = { set = { \"Upgrade\" = \"h2c\" } }", 4, "belongs to one connection", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequest_headers = { set = { \"Authorization\" = \"canary-Zu7\" } }", 4, "names `authorization`, which carries credentials", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequest_headers = { set = { \"X-A\" = \"a\\nb\" } }", 4, "cannot be the value of a header", "visible ASCII"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequest_headers = { remove = [\"Host\"] }", 4, "is written by the gateway", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequest_headers = { remove = [\"Authorization\"] }", 4, "changes `authorization`, which carries the credential", "`attach`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nresponse_headers = { set = { \"Set-Cookie\" = \"canary-Zu7=1\" } }", 4, "could overwrite the session cookie", "another header"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nresponse_headers = { remove = [\"Content-Length\"] }", 4, "says where the message ends", "another header"),
+    ]);
+}
+
+/// SPEC names all of these; none may be silently ignored.
+#[test]
+#[rustfmt::skip] // a table
+fn what_this_version_does_not_have() {
+    assert_refused(&[
+        ("[server.tls]\ncertificate = \"c.pem\"", 1, "`server.tls` is not available in this version", "take it out"),
+        ("[session]\nstore = \"redis\"", 2, "`store = \"redis\"` is not available in this version", "one of `memory`"),
+        ("[session]\nstore = \"file\"", 2, "`store = \"file\"` is not available in this version", "one of `memory`"),
+        ("[session]\nstore = \"cookie\"", 2, "`store = \"cookie\"` is not available in this version", "one of `memory`"),
+        ("[session.file]\npath = \"x.db\"", 1, "`session.file` is not available in this version", "take it out"),
+        ("[session.redis]\nurl = \"redis://:canary-Zu7@h/\"", 1, "`session.redis` is not available in this version", "take it out"),
+        ("[login]\nexpose_access_token = true", 2, "`login.expose_access_token` is not available in this version", "take it out"),
+        ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
+        ("[providers.p]\nkind = \"backend\"\nbase_url = \"http://x\"", 2, "`kind = \"backend\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
+        ("[providers.p]\nkind = \"google\"\nbase_url = \"http://x\"", 2, "`kind = \"google\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
+        ("[providers.p]\nkind = \"github\"\nbase_url = \"http://x\"", 2, "`kind = \"github\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
+        ("[providers.p]\nkind = \"auth0\"\nbase_url = \"http://x\"", 2, "`kind = \"auth0\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"private_key_jwt\"", 6, "`client_auth = \"private_key_jwt\"` is not available in this version", "`client_secret_basic`"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"tls_client_auth\"", 6, "`client_auth = \"tls_client_auth\"` is not available in this version", "`client_secret_basic`"),
+        ("[bearer.b]\nissuer = \"https://i.example\"", 1, "`bearer` is not available in this version", "take it out"),
+        ("[api_keys.ci]\nheader = \"X\"", 1, "`api_keys` is not available in this version", "take it out"),
+        ("[tokens]\nttl = \"1h\"", 1, "`tokens` is not available in this version", "take it out"),
+        ("[impersonation]\nrequire = { role = [\"admin\"] }", 1, "`impersonation` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = \"dpop\"", 4, "`attach = \"dpop\"` is not available in this version", "one of `bearer`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"p\" } }", 4, "`routes.attach.client_credentials` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { exchange = { audience = \"a\" } }", 4, "`routes.attach.exchange` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { connection = \"github\" }", 4, "`routes.attach.connection` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { assertion = { audience = \"a\" } }", 4, "`routes.attach.assertion` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naudience = \"a\"", 4, "`routes.audience` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nscope = \"a\"", 4, "`routes.scope` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"session\", \"ci\"]", 4, "`routes.accept` other than `session` is not available in this version", "leave `accept` out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncapture = true", 4, "`routes.capture` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = { cookie = \"c\", header = \"h\" }", 4, "`routes.xsrf` is not available in this version", "take it out"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { acr = [\"mfa\"] }", 4, "`routes.require.acr` is not available in this version", "take it out"),
+    ]);
+}
+
+#[test]
+fn routes_that_do_not_go_together() {
+    let same = "[[routes]]\npath = \"/a/{id}\"\nmethods = [\"GET\", \"POST\"]\n";
+    let again = "[[routes]]\npath = \"/a/{name}\"\nmethods = [\"POST\", \"GET\"]\n";
+    let report = refused(&format!(
+        "{same}upstream = \"app\"\n{again}upstream = \"app\"{REST}"
+    ));
+    let problems = shown(&report);
+    assert_eq!(problems.len(), 1, "{report}");
+    assert_eq!(problems[0].0, 6, "{report}");
+    assert!(
+        problems[0]
+            .1
+            .contains("the host, the path and the methods of another"),
+        "{report}"
+    );
+    assert!(
+        problems[0].2.contains("`host`, `path` or `methods`"),
+        "{report}"
+    );
+    assert!(
+        report
+            .to_string()
+            .contains("2 | path = \"/a/{id}\"\n  |        --------- set here first"),
+        "{report}"
+    );
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn parts_that_are_missing_altogether() {
+    let upstream = "[upstreams.app]\nurl = \"demo:\"\n";
+    let mock = "[providers.demo]\nkind = \"mock\"\n";
+    let route = "[[routes]]\npath = \"/*\"\n";
+    for (source, line, message, help) in [
+        (format!("{upstream}{mock}"), 4, "there are no routes", "add a `[[routes]]` table"),
+        (format!("routes = []\n{upstream}{mock}"), 5, "there are no routes", "add a `[[routes]]` table"),
+        (format!("{upstream}{route}"), 4, "there is no provider to sign in with", "`[providers.NAME]`"),
+        (format!("{upstream}{route}auth = \"optional\""), 4, "there is no provider", "`[providers.NAME]`"),
+        (format!("{mock}{route}"), 4, "there is no upstream", "`[upstreams.app]`"),
+        (format!("{upstream}{mock}[routes]\npath = \"/*\""), 5, "`routes` has the wrong type", "`[[routes]]`"),
+        (format!("{upstream}{mock}[providers.other]\nkind = \"mock\"\n{route}"), 5, "two mock providers", "more `users`"),
+        (
+            format!("{upstream}{mock}{route}[server]\nexternal_url = \"https://a.example\""),
+            4,
+            "lets anybody in as anybody",
+            "`allow_in_production = true`",
+        ),
+        (format!("{upstream}{mock}users = []\n{route}"), 5, "`providers.demo.users` is empty", "give it a value"),
+        (format!("{upstream}{mock}users = [{{ name = \"Ada\" }}]\n{route}"), 5, "users.sub` is missing", "sub = \"ada\""),
+        (
+            format!("{upstream}{mock}users = [{{ sub = \"a\" }},\n{{ sub = \"a\" }}]\n{route}"),
+            6,
+            "two personas with the same `sub`",
+            "each its own",
+        ),
+        (format!("{upstream}{mock}users = [{{ sub = \"a\", n = nan }}]\n{route}"), 5, "is not a JSON number", "JSON"),
+    ] {
+        let report = refused(&source);
+        let problems = shown(&report);
+        assert_eq!(problems.len(), 1, "{source}\n\n{report}");
+        assert_eq!(problems[0].0, line, "{source}\n\n{report}");
+        assert!(problems[0].1.contains(message), "{source}\n\n{report}");
+        assert!(problems[0].2.contains(help), "{source}\n\n{report}");
+    }
+}
+
+#[test]
+fn all_problems_come_at_once_in_file_order() {
+    let report = refused(
+        r#"
+[server]
+listen = "nowhere"
+lissen = "127.0.0.1:8080"
+[[routes]]
+path = "/a"
+auth = "maybe"
+upstream = "nobody"
+cors = { allow_origins = ["x", "y"] }
+[session]
+secret = "short"
+[providers.corp]
+kind = "oidc"
+issuer = "http://i.example"
+"#,
+    );
+    let lines: Vec<usize> = shown(&report)
+        .into_iter()
+        .map(|problem| problem.0)
+        .collect();
+    assert_eq!(lines, [3, 4, 7, 8, 9, 9, 11, 12, 12, 14], "{report}");
+}
+
+#[test]
+fn a_report_looks_like_this() {
+    let source = "[server]\nlistne = \"127.0.0.1:80\" # the old port\n";
+    let report = refused(&format!("{source}{REST}"));
+    let expected = "\
+error: unknown key `listne` in `server`
+ --> gateway.toml:2:1
+  |
+2 | listne = \"************\"
+  | ^^^^^^
+  |
+  = help: did you mean `listen`?";
+    assert_eq!(report.to_string(), expected);
+    assert_eq!(format!("{report:?}"), expected);
+    assert!(report.render(true).contains("\u{1b}["));
+    assert!(!report.render(false).contains('\u{1b}'));
+}
+
+#[test]
+fn files_that_are_not_toml() {
+    for (source, line, message) in [
+        (
+            "[server\nlisten = \"127.0.0.1:80\"",
+            1,
+            "not valid TOML: unclosed table",
+        ),
+        ("[server]\nlisten = 127.0.0.1:80", 2, "not valid TOML"),
+        (
+            "[server]\nlisten = \"a\"\nlisten = \"b\"",
+            3,
+            "not valid TOML: duplicate key",
+        ),
+        ("[server]\nlisten", 2, "not valid TOML: key with no value"),
+        ("[server]\nlisten = \"", 2, "not valid TOML"),
+        ("a = [", 1, "not valid TOML"),
+        ("é = 1", 1, "not valid TOML"),
+    ] {
+        let report = refused(source);
+        let problems = shown(&report);
+        assert_eq!(problems[0].0, line, "{source}\n\n{report}");
+        assert!(problems[0].1.contains(message), "{source}\n\n{report}");
+    }
+    let report = refused("a = \nb = 1\nc = ]\n");
+    let lines: Vec<usize> = shown(&report)
+        .into_iter()
+        .map(|problem| problem.0)
+        .collect();
+    assert_eq!(lines, [1, 3], "{report}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let report = Config::load(Path::new("no/such/gateway.toml")).unwrap_err();
+    assert_eq!(
+        report.to_string(),
+        "error: `no/such/gateway.toml` cannot be read: No such file or directory (os error 2)\n |\n = help: `--config` names another file"
+    );
+}
+
+/// Each file has a problem in the very line where a secret stands.
+#[test]
+#[rustfmt::skip] // a table
+fn no_report_shows_a_secret() {
+    let oidc = "[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\n";
+    let route = "[[routes]]\npath = \"/a\"\nupstream = \"app\"\n";
+    let cases = [
+        // in a file that parses
+        "[session]\nsecret = \"canary-Zu7\"".to_owned(),
+        "[session]\nsecret = '''\ncanary-Zu7'''".to_owned(),
+        "[session]\nsecret = [\n \"canary-Zu7\",\n { env = \"SHORT\" } ]".to_owned(),
+        "[session]\nsecret = { env = \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret = { evn = \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret = { value = \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret = { header = \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret.text = \"canary-Zu7\"".to_owned(),
+        "[session]\nsecert = \"canary-Zu7\"".to_owned(),
+        "[session]\nsecert = { x = [\"canary-Zu7\"] }".to_owned(),
+        "[sesion]\nanything = \"canary-Zu7\"".to_owned(),
+        "[session.redis]\nurl = \"redis://u:canary-Zu7@h/\"".to_owned(),
+        "session = { store = \"redis\", redis = { url = \"redis://u:canary-Zu7@h/\" } }".to_owned(),
+        "session = { store = \"redis\", redis = { url = \"redis://h/?password=canary-Zu7\" } }".to_owned(),
+        "[server]\nlisten = 1 # was { password = \"canary-Zu7\" }".to_owned(),
+        "[server]\nexternal_url = \"http://u:canary-Zu7@localhost/\"".to_owned(),
+        "[server]\nexternal_url = \"http://u:canary-Zu7\\u0040localhost/\"".to_owned(),
+        "[server]\nexternal_url = \"u:canary-Zu7@localhost\"".to_owned(),
+        format!("{oidc}client_secret = [\"canary-Zu7\"]"),
+        format!("{oidc}client_secrt = \"canary-Zu7\"\nclient_auth = \"none\""),
+        format!("{oidc}client_secret = {{ file = \"x\" }}\ntoken = \"canary-Zu7\""),
+        "[providers.p]\nclient_id = \"c\"\nclient_secret = \"s\"\nkind = \"oidc\"\nissuer = \"https://u:canary-Zu7@i.example/\"".to_owned(),
+        "providers.p = { kind = \"github\", client_secret = \"canary-Zu7\" }".to_owned(),
+        "bearer.b = { introspection = { url = \"https://i\", client_secret = \"canary-Zu7\" } }".to_owned(),
+        "api_keys.ci = { keys = [{ id = \"a\", sha256 = \"canary-Zu7\" }] }".to_owned(),
+        "[upstreams.u]\nurl = \"http://canary-Zu7@h/\"".to_owned(),
+        "[upstreams.u]\nurls = [\"http://h/\", \"http://u:canary-Zu7@h/\"]".to_owned(),
+        format!("{route}attach = {{ basic = {{ username = \"a:b\", password = \"canary-Zu7\" }} }}"),
+        format!("{route}attach = {{ basic = \"u:canary-Zu7\" }}"),
+        format!("{route}attach = {{ api_key = {{ value = \"canary-Zu7\" }} }}"),
+        format!("{route}attach = {{ api_key = \"canary-Zu7\" }}"),
+        format!("{route}attach = {{ api_key = {{ header = \"X-K\", key = \"canary-Zu7\" }} }}"),
+        format!("{route}attach = {{ bearer = {{}}, api_key = {{ value = \"canary-Zu7\" }} }}"),
+        format!("{route}attach = {{ api_key = {{ header = \"X-K\", value = {{ env = \"LINES\" }} }} }}"),
+        format!("{route}request_headers = {{ set = {{ \"Authorization\" = \"canary-Zu7\" }} }}"),
+        // in one that does not
+        "[session]\nsecret = \"canary-Zu7".to_owned(),
+        "[session]\nsecret = canary-Zu7".to_owned(),
+        "[session]\nsecret \"canary-Zu7\"".to_owned(),
+        "[session]\nsecret: \"canary-Zu7\"".to_owned(),
+        "[session]\n\"secret\" = \"canary-Zu7\" x".to_owned(),
+        "[session]\nsecrt = \"canary-Zu7".to_owned(),
+        "[session]\nsecret = \"first\ncanary-Zu7\"".to_owned(),
+        "[session]\nsecret = \"Zmlyc3Q=\ncanary-Zu7=\"".to_owned(),
+        "[session]\nsecret = [\n \"first\"\n \"canary-Zu7\"\n]".to_owned(),
+        "[session]\nsecret = [\n \"first]\n \"canary-Zu7\"\n]".to_owned(),
+        "[session]\nsecret = [\n\n # old\n \"first\" \"canary-Zu7\"\n]".to_owned(),
+        "[session]\nsecret = \"\"\"\nfirst\nx = canary-Zu7\n\"\" \"".to_owned(),
+        "[session]\nsecret = { env = \"X\", \"canary-Zu7\" }".to_owned(),
+        "[session]\nsecret = { env = X\" } canary-Zu7".to_owned(),
+        "[session]\nsecret = { env = \"X\" } client_secret = \"canary-Zu7\"".to_owned(),
+        "[session]\nredis.url = \"redis://u:canary-Zu7@h/".to_owned(),
+        "[session]\nredis.url = \"redis://u:canary\"Zu7@h/\"".to_owned(),
+        "[session]\nredis.url = redis://h/?password=canary-Zu7".to_owned(),
+        "[server]\nlisten = u:canary-Zu7@h".to_owned(),
+        "[server]\nlisten = # password = canary-Zu7".to_owned(),
+        format!("{route}attach = {{ api_key = {{ header = \"X-K\", value = \"canary-Zu7\" }}"),
+        format!("{route}attach = {{ basic = {{ username = \"u\", password = \"canary-Zu7\" "),
+        format!("{route}attach = {{ api_key = \"canary-Zu7"),
+        format!("{route}request_headers = {{ set = {{ \"X-K\" = \"canary-Zu7\""),
+    ];
+    for case in cases {
+        // no shorter part of it either
+        let report = refused(&format!("{case}{REST}"));
+        for text in [report.to_string(), format!("{report:?}"), report.render(true)] {
+            assert!(!text.contains("Zu7") && !text.contains("canary"), "{case}\n\n{text}");
+        }
+    }
+}
+
+/// One slip of the finger anywhere in a file must not bring a secret to light.
+#[test]
+fn no_slip_of_the_finger_shows_a_secret() {
+    let source = r#"[session]
+secret = ["Zu7Zu7Zu7Zu7Zu7Zu7Zu7Zu7Zu7Zu7Zu7", { env = "SET" }]
+[session.redis]
+url = "redis://u:Zu7Zu7Zu7@h/"
+[providers.p]
+client_secret = "Zu7Zu7Zu7" # or password = "Zu7Zu7"
+[[routes]]
+attach = { basic = { username = "u", password = "Zu7Zu7Zu7" } }
+[[routes]]
+attach = { api_key = { header = "X-Key", value = 'Zu7Zu7Zu7' } }
+"#;
+    for at in 0..source.len() {
+        let (before, behind) = source.split_at(at);
+        let mut slips = vec![format!("{before}{}", &behind[1..])];
+        slips.extend(
+            "\"'[]{}=#,.:@ \nx"
+                .chars()
+                .map(|char| format!("{before}{char}{behind}")),
+        );
+        for slip in slips {
+            let text = refused(&slip).to_string();
+            assert!(!text.contains("Zu7"), "{slip}\n\n{text}");
+        }
+    }
+}
+
+#[test]
+fn what_is_checked_prints_no_secret_either() {
+    let source = r#"
+[session]
+secret = [{ env = "SET" }, "canary-Zu7heiph4aiWohw4-and-then-some-more"]
+[[routes]]
+path = "/basic"
+attach = { basic = { username = "ü", password = { env = "SET" } } }
+upstream = "app"
+[[routes]]
+path = "/key"
+attach = { api_key = { query = "key", value = "canary-Zu7" } }
+request_headers = { set = { "X-Shared" = "canary-Zu7" } }
+upstream = "app"
+"#;
+    let config = parse(&format!("{source}{REST}")).unwrap();
+    assert_eq!(config.session.secrets.len(), 2);
+    assert!(
+        config
+            .session
+            .secrets
+            .iter()
+            .all(|secret| secret.expose_secret() == CANARY)
+    );
+    let Attach::Basic(value) = &config.routes[0].attach else {
+        panic!("{config:?}")
+    };
+    assert_eq!(
+        value,
+        "Basic w7w6Y2FuYXJ5LVp1N2hlaXBoNGFpV29odzQtYW5kLXRoZW4tc29tZS1tb3Jl"
+    );
+    let debug = format!("{config:?}");
+    assert!(
+        !debug.contains("Zu7") && !debug.contains("w7w6Y2Fu"),
+        "{debug}"
+    );
+}
+
+#[test]
+fn a_secret_file_loses_one_line_break() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "0123456789012345678901234567890 \r\n").unwrap();
+    let source = format!("[session]\nsecret = {{ file = {:?} }}{REST}", file.path());
+    let config = parse(&source).unwrap();
+    assert_eq!(
+        config.session.secrets[0].expose_secret(),
+        "0123456789012345678901234567890 "
+    );
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn warnings_do_not_stop_the_start() {
+    let cases = [
+        ("[server]\nadmin_listen = \"0.0.0.0:9901\"", 2, "can be reached from other machines"),
+        ("[server]\nexternal_url = \"http://a.example\"", 2, "is plain http"),
+        ("[server]\ntrusted_proxies = [\"0.0.0.0/0\"]", 2, "trusts everybody"),
+        ("[session]\nidle_timeout = \"100h\"", 2, "never takes effect"),
+        ("[[routes]]\npath = \"/api/user/me\"\nupstream = \"app\"", 2, "is `login.user_path`"),
+        ("[[routes]]\npath = \"/a\"\nauth = false\nidentity = { \"X-A\" = \"sub\" }\nupstream = \"app\"", 4, "has no effect"),
+        (
+            "[[routes]]\npath = \"/a\"\nmethods = [\"GET\", \"PUT\"]\nupstream = \"app\"\n[[routes]]\npath = \"/a\"\nmethods = [\"PUT\"]\nupstream = \"app\"",
+            6,
+            "this route can never match",
+        ),
+    ];
+    for (case, line, message) in cases {
+        let config = parse(&format!("{case}{REST}")).unwrap();
+        let problems = shown(&config.warnings);
+        assert_eq!(problems.len(), 1, "{}", config.warnings);
+        assert_eq!(problems[0].0, line, "{}", config.warnings);
+        assert!(problems[0].1.contains(message), "{}", config.warnings);
+        assert_eq!(config.warnings.problems()[0].severity(), Severity::Warning);
+        assert!(config.warnings.to_string().starts_with("warning: "));
+    }
+}
+
+#[test]
+fn loopback_providers_need_no_tls() {
+    for host in ["localhost:4444", "127.0.0.1", "127.9.9.9:1", "[::1]:4444"] {
+        let source = format!(
+            "[providers.p]\nkind = \"oidc\"\nissuer = \"http://{host}/realm/\"\nclient_id = \"c\"\nclient_auth = \"none\"{REST}"
+        );
+        let config = parse(&source).unwrap();
+        let Kind::Oidc { issuer } = &config.providers[0].kind else {
+            panic!("{config:?}")
+        };
+        assert_eq!(*issuer, format!("http://{host}/realm/"), "kept as written");
+    }
+}
+
+#[test]
+fn the_mock_may_be_let_into_production() {
+    let source = "[server]\nexternal_url = \"https://a.example\"\n[providers.m]\nkind = \"mock\"\nallow_in_production = true\n[upstreams.app]\nurl = \"demo:\"\n[[routes]]\npath = \"/*\"";
+    let config = parse(source).unwrap();
+    let Kind::Mock(mock) = &config.providers[0].kind else {
+        panic!("{config:?}")
+    };
+    assert_eq!(mock.issuer, "https://a.example/mock");
+    assert_eq!(mock.users[0]["sub"], "ada");
+}
+
+#[test]
+fn every_spelling_of_auth() {
+    for (written, expected) in [
+        ("true", Auth::Required),
+        ("\"required\"", Auth::Required),
+        ("\"protected\"", Auth::Required),
+        ("\"optional\"", Auth::Optional),
+        ("\"auto\"", Auth::Optional),
+        ("false", Auth::Anonymous),
+        ("\"public\"", Auth::Public),
+        ("\"skip\"", Auth::Public),
+        ("\"guest\"", Auth::Guest),
+    ] {
+        for source in [
+            format!("[[routes]]\npath = \"/a\"\nauth = {written}\nupstream = \"app\"{REST}"),
+            format!(
+                "[defaults]\nauth = {written}\n[[routes]]\npath = \"/a\"\nupstream = \"app\"{REST}"
+            ),
+        ] {
+            let route = &parse(&source).unwrap().routes[0];
+            assert_eq!(route.auth, expected, "{written}");
+            let attaches = matches!(route.attach, Attach::Bearer { .. });
+            assert_eq!(
+                attaches,
+                matches!(expected, Auth::Required | Auth::Optional),
+                "{written}"
+            );
+        }
+    }
+}
+
+#[test]
+fn defaults_are_safe() {
+    let config = parse(REST).unwrap();
+    assert_eq!(
+        config.server.listen,
+        [Listen::Tcp("127.0.0.1:8080".parse().unwrap())]
+    );
+    assert_eq!(
+        config.server.external_url.as_str(),
+        "http://localhost:8080/"
+    );
+    assert_eq!(
+        config.server.admin_listen,
+        Some("127.0.0.1:9901".parse().unwrap())
+    );
+    assert!(config.server.trusted_proxies.is_empty());
+    assert!(!config.server.case_insensitive_paths);
+    assert_eq!(config.server.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.limits.replay_body, 256 * 1024);
+    assert_eq!(config.limits.replay_memory, 64 * 1024 * 1024);
+    assert_eq!(config.limits.header_bytes, 32 * 1024);
+    assert_eq!(config.limits.header_timeout, Duration::from_secs(10));
+    assert_eq!(
+        (config.limits.connections, config.limits.login_attempts),
+        (20_000, 10)
+    );
+    assert_eq!(config.session.idle_timeout, Duration::from_secs(24 * 3600));
+    assert_eq!(
+        config.session.absolute_timeout,
+        Duration::from_secs(72 * 3600)
+    );
+    assert_eq!(
+        (
+            config.session.max_sessions,
+            config.session.max_sessions_per_user
+        ),
+        (1_000_000, 100)
+    );
+    assert!(config.session.secrets.is_empty());
+    assert_eq!(config.login.prefix, "/auth");
+    assert_eq!(config.login.user_path, "/api/user/me");
+    assert!(config.login.allowed_return_origins.is_empty() && config.login.return_to_page);
+    assert_eq!(config.refresh.early, Duration::from_secs(30));
+    assert_eq!(config.refresh.timeout, Duration::from_secs(10));
+    assert_eq!(config.refresh.grace, Duration::from_secs(60));
+    assert_eq!(config.refresh.cooldown, Duration::from_secs(5));
+    assert_eq!(config.providers[0].timeout, Duration::from_secs(10));
+    assert_eq!(config.providers[0].client_auth, ClientAuth::None);
+    assert_eq!(config.upstreams[0].connect_timeout, Duration::from_secs(3));
+    assert_eq!(
+        config.upstreams[0].response_timeout,
+        Duration::from_secs(60)
+    );
+    assert_eq!(
+        config.upstreams[0].unauthorized.status,
+        [StatusCode::UNAUTHORIZED]
+    );
+    assert_eq!(config.routes[0].auth, Auth::Required);
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+}
+
+#[test]
+fn everything_at_once_is_read() {
+    let config = parse(
+        r#"
+[server]
+listen = ["[::1]:80", "unix:/run/latchgate.sock"]
+external_url = "https://App.Example.com:8443/"
+admin_listen = "off"
+trusted_proxies = ["10.1.2.3/8", "::1"]
+drain_timeout = "0s"
+workers = 3
+case_insensitive_paths = true
+[login]
+prefix = "/_/auth"
+after_login = "/home?x=1"
+after_logout = "https://www.example.com/bye"
+allowed_return_origins = ["https://www.example.com:443/"]
+return_to_page = false
+expose_access_token = false
+[telemetry]
+log = "json"
+[refresh]
+timeout = "2500ms"
+[providers.corp]
+kind = "oauth2"
+authorization_endpoint = "https://i.example/a?tenant=1"
+token_endpoint = "https://i.example/t"
+userinfo_endpoint = "https://i.example/u"
+revocation_endpoint = "https://i.example/r"
+subject = "user.id"
+client_id = "app"
+client_secret = { env = "SET" }
+client_auth = "client_secret_post"
+[upstreams.zebra]
+urls = ["http://a.example", "https://[::1]:444", "unix:/run/app.sock", "demo:"]
+unauthorized = { status = [401, 419], location_prefix = "/signin" }
+[upstreams.ant]
+url = "http://127.0.0.1:3000"
+[[routes]]
+path = "/api/*"
+host = "*.Example.com"
+methods = ["GET", "PUT"]
+upstream = "ant"
+auth = "auto"
+attach = { bearer = { header = "X-Auth", scheme = "" } }
+on_401 = "refresh"
+login = "status"
+provider = "corp"
+accept = ["session"]
+capture = false
+strip_prefix = "/api"
+replace_prefix = "/"
+request_headers = { set = { "X-A" = "1" }, remove = ["Cookie"] }
+response_headers = { set = { "X-Frame-Options" = "DENY" }, remove = ["Server"] }
+max_body = "1MiB"
+response_timeout = "5m"
+allow_encoded_slash = true
+[[routes]]
+path = "/admin/*"
+upstream = "zebra"
+identity = { "X-User" = "sub", "X-Country" = "address.country" }
+require = { groups = ["admin"], email_domain = "Corp.COM", scope = ["x", "y"], claims = { role = "admin", "a.b" = ["c"] } }
+cors = { allow_origins = ["https://app.example.com/"], allow_credentials = true, allow_methods = ["PATCH"], allow_headers = ["Content-Type"], expose_headers = ["X-B"], max_age = "1h" }
+"#,
+    )
+    .unwrap();
+    assert_eq!(
+        config.server.listen[1],
+        Listen::Unix("/run/latchgate.sock".into())
+    );
+    assert_eq!(
+        config.server.external_url.as_str(),
+        "https://app.example.com:8443/"
+    );
+    assert_eq!(config.server.admin_listen, None);
+    assert_eq!(
+        config.server.trusted_proxies,
+        ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]
+    );
+    assert_eq!(config.server.workers, 3);
+    assert_eq!(config.login.prefix, "/_/auth");
+    assert_eq!(config.login.after_login, "/home?x=1");
+    assert_eq!(config.login.after_logout, "https://www.example.com/bye");
+    assert_eq!(
+        config.login.allowed_return_origins,
+        ["https://www.example.com"]
+    );
+    let corp = &config.providers[0];
+    assert_eq!(corp.timeout, Duration::from_millis(2500));
+    assert_eq!(corp.client_secret.as_ref().unwrap().expose_secret(), CANARY);
+    assert!(corp.scopes.is_empty());
+    assert!(
+        matches!(&corp.kind, Kind::OAuth2 { subject: Some(subject), .. } if subject == "user.id")
+    );
+    assert_eq!(config.upstreams[0].name, "zebra", "in file order");
+    assert_eq!(
+        config.upstreams[0].servers,
+        [
+            ServerAddress::Tcp {
+                tls: false,
+                host: "a.example".to_owned(),
+                port: 80
+            },
+            ServerAddress::Tcp {
+                tls: true,
+                host: "::1".to_owned(),
+                port: 444
+            },
+            ServerAddress::Unix("/run/app.sock".into()),
+            ServerAddress::Demo,
+        ]
+    );
+    assert_eq!(
+        config.upstreams[0].unauthorized.location_prefix.as_deref(),
+        Some("/signin")
+    );
+    let api = &config.routes[0];
+    assert_eq!(
+        api.pattern.methods.as_deref(),
+        Some(&[Method::GET, Method::PUT][..])
+    );
+    assert!(
+        matches!(&api.attach, Attach::Bearer { header, scheme } if header == "x-auth" && scheme.is_empty())
+    );
+    assert_eq!(api.on_401, Some(On401::Refresh));
+    assert_eq!(api.provider.as_deref(), Some("corp"));
+    assert_eq!(
+        (api.strip_prefix.as_deref(), api.replace_prefix.as_deref()),
+        (Some("/api"), Some("/"))
+    );
+    assert_eq!(api.request_headers.remove, ["cookie"]);
+    assert_eq!(api.response_headers.set[0].1, "DENY");
+    assert_eq!(
+        (api.max_body, api.response_timeout),
+        (Some(1 << 20), Some(Duration::from_secs(300)))
+    );
+    let admin = &config.routes[1];
+    let claim = |path: &str, any_of: &[&str]| Requirement::Claim {
+        path: path.to_owned(),
+        any_of: any_of.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    assert_eq!(
+        admin.require,
+        [
+            claim("groups", &["admin"]),
+            claim("scope", &["x", "y"]),
+            Requirement::EmailDomain(vec!["corp.com".to_owned()]),
+            claim("role", &["admin"]),
+            claim("a.b", &["c"]),
+        ]
+    );
+    assert_eq!(admin.identity[1].1, "address.country");
+    let cors = admin.cors.as_ref().unwrap();
+    assert_eq!(cors.allow_origins, ["https://app.example.com"]);
+    assert_eq!(
+        (cors.allow_headers[0].as_str(), cors.max_age),
+        ("content-type", Some(Duration::from_secs(3600)))
+    );
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+}
+
+#[test]
+fn the_default_file_needs_nothing_else() {
+    let config = Config::load(Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/gateway.toml"
+    )))
+    .unwrap();
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    let Kind::Mock(mock) = &config.providers[0].kind else {
+        panic!("{config:?}")
+    };
+    assert_eq!(mock.users.len(), 3);
+    assert_eq!(mock.issuer, "http://localhost:8080/mock");
+    assert_eq!(config.upstreams[0].servers, [ServerAddress::Demo]);
+    let defaults = parse(REST).unwrap();
+    assert_eq!(
+        config.server.listen, defaults.server.listen,
+        "what the file shows is the default"
+    );
+    assert_eq!(config.login.prefix, defaults.login.prefix);
+    assert_eq!(
+        config.routes_table(),
+        "\
+METHODS  HOST  PATH        AUTH      ATTACH  ON 401   UPSTREAM
+*        *     /api/*      true      bearer  refresh  demo
+*        *     /private/*  true      bearer  refresh  demo
+*        *     /open/*     false     never   login    demo
+*        *     /*          optional  bearer  login    demo
+"
+    );
+}
