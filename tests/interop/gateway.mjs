@@ -6,6 +6,9 @@ import { eventually, start, workDirectory } from './processes.mjs';
 
 export const binary = process.env.LATCHGATE_BIN ?? join(import.meta.dirname, '../../target/debug/latchgate');
 
+/** What every gateway of this run has written to stdout and stderr, by name. */
+export const logs = new Map();
+
 /** Starts the gateway with `config` (TOML) and resolves when it answers at `origin`. */
 export async function startGateway(name, origin, config, env = {}) {
   const directory = join(workDirectory, name);
@@ -14,8 +17,9 @@ export async function startGateway(name, origin, config, env = {}) {
   writeFileSync(file, config);
   // The most talkative level there is: no level may show a secret.
   const gateway = start(name, binary, ['run', '--config', file], { cwd: directory, env: { LATCHGATE_LOG: 'trace', ...env } });
+  logs.set(name, gateway.output);
   await gateway.whileRunning(eventually(() => fetch(origin, { redirect: 'manual' }), `${name} to answer`));
-  return { origin, log: gateway.output, stop: (patience) => gateway.stop(patience) };
+  return { origin, stop: (patience) => gateway.stop(patience) };
 }
 
 /** The configuration of the suite: one OpenID provider, four backends, every kind of route. */

@@ -3,6 +3,7 @@
 
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { listen, openLog } from './processes.mjs';
 
 const { default: Provider } = await quietly(() => import('oidc-provider'));
@@ -26,6 +27,7 @@ export async function startProvider({ port, redirectUri, postLogoutRedirectUri }
   const grants = new Map();
   let accessTokenTtl = DEFAULT_ACCESS_TOKEN_TTL;
   let reachable = true;
+  let tokenDelay = 0;
 
   const provider = await quietly(() => new Provider(issuer, {
     clients: [{
@@ -55,11 +57,16 @@ export async function startProvider({ port, redirectUri, postLogoutRedirectUri }
     features: {
       devInteractions: { enabled: false },
       introspection: { enabled: true },
-      revocation: { enabled: true },
+      revocation: {
+        enabled: true,
+        allowedPolicy: (_ctx, client, token) => token.clientId === client.clientId,
+      },
       rpInitiatedLogout: { enabled: true, logoutSource: logoutPage },
       userinfo: { enabled: true },
     },
     interactions: { url: (_ctx, interaction) => `/interaction/${interaction.uid}` },
+    // Behind the gateway the userinfo endpoint sees the `Origin` of the page that called it.
+    clientBasedCORS: (_ctx, origin) => origin === new URL(redirectUri).origin,
     renderError: (ctx, out) => { ctx.body = page('Error', `<pre>${JSON.stringify(out)}</pre>`); },
   }));
 
@@ -84,6 +91,7 @@ export async function startProvider({ port, redirectUri, postLogoutRedirectUri }
   const server = createServer(async (request, response) => {
     if (!reachable) return request.socket.destroy();
     try {
+      if (request.url === '/token') await sleep(tokenDelay);
       if (!(await interaction(provider, request, response))) await handle(request, response);
     } catch (error) {
       note('failed:', request.method, request.url, error.stack);
@@ -105,6 +113,8 @@ export async function startProvider({ port, redirectUri, postLogoutRedirectUri }
     secrets,
     /** Seconds that access tokens issued from now on live. */
     issueAccessTokensFor(seconds = DEFAULT_ACCESS_TOKEN_TTL) { accessTokenTtl = seconds; },
+    /** Milliseconds that the token endpoint takes to answer: time for other requests to meet a refresh under way. */
+    delayTokensBy(milliseconds) { tokenDelay = milliseconds; },
     /** While false, every connection is dropped without an answer. */
     setReachable(yes) { reachable = yes; },
     /** Revokes every access token (RFC 7009 on a token leaves the grant alone); resource servers answer 401 from now on. */

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { digest } from '../backends.mjs';
 import { eventually } from '../processes.mjs';
-import { gateway, provider, userinfo } from '../setup.mjs';
-import { browserCase, fetchFrom, isAt, signedInAt, sleep } from './steps.mjs';
+import { provider, userinfo } from '../setup.mjs';
+import { browserCase, fetchFrom, isAt, sessionCookie, signedInAt } from './steps.mjs';
 
 browserCase('after the token has expired ten parallel calls of the page succeed with one refresh', async (profile) => {
   provider.issueAccessTokensFor(2);
   const page = await signedInAt(profile, '/anything/expired');
   provider.issueAccessTokensFor();
+  provider.delayTokensBy(500);
   await sleep(2_200);
   userinfo.take();
 
@@ -21,6 +23,7 @@ browserCase('after the token has expired ten parallel calls of the page succeed 
 
 browserCase('a token revoked early: the backend says 401, the page sees only 200, with one refresh for ten calls', async (profile) => {
   const page = await signedInAt(profile, '/anything/revoked');
+  provider.delayTokensBy(500);
   await revokeOutsideCooldown();
 
   const requests = await provider.tokenRequestsDuring(async () => {
@@ -31,7 +34,7 @@ browserCase('a token revoked early: the backend says 401, the page sees only 200
   const exchanges = userinfo.take();
   const refused = exchanges.filter(({ status }) => status === 401);
   const accepted = exchanges.filter(({ status }) => status === 200);
-  assert.ok(refused.length >= 1);
+  assert.ok(refused.length > 1, 'several calls must meet the refresh under way');
   assert.equal(accepted.length, 10);
   assert.equal(tokensOf(refused).size, 1);
   assert.equal(tokensOf(accepted).size, 1);
@@ -109,7 +112,7 @@ browserCase('consent withdrawn at the provider: the call gets 401 with the way t
   assert.equal(status, 401);
   assert.equal(headers['latchgate-reason'], 'expired');
   assert.match(headers['latchgate-login'], /\/auth\/login\?return_to=%2Fanything%2Fwithdrawn&status=expired$/);
-  assert.deepEqual(await profile.cookies(gateway.origin), []);
+  assert.equal(await sessionCookie(profile), undefined);
 
   await page.reload();
   isAt(page, provider.origin);
@@ -126,7 +129,7 @@ browserCase('provider down during a refresh: 503 with Retry-After, the session s
     const { status, headers } = await fetchFrom(page, '/bearer');
     assert.equal(status, 503);
     assert.match(headers['retry-after'], /^\d+$/);
-    assert.equal((await profile.cookies(gateway.origin)).length, 1);
+    assert.ok(await sessionCookie(profile));
   } finally {
     provider.setReachable(true);
   }

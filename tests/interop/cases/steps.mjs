@@ -12,6 +12,7 @@ export const cookieValues = new Set();
 export function browserCase(name, steps) {
   test(name, { timeout: 60_000 }, async () => {
     provider.issueAccessTokensFor();
+    provider.delayTokensBy(0);
     const profile = await browser.profile();
     profile.on('response', async (response) => {
       for (const line of await response.headerValues('set-cookie').catch(() => [])) {
@@ -49,12 +50,16 @@ export function fetchFrom(page, path, options = {}) {
   }, [path, options]);
 }
 
+/** The session's cookie in this profile, if there is one. */
+export async function sessionCookie(profile) {
+  const cookies = await profile.cookies(gateway.origin);
+  return cookies.find(({ name }) => name === 'latchgate');
+}
+
 /** The `Cookie` header that carries this profile's session. */
 export async function cookieHeader(profile) {
-  const cookies = await profile.cookies(gateway.origin);
-  return cookies.map(({ name, value }) => `${name}=${value}`).join('; ');
+  const { name, value } = await sessionCookie(profile);
+  return `${name}=${value}`;
 }
 
 export const isAt = (page, origin) => assert.equal(new URL(page.url()).origin, origin);
-
-export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
