@@ -18,9 +18,9 @@ export const CLIENT_ID = 'latchgate';
 export const CLIENT_SECRET = `${randomBytes(24).toString('base64url')}+/:%&=`;
 
 /** Starts the provider for one confidential client and resolves to what the cases need of it. */
-export async function startProvider({ port, redirectUri, postLogoutRedirectUri }) {
+export async function startProvider({ name = 'provider', port, redirectUri, postLogoutRedirectUri }) {
   const issuer = `http://127.0.0.1:${port}`;
-  const log = openLog('provider');
+  const log = openLog(name);
   const counts = { authorization_code: 0, refresh_token: 0, refused: 0 };
   const secrets = new Set([CLIENT_SECRET]);
   const accessTokens = new Map();

@@ -28,7 +28,10 @@ test('it starts and serves public routes while the provider is down, and signs i
     assert.equal(refusal.headers.get('cache-control'), 'no-store');
 
     provider = await startProvider({
-      port: providerPort, redirectUri: `${origin}/auth/corp`, postLogoutRedirectUri: `${origin}/html`,
+      name: 'late-provider',
+      port: providerPort,
+      redirectUri: `${origin}/auth/corp`,
+      postLogoutRedirectUri: `${origin}/html`,
     });
     await eventually(async () => (await login()).headers.get('location')?.startsWith(provider.origin), 'the login to start', 30_000);
   } finally {
