@@ -67,14 +67,15 @@ export async function startProvider({ name = 'provider', port, redirectUri, post
     interactions: { url: (_ctx, interaction) => `/interaction/${interaction.uid}` },
     // Behind the gateway the userinfo endpoint sees the `Origin` of the page that called it.
     clientBasedCORS: (_ctx, origin) => origin === new URL(redirectUri).origin,
-    renderError: (ctx, out) => { ctx.body = page('Error', `<pre>${JSON.stringify(out)}</pre>`); },
+    renderError: (ctx, out) => { ctx.body = JSON.stringify(out); },
   }));
 
   const note = (...words) => log.write(`${words.join(' ')}\n`);
   provider.on('grant.success', (ctx) => {
     const { grant_type } = ctx.oidc.params;
+    const { access_token, refresh_token, id_token } = ctx.body;
     counts[grant_type] += 1;
-    for (const name of ['access_token', 'refresh_token', 'id_token']) secrets.add(ctx.body[name]);
+    [access_token, refresh_token, id_token].filter(Boolean).forEach((token) => secrets.add(token));
     note('token endpoint:', grant_type, 'granted');
   });
   provider.on('grant.error', (ctx, error) => {
