@@ -1,0 +1,10 @@
+// The interop suite: one run of everything, in this order. See README.md.
+
+import './cases/login.mjs';
+import './cases/refresh.mjs';
+import './cases/logout.mjs';
+import './cases/api_client.mjs';
+import './cases/streams.mjs';
+import './cases/start.mjs';
+import './cases/demo.mjs';
+import './cases/end.mjs';
