@@ -15,7 +15,7 @@ const row = (...cells) => {
 const status = (code) => [code < 400 ? "status" : "status bad", code];
 
 const browserSaw = (method, path, code, milliseconds) => {
-  const item = row(["path", `${method} ${path}`], ["quiet", `${Math.round(milliseconds)} ms`], status(code));
+  const item = row(["quiet", new Date().toISOString().slice(11, 19)], ["path", `${method} ${path}`], ["quiet", `${Math.round(milliseconds)} ms`], status(code));
   item.classList.add("new");
   by("browser").append(item);
   by("browser").scrollTop = by("browser").scrollHeight;
@@ -110,7 +110,11 @@ const actions = {
         const { number, of } = JSON.parse(event.data);
         say(`Event ${number} of ${of}, as soon as it was sent.`);
       });
-      source.addEventListener("done", () => end(200, "The stream is over: ten events, one a second."));
+      source.addEventListener("done", async () => {
+        end(200, "The stream is over: ten events, one a second.");
+        const response = await fetch("/api/demo/calls");
+        if (response.ok) backendSaw((await response.json()).calls);
+      });
       source.addEventListener("error", () => end("failed", "The stream could not be opened, or broke off."));
     });
   },

@@ -10,7 +10,11 @@
 //! |---|---|
 //! | `user=ada` | signs in as that persona without asking; `login_hint=ada` likewise, by `sub` or `email` |
 //! | `ttl=5` | life of the access tokens of this login, in seconds |
-//! | `mock_error=access_denied` | fails as asked; see [`Failure::named`] for all values |
+//! | `mock_error=access_denied` | comes back with that error; any code of RFC 6749 §4.1.2.1 |
+//! | `mock_error=token:invalid_grant` | fails when the code is redeemed; `server_error`, `temporarily_unavailable` and the codes of RFC 6749 §5.2 |
+//! | `mock_error=refresh:invalid_grant` | fails at every refresh, with the same codes |
+//!
+//! A persona may have a `mock_error` of its own; the request's comes first.
 
 mod grants;
 mod keys;
