@@ -16,30 +16,30 @@
 //!
 //! A persona may have a `mock_error` of its own; the request's comes first.
 
+mod authorize;
 mod grants;
 mod keys;
+mod pages;
 mod persona;
+mod request;
+mod response;
+mod token;
 
-use self::grants::{Code, Consent, FamilyId, Grants, Redeemed, Refusal};
+use self::grants::{FamilyId, Grants};
 use self::keys::{SigningKey, TokenType};
-use self::persona::{Failure, Persona, Stage};
+use self::pages::{message_page, problem_page};
+use self::persona::Persona;
+use self::request::{Parameters, bearer, client_id};
+use self::response::{TokenError, found, header_value, json_response, respond, unauthorized};
 use super::MockSettings;
-use crate::clock::{Clock, Now};
-use askama::Template;
-use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use crate::clock::Clock;
 use bytes::Bytes;
-use http::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
-    REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
-};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::ALLOW;
+use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use url::{Origin, Url, form_urlencoded};
+use url::{Origin, Url};
 
 /// One mock provider with its key, codes and token families; all of them die with the process.
 pub struct MockProvider {
@@ -85,8 +85,9 @@ impl MockProvider {
             .iter()
             .find(|(path, ..)| *path == request.uri().path())
         else {
-            return Message::page(
+            return message_page(
                 StatusCode::NOT_FOUND,
+                "Nothing here",
                 "There is nothing at this address of the mock provider.",
             );
         };
@@ -109,9 +110,7 @@ impl MockProvider {
         match endpoint {
             Endpoint::Discovery => json_response(StatusCode::OK, &self.metadata()),
             Endpoint::Jwks => json_response(StatusCode::OK, &self.key.jwks()),
-            Endpoint::Authorize => self
-                .authorize(&request)
-                .unwrap_or_else(AuthorizationError::into_response),
+            Endpoint::Authorize => self.authorize(&request),
             Endpoint::Token => self
                 .token(&request)
                 .unwrap_or_else(TokenError::into_response),
@@ -147,308 +146,6 @@ impl MockProvider {
             "request_parameter_supported": false,
             "request_uri_parameter_supported": false,
         })
-    }
-
-    /// The authorization endpoint (RFC 6749 §4.1.1, OIDC Core §3.1.2). Until the redirect URI is
-    /// known to be ours, an error is a page; after that it goes back to the client.
-    fn authorize(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, AuthorizationError> {
-        let refuse = AuthorizationError::Page;
-        let text = if request.method() == Method::POST {
-            &request.body()[..]
-        } else {
-            query(request)
-        };
-        let parameters = Parameters::parse(text).map_err(refuse)?;
-
-        // RFC 6749 would send a wrong response_type back to the client. A page says it to the person who wrote the URL.
-        let client_id = parameters
-            .given("client_id")
-            .ok_or(refuse("The request has no client_id."))?;
-        if client_id.len() > CLIENT_ID_MAX {
-            return Err(refuse("The client_id is too long."));
-        }
-        let redirect_uri = parameters
-            .get("redirect_uri")
-            .ok_or(refuse("The request has no redirect_uri."))?;
-        let target = self.own_url(redirect_uri).ok_or(refuse(
-            "The redirect_uri is not on the origin of this gateway, so the browser is not sent there.",
-        ))?;
-        if parameters.get("response_type") != Some("code") {
-            return Err(refuse(
-                "The response_type is not \"code\", the only one there is here.",
-            ));
-        }
-        let persona = match parameters.get("user") {
-            Some(sub) => Some(
-                self.persona(|persona| persona.sub() == sub)
-                    .ok_or(refuse("There is no such persona; see `users`."))?,
-            ),
-            None => parameters.get("login_hint").and_then(|hint| {
-                self.persona(|persona| persona.sub() == hint || persona.text("email") == Some(hint))
-            }),
-        };
-        let access_life = match parameters.get("ttl").map(str::parse) {
-            None => self.access_life,
-            Some(Ok(seconds @ 1..=ACCESS_LIFE_MAX)) => Duration::from_secs(seconds),
-            Some(_) => return Err(refuse("ttl is a whole number of seconds, from 1 to 86400.")),
-        };
-
-        let back = |code: &'static str, description: &'static str| AuthorizationError::Redirect {
-            location: self.callback(
-                &target,
-                &parameters,
-                &[("error", code), ("error_description", description)],
-            ),
-        };
-        let code_challenge = parameters
-            .get("code_challenge")
-            .filter(|challenge| {
-                URL_SAFE_NO_PAD
-                    .decode(challenge)
-                    .is_ok_and(|hash| hash.len() == SHA256.output_len)
-            })
-            .ok_or_else(|| {
-                back(
-                    "invalid_request",
-                    "code_challenge is missing or is not a SHA-256",
-                )
-            })?;
-        if parameters.get("code_challenge_method") != Some("S256") {
-            return Err(back(
-                "invalid_request",
-                "code_challenge_method must be S256",
-            ));
-        }
-        if parameters
-            .get("response_mode")
-            .is_some_and(|mode| mode != "query")
-        {
-            return Err(back("invalid_request", "response_mode must be query"));
-        }
-        let scope = parameters.get("scope").unwrap_or_default();
-        if !is_scope(scope) {
-            return Err(back("invalid_scope", "scope is not a list of scope tokens"));
-        }
-        let prompts: Vec<&str> = parameters
-            .get("prompt")
-            .unwrap_or_default()
-            .split(' ')
-            .collect();
-        if prompts.contains(&"none") && prompts.len() > 1 {
-            return Err(back("invalid_request", "prompt=none stands alone"));
-        }
-
-        let asked = parameters.get("mock_error");
-        let failure = asked.and_then(Failure::named);
-        if let (Some(value), None) = (asked, failure) {
-            tracing::warn!(
-                ?value,
-                "mock_error names no error the mock provider can give; going on without"
-            );
-        }
-        let failure = failure.or_else(|| persona.as_ref().and_then(|persona| persona.failure));
-        if let Some(Failure {
-            stage: Stage::Authorization,
-            code,
-        }) = failure
-        {
-            return Err(back(code, "the mock provider was asked for this error"));
-        }
-        let Some(persona) = persona else {
-            if prompts.contains(&"none") {
-                return Err(back("login_required", "prompt=none, and nobody was named"));
-            }
-            return Ok(self.choose_page(&parameters, client_id, scope, access_life));
-        };
-
-        let now = self.clock.now();
-        let code = self.grants().issue_code(
-            Code {
-                consent: Consent {
-                    persona: Arc::clone(persona),
-                    client_id: client_id.to_owned(),
-                    scope: scope.to_owned(),
-                    auth_time: now.unix,
-                    acr: parameters
-                        .get("acr_values")
-                        .and_then(|values| values.split(' ').next())
-                        .map(str::to_owned),
-                    access_life,
-                    failure,
-                },
-                redirect_uri: redirect_uri.to_owned(),
-                nonce: parameters.get("nonce").map(str::to_owned),
-                code_challenge: code_challenge.to_owned(),
-            },
-            now.mono,
-        );
-        Ok(found(&self.callback(
-            &target,
-            &parameters,
-            &[("code", &code)],
-        )))
-    }
-
-    /// The token endpoint (RFC 6749 §3.2).
-    fn token(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, TokenError> {
-        let parameters = Parameters::of_form(request)?;
-        let client_id = client_id(request, &parameters)?;
-        let now = self.clock.now();
-        match parameters.get("grant_type") {
-            Some("authorization_code") => self.token_for_code(&parameters, &client_id, now),
-            Some("refresh_token") => self.token_for_refresh_token(&parameters, &client_id, now),
-            Some(_) => Err(TokenError::unsupported_grant_type()),
-            None => Err(TokenError::invalid_request("grant_type is missing")),
-        }
-    }
-
-    /// RFC 6749 §4.1.3, RFC 7636 §4.6
-    fn token_for_code(
-        &self,
-        parameters: &Parameters<'_>,
-        client_id: &str,
-        now: Now,
-    ) -> Result<Response<Bytes>, TokenError> {
-        let code = parameters
-            .get("code")
-            .ok_or(TokenError::invalid_request("code is missing"))?;
-        let verifier = parameters
-            .get("code_verifier")
-            .ok_or(TokenError::invalid_request("code_verifier is missing"))?;
-        let redeemed = self.grants().redeem_code(code, now.mono, |code| {
-            if code.consent.client_id != client_id {
-                return Err(TokenError::invalid_client());
-            }
-            if parameters.get("redirect_uri") != Some(&code.redirect_uri) {
-                return Err(TokenError::invalid_grant(
-                    "redirect_uri is not the one of the authorization request",
-                ));
-            }
-            if !is_code_verifier(verifier)
-                || sha256_base64url(verifier.as_bytes()) != code.code_challenge
-            {
-                return Err(TokenError::invalid_grant(
-                    "code_verifier does not match code_challenge",
-                ));
-            }
-            TokenError::rehearsed(code.consent.failure, Stage::Code)
-        })?;
-        let scope = redeemed.consent.scope.clone();
-        self.issue(&redeemed, &scope, now)
-    }
-
-    /// RFC 6749 §6; OIDC Core §12
-    fn token_for_refresh_token(
-        &self,
-        parameters: &Parameters<'_>,
-        client_id: &str,
-        now: Now,
-    ) -> Result<Response<Bytes>, TokenError> {
-        let refresh_token = parameters
-            .get("refresh_token")
-            .ok_or(TokenError::invalid_request("refresh_token is missing"))?;
-        let redeemed =
-            self.grants()
-                .redeem_refresh_token(refresh_token, now.mono, |consent| {
-                    if consent.client_id != client_id {
-                        return Err(TokenError::invalid_client());
-                    }
-                    let granted: Vec<&str> = consent.scope.split(' ').collect();
-                    if parameters.get("scope").is_some_and(|scope| {
-                        scope.split(' ').any(|token| !granted.contains(&token))
-                    }) {
-                        return Err(TokenError::invalid_scope());
-                    }
-                    TokenError::rehearsed(consent.failure, Stage::Refresh)
-                })?;
-        let scope = parameters.get("scope").unwrap_or(&redeemed.consent.scope);
-        self.issue(&redeemed, scope, now)
-    }
-
-    /// RFC 6749 §5.1, with an ID token when `openid` was granted (OIDC Core §3.1.3.3).
-    fn issue(
-        &self,
-        redeemed: &Redeemed,
-        scope: &str,
-        now: Now,
-    ) -> Result<Response<Bytes>, TokenError> {
-        let expires_in = redeemed.consent.access_life.as_secs();
-        let access_token = self.access_token(redeemed, scope, now)?;
-        let mut answer = json!({
-            "access_token": access_token,
-            "token_type": "Bearer",
-            "expires_in": expires_in,
-            "scope": scope,
-        });
-        if scope.split(' ').any(|token| token == "openid") {
-            answer["id_token"] = self.id_token(redeemed, scope, &access_token, now)?.into();
-        }
-        if let Some(refresh_token) = &redeemed.refresh_token {
-            answer["refresh_token"] = refresh_token.as_str().into();
-        }
-        Ok(json_response(StatusCode::OK, &answer))
-    }
-
-    /// RFC 9068 §2.2
-    fn access_token(
-        &self,
-        redeemed: &Redeemed,
-        scope: &str,
-        now: Now,
-    ) -> Result<String, TokenError> {
-        let Redeemed {
-            consent, family, ..
-        } = redeemed;
-        let mut claims = consent.persona.claims(scope);
-        claims.insert("iss".to_owned(), self.issuer.as_str().into());
-        claims.insert("aud".to_owned(), self.issuer.as_str().into());
-        claims.insert("client_id".to_owned(), consent.client_id.as_str().into());
-        claims.insert("iat".to_owned(), now.unix.into());
-        claims.insert(
-            "exp".to_owned(),
-            (now.unix + consent.access_life.as_secs()).into(),
-        );
-        claims.insert("jti".to_owned(), jti().into());
-        claims.insert("scope".to_owned(), scope.into());
-        claims.insert("sid".to_owned(), family.to_sid().into());
-        Ok(self.key.sign(TokenType::Access, &claims)?)
-    }
-
-    /// OIDC Core §2, §3.1.3.6; after a refresh without `nonce` and with the first `auth_time` (§12.2)
-    fn id_token(
-        &self,
-        redeemed: &Redeemed,
-        scope: &str,
-        access_token: &str,
-        now: Now,
-    ) -> Result<String, TokenError> {
-        let Redeemed {
-            consent,
-            family,
-            nonce,
-            ..
-        } = redeemed;
-        let mut claims = consent.persona.claims(scope);
-        claims.insert("iss".to_owned(), self.issuer.as_str().into());
-        claims.insert("aud".to_owned(), consent.client_id.as_str().into());
-        claims.insert("iat".to_owned(), now.unix.into());
-        claims.insert(
-            "exp".to_owned(),
-            (now.unix + ID_TOKEN_LIFE.as_secs()).into(),
-        );
-        claims.insert("auth_time".to_owned(), consent.auth_time.into());
-        claims.insert("sid".to_owned(), family.to_sid().into());
-        claims.insert(
-            "at_hash".to_owned(),
-            left_half_of_sha256(access_token).into(),
-        );
-        if let Some(nonce) = nonce {
-            claims.insert("nonce".to_owned(), nonce.as_str().into());
-        }
-        if let Some(acr) = &consent.acr {
-            claims.insert("acr".to_owned(), acr.as_str().into());
-        }
-        Ok(self.key.sign(TokenType::Id, &claims)?)
     }
 
     /// OIDC Core §5.3; refusals after RFC 6750 §3.
@@ -501,21 +198,13 @@ impl MockProvider {
 
     /// OpenID Connect RP-Initiated Logout 1.0 §2. The only session here is the token family that the hint names.
     fn end_session(&self, request: &Request<Bytes>) -> Response<Bytes> {
-        let text = if request.method() == Method::POST {
-            &request.body()[..]
-        } else {
-            query(request)
-        };
-        let parameters = match Parameters::parse(text) {
+        let parameters = match Parameters::of_browser(request) {
             Ok(parameters) => parameters,
-            Err(problem) => return Message::page(StatusCode::BAD_REQUEST, problem),
+            Err(problem) => return problem_page(problem),
         };
         if let Some(hint) = parameters.get("id_token_hint") {
             let Some(claims) = self.key.open(TokenType::Id, hint) else {
-                return Message::page(
-                    StatusCode::BAD_REQUEST,
-                    "The id_token_hint is not an ID token of this provider.",
-                );
+                return problem_page("The id_token_hint is not an ID token of this provider.");
             };
             if let Some(family) = claims
                 .get("sid")
@@ -526,11 +215,14 @@ impl MockProvider {
             }
         }
         let Some(uri) = parameters.get("post_logout_redirect_uri") else {
-            return Message::signed_out_page();
+            return message_page(
+                StatusCode::OK,
+                "You are signed out",
+                "The mock provider has ended your session.",
+            );
         };
         let Some(mut target) = self.own_url(uri) else {
-            return Message::page(
-                StatusCode::BAD_REQUEST,
+            return problem_page(
                 "The post_logout_redirect_uri is not on the origin of this gateway, so the browser is not sent there.",
             );
         };
@@ -538,65 +230,6 @@ impl MockProvider {
             target.query_pairs_mut().append_pair("state", state);
         }
         found(&target)
-    }
-
-    fn choose_page(
-        &self,
-        parameters: &Parameters<'_>,
-        client_id: &str,
-        scope: &str,
-        access_life: Duration,
-    ) -> Response<Bytes> {
-        let lives = ACCESS_LIVES.map(|seconds| Choice {
-            label: format!("{seconds} s"),
-            href: parameters.link("ttl", &seconds.to_string()),
-            current: parameters.get("ttl") == Some(&seconds.to_string()),
-        });
-        let default = Choice {
-            label: format!("Default ({} s)", self.access_life.as_secs()),
-            href: parameters.link("ttl", ""),
-            current: parameters.get("ttl").is_none(),
-        };
-        page(
-            StatusCode::OK,
-            &ChoosePage {
-                client_id,
-                scopes: scope.split(' ').filter(|token| !token.is_empty()).collect(),
-                personas: self
-                    .personas
-                    .iter()
-                    .map(|persona| PersonaCard::new(persona, parameters))
-                    .collect(),
-                lives: lives.into_iter().chain([default]).collect(),
-                access_life: access_life.as_secs(),
-                failures: REHEARSALS
-                    .iter()
-                    .map(|(value, outcome)| Rehearsal {
-                        value,
-                        outcome,
-                        href: parameters.link("mock_error", value),
-                    })
-                    .collect(),
-                rehearsed: parameters
-                    .get("mock_error")
-                    .filter(|value| Failure::named(value).is_some()),
-                without_failure: parameters.link("mock_error", ""),
-                cancel: parameters.link("mock_error", "access_denied"),
-            },
-        )
-    }
-
-    /// The redirect back to the client, with `state` and `iss` (RFC 9207).
-    fn callback(&self, target: &Url, parameters: &Parameters<'_>, answer: &[(&str, &str)]) -> Url {
-        let mut location = target.clone();
-        let mut pairs = location.query_pairs_mut();
-        pairs.extend_pairs(answer);
-        if let Some(state) = parameters.given("state") {
-            pairs.append_pair("state", state);
-        }
-        pairs.append_pair("iss", &self.issuer);
-        drop(pairs);
-        location
     }
 
     /// A URL on the gateway's own origin, without fragment (RFC 6749 §3.1.2) or user.
@@ -607,10 +240,6 @@ impl MockProvider {
             && url.username().is_empty()
             && url.password().is_none();
         ours.then_some(url)
-    }
-
-    fn persona(&self, wanted: impl Fn(&Persona) -> bool) -> Option<&Arc<Persona>> {
-        self.personas.iter().find(|persona| wanted(persona))
     }
 
     fn grants(&self) -> MutexGuard<'_, Grants> {
@@ -656,440 +285,19 @@ const ENDPOINTS: [(&str, &[Method], Endpoint); 7] = [
     ),
 ];
 
-/// The parameters of a query or a form. One that is repeated is an error, and one without a value
-/// was not sent (RFC 6749 §3.1).
-struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-impl<'a> Parameters<'a> {
-    fn parse(text: &'a [u8]) -> Result<Parameters<'a>, &'static str> {
-        if text.len() > PARAMETERS_MAX {
-            return Err("The request is too long.");
-        }
-        let pairs: Vec<_> = form_urlencoded::parse(text).collect();
-        let repeated = pairs
-            .iter()
-            .enumerate()
-            .any(|(at, (name, _))| pairs[..at].iter().any(|(one, _)| one == name));
-        if repeated {
-            Err("The request has a parameter twice.")
-        } else {
-            Ok(Parameters(pairs))
-        }
-    }
-
-    fn of_form(request: &'a Request<Bytes>) -> Result<Parameters<'a>, TokenError> {
-        let content_type = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Err(TokenError::invalid_request(
-                "the body is not application/x-www-form-urlencoded",
-            ));
-        }
-        Parameters::parse(request.body()).map_err(TokenError::invalid_request)
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.given(name).filter(|value| !value.is_empty())
-    }
-
-    /// Also when it is empty: the mock provider's own client may have an empty `client_id`.
-    fn given(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(one, _)| one == name)
-            .map(|(_, value)| &**value)
-    }
-
-    /// The same request with one parameter changed; an empty value takes it out.
-    fn link(&self, name: &str, value: &str) -> String {
-        let mut query = form_urlencoded::Serializer::for_suffix("?".to_owned(), 1);
-        for (one, old) in self.0.iter().filter(|(one, _)| one != name) {
-            query.append_pair(one, old);
-        }
-        if !value.is_empty() {
-            query.append_pair(name, value);
-        }
-        query.finish()
-    }
-}
-
-enum AuthorizationError {
-    /// What is wrong, for the person at the browser.
-    Page(&'static str),
-    Redirect {
-        location: Url,
-    },
-}
-
-impl AuthorizationError {
-    fn into_response(self) -> Response<Bytes> {
-        match self {
-            AuthorizationError::Page(problem) => Message::page(StatusCode::BAD_REQUEST, problem),
-            AuthorizationError::Redirect { location } => found(&location),
-        }
-    }
-}
-
-/// RFC 6749 §5.2
-#[derive(Debug)]
-struct TokenError {
-    status: StatusCode,
-    code: &'static str,
-    description: &'static str,
-}
-
-impl TokenError {
-    fn invalid_request(description: &'static str) -> TokenError {
-        TokenError {
-            status: StatusCode::BAD_REQUEST,
-            code: "invalid_request",
-            description,
-        }
-    }
-
-    fn invalid_client() -> TokenError {
-        let description = "client_id is missing, or another than the one the token was issued to";
-        TokenError {
-            status: StatusCode::UNAUTHORIZED,
-            code: "invalid_client",
-            description,
-        }
-    }
-
-    fn invalid_grant(description: &'static str) -> TokenError {
-        TokenError {
-            status: StatusCode::BAD_REQUEST,
-            code: "invalid_grant",
-            description,
-        }
-    }
-
-    fn invalid_scope() -> TokenError {
-        let description = "scope is more than was granted";
-        TokenError {
-            status: StatusCode::BAD_REQUEST,
-            code: "invalid_scope",
-            description,
-        }
-    }
-
-    fn unsupported_grant_type() -> TokenError {
-        let description = "grant_type is neither authorization_code nor refresh_token";
-        TokenError {
-            status: StatusCode::BAD_REQUEST,
-            code: "unsupported_grant_type",
-            description,
-        }
-    }
-
-    /// Fails if a failure was asked for at this stage.
-    fn rehearsed(failure: Option<Failure>, stage: Stage) -> Result<(), TokenError> {
-        let Some(Failure { code, .. }) = failure.filter(|failure| failure.stage == stage) else {
-            return Ok(());
-        };
-        let status = match code {
-            "invalid_client" => StatusCode::UNAUTHORIZED,
-            "server_error" => StatusCode::INTERNAL_SERVER_ERROR,
-            "temporarily_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Err(TokenError {
-            status,
-            code,
-            description: "the mock provider was asked for this error",
-        })
-    }
-
-    fn into_response(self) -> Response<Bytes> {
-        let body = json!({ "error": self.code, "error_description": self.description });
-        let mut response = json_response(self.status, &body);
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                response.headers_mut().insert(
-                    WWW_AUTHENTICATE,
-                    HeaderValue::from_static(r#"Basic realm="mock""#),
-                );
-            }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                response
-                    .headers_mut()
-                    .insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            _ => {}
-        }
-        response
-    }
-}
-
-impl From<Refusal<TokenError>> for TokenError {
-    fn from(refusal: Refusal<TokenError>) -> TokenError {
-        match refusal {
-            Refusal::Dead => TokenError::invalid_grant("it is unknown, expired, used or revoked"),
-            Refusal::Unacceptable(error) => error,
-        }
-    }
-}
-
-impl From<jsonwebtoken::errors::Error> for TokenError {
-    fn from(_: jsonwebtoken::errors::Error) -> TokenError {
-        let description = "a token could not be signed";
-        TokenError {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            code: "server_error",
-            description,
-        }
-    }
-}
-
-/// The client that calls, by HTTP Basic or by the form (RFC 6749 §2.3.1); its secret is not looked at.
-fn client_id(request: &Request<Bytes>, parameters: &Parameters<'_>) -> Result<String, TokenError> {
-    let Some(authorization) = request.headers().get(AUTHORIZATION) else {
-        return parameters
-            .given("client_id")
-            .map(str::to_owned)
-            .ok_or(TokenError::invalid_client());
-    };
-    let id = || {
-        let (scheme, credentials) = authorization.to_str().ok()?.split_once(' ')?;
-        let credentials = STANDARD
-            .decode(
-                scheme
-                    .eq_ignore_ascii_case("basic")
-                    .then_some(credentials.trim())?,
-            )
-            .ok()?;
-        let id = credentials.split(|byte| *byte == b':').next()?;
-        // The id is form-encoded: parsed as the name of a field without value.
-        Some(
-            form_urlencoded::parse(id)
-                .next()
-                .map_or_else(String::new, |(id, _)| id.into_owned()),
-        )
-    };
-    id().ok_or(TokenError::invalid_client())
-}
-
-fn bearer(request: &Request<Bytes>) -> Option<&str> {
-    let (scheme, token) = request
-        .headers()
-        .get(AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then_some(token.trim())
-}
-
-fn query(request: &Request<Bytes>) -> &[u8] {
-    request.uri().query().unwrap_or_default().as_bytes()
-}
-
-/// RFC 6749 §3.3; none at all is fine.
-fn is_scope(scope: &str) -> bool {
-    let token = |token: &str| {
-        !token.is_empty()
-            && token
-                .bytes()
-                .all(|byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E))
-    };
-    scope.is_empty() || scope.split(' ').all(token)
-}
-
-/// RFC 7636 §4.1
-fn is_code_verifier(verifier: &str) -> bool {
-    (43..=128).contains(&verifier.len())
-        && verifier
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
-}
-
-fn sha256_base64url(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, bytes))
-}
-
-/// `at_hash` for ES256 (OIDC Core §3.1.3.6)
-fn left_half_of_sha256(token: &str) -> String {
-    let hash = digest(&SHA256, token.as_bytes());
-    URL_SAFE_NO_PAD.encode(&hash.as_ref()[..SHA256.output_len / 2])
-}
-
-fn jti() -> String {
-    URL_SAFE_NO_PAD.encode(grants::random::<16>())
-}
-
-fn found(location: &Url) -> Response<Bytes> {
-    let mut response = respond(StatusCode::FOUND, Bytes::new());
-    response
-        .headers_mut()
-        .insert(LOCATION, header_value(location.as_str()));
-    response
-}
-
-fn unauthorized(challenge: &'static str, body: &Value) -> Response<Bytes> {
-    let mut response = json_response(StatusCode::UNAUTHORIZED, body);
-    response
-        .headers_mut()
-        .insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    response
-}
-
-fn json_response(status: StatusCode, body: &Value) -> Response<Bytes> {
-    let mut response = respond(status, body.to_string().into());
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-fn page(status: StatusCode, template: &impl Template) -> Response<Bytes> {
-    let Ok(html) = template.render() else {
-        return respond(StatusCode::INTERNAL_SERVER_ERROR, Bytes::new());
-    };
-    let mut response = respond(status, html.into());
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
-    headers.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(PAGE_POLICY),
-    );
-    response
-}
-
-fn respond(status: StatusCode, body: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // The address of a page holds state and nonce.
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    response
-}
-
-fn header_value(text: &str) -> HeaderValue {
-    // Serialised URLs and lists of methods are ASCII without controls.
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-#[derive(Template)]
-#[template(path = "mock_choose.html")]
-struct ChoosePage<'a> {
-    client_id: &'a str,
-    scopes: Vec<&'a str>,
-    personas: Vec<PersonaCard<'a>>,
-    lives: Vec<Choice>,
-    /// Seconds.
-    access_life: u64,
-    failures: Vec<Rehearsal>,
-    rehearsed: Option<&'a str>,
-    without_failure: String,
-    cancel: String,
-}
-
-struct PersonaCard<'a> {
-    name: &'a str,
-    initials: String,
-    email: Option<&'a str>,
-    role: Option<&'a str>,
-    fails: bool,
-    href: String,
-}
-
-struct Choice {
-    label: String,
-    href: String,
-    current: bool,
-}
-
-struct Rehearsal {
-    value: &'static str,
-    outcome: &'static str,
-    href: String,
-}
-
-/// A page that says one thing.
-#[derive(Template)]
-#[template(path = "mock_message.html")]
-struct Message {
-    title: &'static str,
-    text: &'static str,
-}
-
-impl<'a> PersonaCard<'a> {
-    fn new(persona: &'a Persona, parameters: &Parameters<'_>) -> PersonaCard<'a> {
-        let name = persona.text("name").unwrap_or(persona.sub());
-        PersonaCard {
-            name,
-            initials: name
-                .split_whitespace()
-                .take(2)
-                .filter_map(|word| word.chars().next())
-                .collect(),
-            email: persona.text("email"),
-            role: persona.text("role"),
-            fails: persona.failure.is_some(),
-            href: parameters.link("user", persona.sub()),
-        }
-    }
-}
-
-impl Message {
-    fn page(status: StatusCode, problem: &'static str) -> Response<Bytes> {
-        page(
-            status,
-            &Message {
-                title: "This cannot go on",
-                text: problem,
-            },
-        )
-    }
-
-    fn signed_out_page() -> Response<Bytes> {
-        page(
-            StatusCode::OK,
-            &Message {
-                title: "You are signed out",
-                text: "The mock provider has ended your session.",
-            },
-        )
-    }
-}
-
-/// Only links lead on, so no form may be sent from here.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// Access-token lives one can choose on the page, in seconds.
-const ACCESS_LIVES: [u64; 3] = [5, 15, 60];
-/// What `ttl` may ask for, in seconds.
-const ACCESS_LIFE_MAX: u64 = 24 * 3600;
-const ID_TOKEN_LIFE: Duration = Duration::from_secs(3600);
-const CLIENT_ID_MAX: usize = 256;
-/// Bytes of a query or a form: what is remembered of a request is part of this.
-const PARAMETERS_MAX: usize = 8 * 1024;
-/// Failures offered on the page.
-const REHEARSALS: [(&str, &str); 6] = [
-    ("access_denied", "the person says no"),
-    ("temporarily_unavailable", "the provider is busy"),
-    ("token:invalid_grant", "the code is refused"),
-    ("token:server_error", "the code meets a broken provider"),
-    ("refresh:invalid_grant", "every refresh is refused"),
-    (
-        "refresh:temporarily_unavailable",
-        "every refresh meets a provider that is down",
-    ),
-];
-
 #[cfg(test)]
 mod tests {
+    use super::request::PARAMETERS_MAX;
+    use super::token::{ID_TOKEN_LIFE, left_half_of_sha256, sha256_base64url};
     use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use http::header::{
+        AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER,
+        WWW_AUTHENTICATE,
+    };
     use serde_json::Map;
+    use url::form_urlencoded;
 
     const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
     const REDIRECT_URI: &str = "http://localhost:8080/auth/demo";
