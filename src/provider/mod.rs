@@ -2,6 +2,8 @@
 //!
 //! Everything here runs in owned tasks on the control runtime; nothing knows of sessions or requests.
 
+pub mod mock;
+
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use std::time::Duration;
