@@ -1,12 +1,54 @@
 //! Identity providers: discovery, the code flow, ID tokens, refresh, revocation.
 //!
 //! Everything here runs in owned tasks on the control runtime; nothing knows of sessions or requests.
+//!
+//! | file | is about |
+//! |---|---|
+//! | `metadata` | what a provider says about itself, fetched and kept |
+//! | `token_endpoint` | client authentication, and what an answer means |
+//! | `verify` | ID tokens, in the steps of OIDC Core §3.1.3.7 |
+//! | `keys` | the keys to verify them with, fetched and kept |
+//! | `userinfo` | claims the ID token does not have |
+//! | `error` | what can go wrong, and whose fault it is |
+//! | `http`, `breaker`, `json`, `random` | the way out, when not to take it, reading answers, making secrets |
+//!
+//! Plain OAuth 2.0 providers differ in two things: their endpoints are configured, and who signed in comes from userinfo. The mock
+//! provider differs in nothing but the transport ([`HttpClient::in_process`]).
 
+mod breaker;
+mod error;
+mod http;
+mod json;
+mod keys;
+mod metadata;
 pub mod mock;
+mod random;
+mod token_endpoint;
+mod userinfo;
+mod verify;
 
-use secrecy::SecretString;
+#[cfg(test)]
+mod test_provider;
+#[cfg(test)]
+mod tests;
+
+pub use self::error::{ProviderError, RefreshError};
+pub use self::http::HttpClient;
+pub use self::random::{code_challenge, random_token};
+pub use self::token_endpoint::TokenResponse;
+
+use self::breaker::Breaker;
+use self::keys::{KeyCache, KeySet};
+use self::metadata::{Metadata, MetadataSource};
+use self::random::random_fraction;
+use self::token_endpoint::Client;
+use self::verify::{Expectations, IdTokenError, Jws, Occasion};
+use crate::clock::Clock;
+use ::http::StatusCode;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use url::Url;
 
 /// One `[providers.NAME]` table, checked.
@@ -30,6 +72,7 @@ pub struct Settings {
 
 /// `kind` of a provider.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are a handful, built once")]
 pub enum Kind {
     /// OpenID Connect with discovery at `{issuer}/.well-known/openid-configuration`.
     Oidc {
@@ -75,11 +118,592 @@ pub struct MockSettings {
     pub issuer: String,
 }
 
-/// A successful answer of the token endpoint (RFC 6749 §5.1).
-pub struct TokenResponse {
-    pub access_token: SecretString,
-    pub expires_in: Option<Duration>,
-    pub refresh_token: Option<SecretString>,
-    pub id_token: Option<SecretString>,
-    pub scope: Option<String>,
+/// One identity provider. Shared by everyone behind an `Arc`.
+pub struct Provider {
+    settings: Settings,
+    client: Client,
+    http: HttpClient,
+    clock: Clock,
+    metadata: MetadataSource,
+    keys: KeyCache,
+    refreshes: Breaker,
+    turns: Semaphore,
 }
+
+/// What the browser is sent to the provider with.
+pub struct AuthorizationRequest {
+    /// Our callback; the same again in [`CodeRedemption`].
+    pub redirect_uri: Url,
+    /// Comes back with the code.
+    pub state: String,
+    /// Comes back in the ID token.
+    pub nonce: String,
+    /// [`code_challenge`] of the verifier.
+    pub code_challenge: String,
+    /// Further parameters, in order. Allow-listed by the caller; a name that this module sets itself is dropped.
+    pub extra: Vec<(String, String)>,
+}
+
+/// A code that came back, and what the login it belongs to remembers.
+pub struct CodeRedemption {
+    /// Works once.
+    pub code: SecretString,
+    /// As in the [`AuthorizationRequest`].
+    pub redirect_uri: Url,
+    /// What the challenge was made of.
+    pub code_verifier: SecretString,
+    /// As in the [`AuthorizationRequest`].
+    pub nonce: String,
+    /// `max_age` in seconds, when the request had one: the ID token must then prove it.
+    pub max_age: Option<u64>,
+}
+
+/// Somebody signed in.
+pub struct SignedIn {
+    /// To be kept on this side.
+    pub tokens: TokenResponse,
+    /// With the subject, what identifies the user (OIDC Core §5.7). For plain OAuth 2.0 the origin of the token endpoint.
+    pub issuer: String,
+    /// As the provider wrote it: never folded, trimmed or normalised.
+    pub subject: String,
+    /// The provider's session, for back-channel logout.
+    pub sid: Option<String>,
+    /// Of the ID token, completed from userinfo where it lacks what the scopes ask for; for plain OAuth 2.0 all of userinfo.
+    pub claims: Map<String, Value>,
+}
+
+/// A refresh worked.
+pub struct Renewed {
+    /// Without a refresh token the old one stays in force (RFC 6749 §6).
+    pub tokens: TokenResponse,
+    /// The claims of a new ID token, if one came and could be verified.
+    pub claims: Option<Map<String, Value>>,
+    /// Whether these claims are all there is to say, with nothing left to userinfo.
+    pub replaces_all: bool,
+}
+
+impl Renewed {
+    /// The user's claims from now on. A new ID token replaces all earlier claims, so that a group the user lost is gone; one that
+    /// leaves names and addresses to userinfo is laid over what userinfo said at the login.
+    #[must_use]
+    pub fn claims_after(&self, before: &Map<String, Value>) -> Map<String, Value> {
+        match &self.claims {
+            None => before.clone(),
+            Some(claims) if self.replaces_all => claims.clone(),
+            Some(claims) => {
+                let mut merged = before.clone();
+                merged.extend(claims.clone());
+                merged
+            }
+        }
+    }
+}
+
+impl Provider {
+    /// Does no I/O: the gateway starts while a provider is down.
+    #[must_use]
+    pub fn new(settings: Settings, http: HttpClient, clock: Clock) -> Provider {
+        let id = match settings.kind {
+            // An empty audience would be no audience.
+            Kind::Mock(_) if settings.client_id.is_empty() => MOCK_CLIENT_ID.to_owned(),
+            _ => settings.client_id.clone(),
+        };
+        let client = Client {
+            id,
+            secret: settings.client_secret.clone(),
+            auth: settings.client_auth,
+        };
+        Provider {
+            metadata: MetadataSource::new(&settings, http.clone(), clock.clone()),
+            keys: KeyCache::new(&settings.name),
+            refreshes: Breaker::new(FAILURES_BEFORE_PAUSE, LONGEST_PAUSE),
+            turns: Semaphore::new(MOST_REFRESHES),
+            settings,
+            client,
+            http,
+            clock,
+        }
+    }
+
+    /// The name of its table.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Where to send the browser: the code flow with PKCE `S256`, always (RFC 9700 §2.1.1).
+    ///
+    /// # Errors
+    /// No metadata, or metadata that excludes `S256`.
+    pub async fn authorization_url(
+        &self,
+        request: &AuthorizationRequest,
+    ) -> Result<Url, ProviderError> {
+        let metadata = self.metadata.current().await?;
+        if metadata
+            .code_challenge_methods
+            .as_ref()
+            .is_some_and(|methods| !methods.iter().any(|method| method == "S256"))
+        {
+            return Err(ProviderError::Misconfigured {
+                reason: "provider_without_pkce_s256",
+            });
+        }
+        let scope = self.scopes(&metadata).join(" ");
+        let mut owned = vec![
+            ("response_type", "code"),
+            ("client_id", &self.client.id),
+            ("redirect_uri", request.redirect_uri.as_str()),
+            ("scope", &scope),
+            ("state", &request.state),
+            ("code_challenge", &request.code_challenge),
+            ("code_challenge_method", "S256"),
+        ];
+        if self.speaks_oidc() {
+            owned.push(("nonce", &request.nonce));
+        }
+        let mut url = metadata.authorization_endpoint.clone();
+        let configured: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        let foreign = |pair: &&(String, String)| !OWNED_PARAMETERS.contains(&pair.0.as_str());
+        url.query_pairs_mut()
+            .clear()
+            .extend_pairs(configured.iter().filter(foreign))
+            .extend_pairs(owned)
+            .extend_pairs(request.extra.iter().filter(foreign));
+        Ok(url)
+    }
+
+    /// Whether a callback comes from this provider, by its `iss` parameter (RFC 9207 §2.4). Before the code is used.
+    ///
+    /// # Errors
+    /// Another issuer, compared as a string; none, though the provider promised to send it; or no metadata.
+    pub async fn check_callback_issuer(&self, iss: Option<&str>) -> Result<(), ProviderError> {
+        if !self.speaks_oidc() {
+            // Its issuer is not configured. What keeps providers apart is that each has its own redirect URI (RFC 9700 §4.4.2.2).
+            return Ok(());
+        }
+        let metadata = self.metadata.current().await?;
+        match iss {
+            Some(iss) if iss == metadata.issuer => Ok(()),
+            Some(_) => Err(ProviderError::Invalid {
+                reason: "callback_other_issuer",
+            }),
+            None if metadata.response_carries_issuer => Err(ProviderError::Invalid {
+                reason: "callback_without_issuer",
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Redeems a code, once: it is never sent a second time, whatever happens (RFC 6749 §4.1.2).
+    ///
+    /// May call the token endpoint, the JWKS and userinfo, one after the other, each within the timeout.
+    ///
+    /// # Errors
+    /// The provider refuses or does not answer, or what it says of the user cannot be verified.
+    pub async fn redeem_code(
+        &self,
+        redemption: &CodeRedemption,
+    ) -> Result<SignedIn, ProviderError> {
+        let metadata = self.metadata.current().await?;
+        let parameters = [
+            ("grant_type", "authorization_code"),
+            ("code", redemption.code.expose_secret()),
+            ("redirect_uri", redemption.redirect_uri.as_str()),
+            ("code_verifier", redemption.code_verifier.expose_secret()),
+        ];
+        let tokens = self.call_token_endpoint(&metadata, &parameters).await?;
+        match &self.settings.kind {
+            Kind::OAuth2 { subject, .. } => {
+                self.identify_by_userinfo(&metadata, tokens, subject.as_deref())
+                    .await
+            }
+            Kind::Oidc { .. } | Kind::Mock(_) => {
+                self.identify_by_id_token(&metadata, tokens, redemption)
+                    .await
+            }
+        }
+    }
+
+    /// Exchanges a refresh token, once. `subject` is the user it belongs to.
+    ///
+    /// # Errors
+    /// [`RefreshError`].
+    pub async fn refresh(
+        &self,
+        refresh_token: &SecretString,
+        subject: &str,
+    ) -> Result<Renewed, RefreshError> {
+        let metadata = self.metadata.current().await?;
+        let parameters = [
+            ("grant_type", "refresh_token"),
+            ("refresh_token", refresh_token.expose_secret()),
+        ];
+        // First come, first served: many sessions that expire at once are not a flood to the provider.
+        let turn = self.turns.acquire().await;
+        self.refreshes
+            .admit(self.clock.now().mono, self.settings.timeout)
+            .map_err(|wait| RefreshError::Unavailable {
+                reason: "refresh_paused",
+                retry_after: Some(wait),
+            })?;
+        let answer = self.call_token_endpoint(&metadata, &parameters).await;
+        match &answer {
+            Err(
+                error @ (ProviderError::Unavailable { .. } | ProviderError::Misconfigured { .. }),
+            ) => {
+                self.refreshes.failed(
+                    self.clock.now().mono,
+                    error.retry_after(),
+                    random_fraction(),
+                );
+            }
+            _ => self.refreshes.succeeded(),
+        }
+        drop(turn);
+        self.check_renewal(&metadata, answer?, subject).await
+    }
+
+    /// Revokes a refresh token, and with it what was made from it (RFC 7009). Nothing happens at a provider without the endpoint.
+    ///
+    /// # Errors
+    /// The provider does not answer or refuses.
+    pub async fn revoke(&self, refresh_token: &SecretString) -> Result<(), ProviderError> {
+        let metadata = self.metadata.current().await?;
+        let Some(endpoint) = &metadata.revocation_endpoint else {
+            return Ok(());
+        };
+        let parameters = [
+            ("token", refresh_token.expose_secret()),
+            ("token_type_hint", "refresh_token"),
+        ];
+        let request = self.client.request(endpoint, &parameters)?;
+        let answer = self.http.send(request, self.settings.timeout).await?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        // §2.2.1: errors are those of the token endpoint, of which a status without success is never a token.
+        token_endpoint::read(&answer, self.clock.now()).map(drop)
+    }
+
+    /// Where RP-initiated logout goes (OpenID Connect RP-Initiated Logout §2). `None` when the provider has no such endpoint, or
+    /// cannot be asked for it.
+    pub async fn end_session_url(
+        &self,
+        id_token_hint: Option<&str>,
+        post_logout_redirect_uri: &Url,
+        state: Option<&str>,
+    ) -> Option<Url> {
+        let metadata = self.metadata.current().await.ok()?;
+        let mut url = metadata.end_session_endpoint.clone()?;
+        url.query_pairs_mut()
+            .append_pair("client_id", &self.client.id)
+            .append_pair(
+                "post_logout_redirect_uri",
+                post_logout_redirect_uri.as_str(),
+            )
+            .extend_pairs(id_token_hint.map(|hint| ("id_token_hint", hint)))
+            .extend_pairs(state.map(|state| ("state", state)));
+        Some(url)
+    }
+
+    async fn call_token_endpoint(
+        &self,
+        metadata: &Metadata,
+        parameters: &[(&str, &str)],
+    ) -> Result<TokenResponse, ProviderError> {
+        let request = self.client.request(&metadata.token_endpoint, parameters)?;
+        let answer = self.http.send(request, self.settings.timeout).await?;
+        let outcome = token_endpoint::read(&answer, self.clock.now());
+        if let Err(ProviderError::Misconfigured { reason }) = outcome {
+            tracing::error!(
+                provider = self.name(),
+                reason,
+                "the provider does not accept this client: check client_id and client_secret"
+            );
+        }
+        outcome
+    }
+
+    async fn identify_by_id_token(
+        &self,
+        metadata: &Metadata,
+        tokens: TokenResponse,
+        redemption: &CodeRedemption,
+    ) -> Result<SignedIn, ProviderError> {
+        let id_token = tokens.id_token.as_ref().ok_or(ProviderError::Invalid {
+            reason: "id_token_missing",
+        })?;
+        let occasion = Occasion::Login {
+            nonce: &redemption.nonce,
+            code: redemption.code.expose_secret(),
+            max_age: redemption.max_age,
+        };
+        let mut claims = match self
+            .verify(metadata, id_token, &tokens.access_token, occasion)
+            .await
+        {
+            Ok(claims) => claims,
+            Err(Unverified::ForLackOfKeys) => {
+                return Err(ProviderError::Unavailable {
+                    reason: "keys_unavailable",
+                    retry_after: None,
+                });
+            }
+            Err(Unverified::Because(error)) => {
+                return Err(ProviderError::Invalid {
+                    reason: error.reason(),
+                });
+            }
+        };
+        let text = |name: &str| json::text(&claims, name).map(str::to_owned);
+        let subject = text("sub").ok_or(ProviderError::Invalid {
+            reason: IdTokenError::Subject.reason(),
+        })?;
+        let sid = text("sid");
+        if !userinfo::is_complete(&claims, &self.settings.scopes)
+            && let Some(endpoint) = &metadata.userinfo_endpoint
+        {
+            match self.userinfo(endpoint, &tokens.access_token).await {
+                Ok(userinfo) => userinfo::complete(&mut claims, userinfo)?,
+                // An access token for another audience never opens userinfo. Who the user is, the ID token has said.
+                Err(error @ ProviderError::Refused { .. }) => {
+                    tracing::warn!(
+                        provider = self.name(),
+                        reason = error.reason(),
+                        "signed in without userinfo"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(SignedIn {
+            issuer: metadata.issuer.clone(),
+            subject,
+            sid,
+            claims,
+            tokens,
+        })
+    }
+
+    async fn identify_by_userinfo(
+        &self,
+        metadata: &Metadata,
+        tokens: TokenResponse,
+        subject: Option<&str>,
+    ) -> Result<SignedIn, ProviderError> {
+        let endpoint = metadata
+            .userinfo_endpoint
+            .as_ref()
+            .ok_or(ProviderError::Misconfigured {
+                reason: "no_userinfo_endpoint",
+            })?;
+        let claims = self.userinfo(endpoint, &tokens.access_token).await?;
+        let subject = userinfo::subject(&claims, subject).ok_or(ProviderError::Invalid {
+            reason: "userinfo_without_subject",
+        })?;
+        let tokens = TokenResponse {
+            id_token: None,
+            ..tokens
+        };
+        Ok(SignedIn {
+            issuer: metadata.issuer.clone(),
+            subject,
+            sid: None,
+            claims,
+            tokens,
+        })
+    }
+
+    /// A new ID token must be the same user's. If only clocks or missing keys are in the way, it is left out instead: the refresh
+    /// token is spent, and giving up its successor would sign the user out.
+    async fn check_renewal(
+        &self,
+        metadata: &Metadata,
+        tokens: TokenResponse,
+        subject: &str,
+    ) -> Result<Renewed, RefreshError> {
+        let verified = match &tokens.id_token {
+            Some(id_token) if self.speaks_oidc() => {
+                self.verify(
+                    metadata,
+                    id_token,
+                    &tokens.access_token,
+                    Occasion::Refresh { subject },
+                )
+                .await
+            }
+            _ => {
+                return Ok(Renewed {
+                    tokens: TokenResponse {
+                        id_token: None,
+                        ..tokens
+                    },
+                    claims: None,
+                    replaces_all: false,
+                });
+            }
+        };
+        let reason = match verified {
+            Ok(claims) => {
+                let replaces_all = userinfo::is_complete(&claims, &self.settings.scopes);
+                return Ok(Renewed {
+                    tokens,
+                    claims: Some(claims),
+                    replaces_all,
+                });
+            }
+            Err(Unverified::Because(IdTokenError::OtherSubject)) => {
+                return Err(RefreshError::OtherSubject);
+            }
+            Err(Unverified::Because(error)) if !error.is_about_time() => {
+                return Err(RefreshError::Refused {
+                    reason: error.reason(),
+                });
+            }
+            Err(Unverified::Because(error)) => error.reason(),
+            Err(Unverified::ForLackOfKeys) => "keys_unavailable",
+        };
+        tracing::warn!(
+            provider = self.name(),
+            reason,
+            "refreshed without the new ID token"
+        );
+        Ok(Renewed {
+            tokens: TokenResponse {
+                id_token: None,
+                ..tokens
+            },
+            claims: None,
+            replaces_all: false,
+        })
+    }
+
+    async fn verify(
+        &self,
+        metadata: &Metadata,
+        id_token: &SecretString,
+        access_token: &SecretString,
+        occasion: Occasion<'_>,
+    ) -> Result<Map<String, Value>, Unverified> {
+        let token = Jws::parse(id_token.expose_secret()).map_err(Unverified::Because)?;
+        let now = self.clock.now();
+        let keys = self
+            .keys
+            .keys(
+                |keys| token.is_signed_by_one_of(keys),
+                now.mono,
+                self.fetch_keys(metadata),
+            )
+            .await
+            .map_err(|_| Unverified::ForLackOfKeys)?;
+        let expected = Expectations {
+            issuer: &metadata.issuer,
+            client_id: &self.client.id,
+            algorithms: &metadata.id_token_algorithms,
+            access_token: access_token.expose_secret(),
+            occasion,
+        };
+        let verified = verify::id_token(&token, &keys, &expected, now);
+        if let Err(error) = &verified
+            && error.is_about_time()
+        {
+            tracing::warn!(
+                provider = self.name(),
+                reason = error.reason(),
+                skew_seconds = token.seconds_ahead_of(now),
+                "an ID token from another time: compare the clocks"
+            );
+        }
+        let mut claims = verified.map_err(Unverified::Because)?;
+        for name in EXCHANGE_CLAIMS {
+            claims.shift_remove(name);
+        }
+        Ok(claims)
+    }
+
+    async fn fetch_keys(&self, metadata: &Metadata) -> Option<KeySet> {
+        let request = http::get(metadata.jwks_uri.as_ref()?, None).ok()?;
+        let answer = self.http.send(request, self.settings.timeout).await.ok()?;
+        KeySet::parse(
+            Some(answer)
+                .filter(|answer| answer.status() == StatusCode::OK)?
+                .body(),
+        )
+    }
+
+    async fn userinfo(
+        &self,
+        endpoint: &Url,
+        access_token: &SecretString,
+    ) -> Result<Map<String, Value>, ProviderError> {
+        userinfo::userinfo(
+            &self.http,
+            endpoint,
+            access_token,
+            self.settings.timeout,
+            self.clock.now(),
+        )
+        .await
+    }
+
+    /// What to ask for: `openid` in any case with OIDC, and no `offline_access` from a provider that lists its scopes without it,
+    /// for several refuse the whole login over a scope they do not know.
+    fn scopes(&self, metadata: &Metadata) -> Vec<&str> {
+        let known = |scope: &str| {
+            metadata
+                .scopes
+                .as_ref()
+                .is_none_or(|scopes| scopes.iter().any(|listed| listed == scope))
+        };
+        let openid =
+            self.speaks_oidc() && !self.settings.scopes.iter().any(|scope| scope == "openid");
+        openid
+            .then_some("openid")
+            .into_iter()
+            .chain(
+                self.settings
+                    .scopes
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|scope| *scope != "offline_access" || known(scope)),
+            )
+            .collect()
+    }
+
+    fn speaks_oidc(&self) -> bool {
+        !matches!(self.settings.kind, Kind::OAuth2 { .. })
+    }
+}
+
+/// Why there are no claims from an ID token.
+enum Unverified {
+    ForLackOfKeys,
+    Because(IdTokenError),
+}
+
+/// Set here and by nobody else (RFC 6749 §4.1.1, OIDC Core §3.1.2.1 and §6, RFC 7636 §4.3, RFC 9126 §2.2, RFC 9449 §10).
+const OWNED_PARAMETERS: [&str; 16] = [
+    "response_type",
+    "response_mode",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+    "redirect_uri",
+    "scope",
+    "state",
+    "nonce",
+    "code_challenge",
+    "code_challenge_method",
+    "request",
+    "request_uri",
+    "registration",
+    "dpop_jkt",
+];
+/// Claims about the exchange the token came from, not about the user.
+const EXCHANGE_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
+const MOCK_CLIENT_ID: &str = "latchgate";
+const FAILURES_BEFORE_PAUSE: u32 = 5;
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MOST_REFRESHES: usize = 256;
