@@ -1,12 +1,16 @@
-//! latchgate
+//! An authentication gateway.
 #![forbid(unsafe_code)]
+
 pub mod background;
+pub mod body;
 pub mod clock;
 pub mod config;
 pub mod endpoints;
+pub mod facts;
 pub mod gateway;
 pub mod policy;
 pub mod provider;
+pub mod reply;
 pub mod server;
 pub mod session;
 pub mod telemetry;

@@ -2,21 +2,19 @@
 
 use super::{Asked, Endpoints};
 use crate::body::Body;
-use crate::reply::{self, Refusal};
+use crate::reply::Refusal;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
 
-pub(super) async fn mock(endpoints: &Endpoints, asked: Asked<'_>) -> Response<Body> {
+pub(super) async fn mock(endpoints: &Endpoints, asked: &Asked<'_>, body: Body) -> Response<Body> {
     let Some(provider) = &endpoints.mock else { return asked.refuse(&Refusal::NotFound) };
-    let Asked { facts, headers, body, .. } = asked;
     let Ok(body) = Limited::new(body, MOST_FORM_DATA).collect().await else {
-        let asker = reply::Asker { id: &facts.id, client: facts.client };
-        return reply::refuse(asker, &Refusal::BodyTooLarge);
+        return asked.refuse(&Refusal::BodyTooLarge);
     };
     let mut request = Request::new(body.to_bytes());
-    *request.method_mut() = facts.method.clone();
-    *request.uri_mut() = Uri::from(facts.path.path_and_query().clone());
-    *request.headers_mut() = headers;
+    *request.method_mut() = asked.facts.method.clone();
+    *request.uri_mut() = Uri::from(asked.facts.path.path_and_query().clone());
+    request.headers_mut().clone_from(&asked.headers);
     provider.handle(request).map(Body::from)
 }
 

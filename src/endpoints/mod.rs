@@ -80,8 +80,6 @@ pub struct Asked<'a> {
     pub session: Option<Arc<Session>>,
     /// The other headers.
     pub headers: HeaderMap,
-    /// The body.
-    pub body: Body,
 }
 
 impl Asked<'_> {
@@ -169,7 +167,7 @@ impl Endpoints {
     }
 
     /// The answer of one of ours.
-    pub async fn answer(&self, endpoint: &Endpoint, asked: Asked<'_>) -> Response<Body> {
+    pub async fn answer(&self, endpoint: &Endpoint, asked: Asked<'_>, body: Body) -> Response<Body> {
         let methods = endpoint.methods();
         if !methods.is_empty() && !methods.contains(&asked.facts.method) {
             return asked.refuse(&Refusal::MethodNotAllowed(methods.to_vec()));
@@ -188,8 +186,8 @@ impl Endpoints {
             Endpoint::Logout => logout::logout(self, &asked).await,
             Endpoint::Me => me::me(self, &asked),
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
-            Endpoint::Session => session::session(self, asked).await,
-            Endpoint::Mock => mock::mock(self, asked).await,
+            Endpoint::Session => session::session(self, &asked, body).await,
+            Endpoint::Mock => mock::mock(self, &asked, body).await,
             Endpoint::Nothing => asked.refuse(&Refusal::NotFound),
         }
     }

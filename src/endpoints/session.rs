@@ -10,19 +10,17 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-pub(super) async fn session(endpoints: &Endpoints, asked: Asked<'_>) -> Response<Body> {
-    let Some(session) = asked.session.clone() else { return not_signed_in() };
+pub(super) async fn session(endpoints: &Endpoints, asked: &Asked<'_>, body: Body) -> Response<Body> {
+    let Some(session) = &asked.session else { return not_signed_in() };
     if asked.facts.method != Method::PATCH {
-        return show(endpoints, &session, asked.facts.now);
+        return show(endpoints, session, asked.facts.now);
     }
-    if endpoints.is_foreign(&asked) {
+    if endpoints.is_foreign(asked) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
-    let Asked { facts, body, .. } = asked;
-    let asker = reply::Asker { id: &facts.id, client: facts.client };
     let patch = match read(body).await {
         Ok(patch) => patch,
-        Err(refusal) => return reply::refuse(asker, &refusal),
+        Err(refusal) => return asked.refuse(&refusal),
     };
     let mut fits = true;
     let updated = endpoints.sessions.update(session.key, |session| {
@@ -33,8 +31,8 @@ pub(super) async fn session(endpoints: &Endpoints, asked: Asked<'_>) -> Response
         Session { custom, ..session.clone() }
     });
     match updated {
-        Some(session) if fits => show(endpoints, &session, facts.now),
-        Some(_) => reply::refuse(asker, &Refusal::BodyTooLarge),
+        Some(session) if fits => show(endpoints, &session, asked.facts.now),
+        Some(_) => asked.refuse(&Refusal::BodyTooLarge),
         None => not_signed_in(),
     }
 }

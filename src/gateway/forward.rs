@@ -60,9 +60,8 @@ async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Co
         cookies: &exchange.cookies,
         session,
         headers: message.headers,
-        body: message.body,
     };
-    parts.endpoints.answer(endpoint, asked).await
+    parts.endpoints.answer(endpoint, asked, message.body).await
 }
 
 async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> {
@@ -80,7 +79,10 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
     };
     let mut request = Request::new(body);
     *request.method_mut() = message.method;
-    *request.uri_mut() = Uri::from(target.unwrap_or_else(|| rewritten(settings, &facts.path)));
+    let Some(target) = target.or_else(|| rewritten(settings, &facts.path)) else {
+        return reply::refuse(asker, &Refusal::NotFound);
+    };
+    *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = message.headers;
     edit(request.headers_mut(), &settings.request_headers);
     write_forwarded(request.headers_mut(), facts);
@@ -108,19 +110,18 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
     }
 }
 
-/// What is matched is what is forwarded, but for the prefix the route was told to change.
-fn rewritten(settings: &RouteSettings, path: &NormalPath) -> PathAndQuery {
+/// What is matched is what is forwarded, but for the prefix the route was told to change. None when
+/// the path does not have it: with case-insensitive routes it may be spelt another way.
+fn rewritten(settings: &RouteSettings, path: &NormalPath) -> Option<PathAndQuery> {
     let strip = settings.strip_prefix.as_deref();
     let replacement = settings.replace_prefix.as_deref();
     let prefix = match (strip, replacement) {
-        (None, None) => return path.path_and_query().clone(),
+        (None, None) => return Some(path.path_and_query().clone()),
         (Some(strip), _) => strip,
         (None, Some(_)) => settings.pattern.path.literal_prefix(),
     };
-    match path.with_prefix_replaced(prefix, replacement.unwrap_or("")) {
-        Some(rewritten) => rewritten.path_and_query().clone(),
-        None => path.path_and_query().clone(),
-    }
+    let rewritten = path.with_prefix_replaced(prefix, replacement.unwrap_or(""))?;
+    Some(rewritten.path_and_query().clone())
 }
 
 fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {

@@ -318,6 +318,6 @@ where
         {
             cors::decorate(settings, decoration.origin.as_ref(), response);
         }
-        outcome
+        Poll::Ready(outcome)
     }
 }

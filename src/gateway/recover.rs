@@ -45,7 +45,7 @@ pub struct Recover<S> {
 
 impl<S> Service<Permitted> for Recover<S>
 where
-    S: Step<Attempted> + Clone + Send + 'static,
+    S: Step<Attempted> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
     type Response = S::Response;

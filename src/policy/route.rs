@@ -217,6 +217,14 @@ impl PathPattern {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// What every path it matches begins with, as far as that is spelt out: `/api` for `/api/*`,
+    /// `/users` for `/users/{id}/*`.
+    #[must_use]
+    pub fn literal_prefix(&self) -> &str {
+        let end = self.text.find(['*', '{']).unwrap_or(self.text.len());
+        self.text[..end].trim_end_matches('/')
+    }
 }
 
 impl fmt::Display for PathPattern {

@@ -251,13 +251,10 @@ impl Sessions {
 }
 
 impl Session {
-    /// The next state, with these tokens; claims replace the old ones when the answer brought some.
+    /// The next state, with these tokens and claims.
     #[must_use]
-    pub fn renewed(&self, tokens: TokenSet, claims: Option<Map<String, Value>>) -> Session {
-        let identity = match claims {
-            Some(claims) => Arc::new(Identity { claims, ..Identity::clone(&self.identity) }),
-            None => Arc::clone(&self.identity),
-        };
+    pub fn renewed(&self, tokens: TokenSet, claims: Map<String, Value>) -> Session {
+        let identity = Arc::new(Identity { claims, ..Identity::clone(&self.identity) });
         Session { tokens: Arc::new(tokens), identity, ..self.clone() }
     }
 }

@@ -3,7 +3,7 @@
 //! it is announced, so whoever comes later finds the new generation in the store.
 
 use super::{FlightKey, Landing, Renewal, Shared};
-use crate::provider::{Provider, RefreshError, Renewed};
+use crate::provider::{Provider, RefreshError, Renewed, TokenResponse};
 use crate::session::{Session, TokenSet};
 use dashmap::mapref::entry::Entry;
 use secrecy::SecretString;
@@ -68,22 +68,19 @@ impl Flight {
             return LATER;
         };
         match provider.refresh(refresh_token, &session.identity.subject).await {
-            Ok(renewed) => self.store(provider, renewed),
+            Ok(renewed) => self.store(provider, &session, renewed),
             Err(error) => self.give_up(&session, &error),
         }
     }
 
     /// Stores before anyone replays. A session that ended meanwhile stays ended, and what the
     /// provider gave for it is given back.
-    fn store(&self, provider: &Arc<Provider>, renewed: Renewed) -> Renewal {
-        let Renewed { mut tokens, claims } = renewed;
+    fn store(&self, provider: &Arc<Provider>, session: &Session, renewed: Renewed) -> Renewal {
         let now = self.shared.clock.now();
-        let fresh_refresh_token = tokens.refresh_token.clone();
-        let generation = self.seen_generation + 1;
-        let previous = self.shared.sessions.current(self.key.session, now);
-        if let Some(previous) = &previous {
-            keep_what_was_not_replaced(&mut tokens, &previous.tokens);
-        }
+        let fresh_refresh_token = renewed.tokens.refresh_token.clone();
+        let generation = session.tokens.generation + 1;
+        let claims = renewed.claims_after(&session.identity.claims);
+        let tokens = with_what_was_not_replaced(renewed.tokens, &session.tokens);
         let Some(tokens) = TokenSet::new(tokens, generation, now.mono) else {
             tracing::error!(target: "latchgate::audit", provider = provider.name(), session = %self.key.session, "refresh brought an access token that cannot stand in a header");
             return LATER;
@@ -105,7 +102,7 @@ impl Flight {
 
     fn give_up(&self, session: &Session, error: &RefreshError) -> Renewal {
         match error {
-            RefreshError::Refused(reason) => {
+            RefreshError::Refused { reason } => {
                 self.shared.sessions.end(session.key, self.shared.clock.now());
                 tracing::info!(target: "latchgate::audit", event = "refresh_refused", provider = %session.provider, session = %session.key, reason, "the provider refused to refresh; the session has ended");
                 Renewal::Refused
@@ -115,12 +112,12 @@ impl Flight {
                 tracing::warn!(target: "latchgate::audit", event = "refresh_other_subject", provider = %session.provider, session = %session.key, "a refresh brought another user; the session has ended");
                 Renewal::Refused
             }
-            RefreshError::Misconfigured => {
-                tracing::error!(target: "latchgate::audit", event = "refresh_misconfigured", provider = %session.provider, "the provider does not accept this client; sessions are kept");
+            RefreshError::Misconfigured { reason } => {
+                tracing::error!(target: "latchgate::audit", event = "refresh_misconfigured", provider = %session.provider, reason, "the provider does not accept this client; sessions are kept");
                 LATER
             }
-            RefreshError::Unavailable { retry_after } => {
-                tracing::warn!(target: "latchgate::audit", event = "refresh_failed", provider = %session.provider, session = %session.key, "the provider could not refresh for now; the session is kept");
+            RefreshError::Unavailable { reason, retry_after } => {
+                tracing::warn!(target: "latchgate::audit", event = "refresh_failed", provider = %session.provider, session = %session.key, reason, "the provider could not refresh for now; the session is kept");
                 Renewal::Unavailable { retry_after: retry_after.unwrap_or(RETRY_AFTER) }
             }
         }
@@ -136,10 +133,13 @@ impl Flight {
 }
 
 /// RFC 6749 §6: without a new refresh token the old one stays; so do the ID token and the scope.
-fn keep_what_was_not_replaced(tokens: &mut crate::provider::TokenResponse, previous: &TokenSet) {
-    tokens.refresh_token = tokens.refresh_token.take().or_else(|| previous.refresh_token.clone());
-    tokens.id_token = tokens.id_token.take().or_else(|| previous.id_token.clone());
-    tokens.scope = tokens.scope.take().or_else(|| previous.scope.clone());
+fn with_what_was_not_replaced(answer: TokenResponse, previous: &TokenSet) -> TokenResponse {
+    TokenResponse {
+        refresh_token: answer.refresh_token.or_else(|| previous.refresh_token.clone()),
+        id_token: answer.id_token.or_else(|| previous.id_token.clone()),
+        scope: answer.scope.or_else(|| previous.scope.clone()),
+        ..answer
+    }
 }
 
 const RETRY_AFTER: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ mod pool;
 use crate::body::Body;
 use crate::clock::Clock;
 use demo::DemoUpstream;
+use http_body_util::{BodyExt, Limited};
 use http::{Request, Response, StatusCode, Uri};
 use pool::Pool;
 use std::fmt;
@@ -158,7 +159,20 @@ impl Upstream {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         match &self.servers[turn % self.servers.len()] {
             Server::Network(pool) => pool.send(request, within).await,
-            Server::Demo(demo) => Ok(demo::answer(demo, request).await),
+            Server::Demo(demo) => Ok(answer_in_process(demo, request).await),
+        }
+    }
+}
+
+/// The built-in upstream takes whole requests, and small ones.
+async fn answer_in_process(demo: &DemoUpstream, request: Request<Body>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    match Limited::new(body, MOST_FOR_DEMO).collect().await {
+        Ok(body) => demo.handle(Request::from_parts(head, body.to_bytes())).map(Body::boxed),
+        Err(_) => {
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+            response
         }
     }
 }
@@ -172,6 +186,8 @@ fn path_of(location: &str) -> &str {
         _ => location,
     }
 }
+
+const MOST_FOR_DEMO: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
