@@ -134,7 +134,8 @@ pub(super) fn check_credential_header(
         Attach::IdToken | Attach::Basic(_) => &AUTHORIZATION,
         Attach::ApiKeyQuery(..) | Attach::Never => return,
     };
-    if identity.iter().any(|(name, _)| name == header) {
+    let same = |name: &HeaderName| spelling(name) == spelling(header);
+    if identity.iter().any(|(name, _)| same(name)) {
         let message = format!("`routes.identity` writes `{header}`, which carries the credential");
         table.refuse("identity", message, "use another header");
     }
@@ -143,7 +144,7 @@ pub(super) fn check_credential_header(
         .iter()
         .map(|(name, _)| name)
         .chain(&edits.remove)
-        .any(|name| name == header)
+        .any(same)
     {
         let message =
             format!("`routes.request_headers` changes `{header}`, which carries the credential");

@@ -625,6 +625,29 @@ fn no_report_shows_a_secret() {
     }
 }
 
+#[test]
+fn a_byte_order_mark_shifts_nothing() {
+    let report = refused(&format!("\u{feff}[server]\nworkers = 0{REST}"));
+    assert_eq!(shown(&report)[0].0, 2);
+    assert!(
+        report
+            .to_string()
+            .contains("2 | workers = 0\n  |           ^\n"),
+        "{report}"
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_gets_an_answer(text in "[a-z0-9\\[\\]{}=\"'#,.:@/\\\\\r\n\téß\u{0}\u{feff} ]{0,120}") {
+        for source in [text.clone(), format!("{REST}{text}")] {
+            if let Err(report) = parse(&source) {
+                assert!(report.to_string().contains("error: "));
+            }
+        }
+    }
+}
+
 /// One slip of the finger anywhere in a file must not bring a secret to light.
 #[test]
 fn no_slip_of_the_finger_shows_a_secret() {
