@@ -218,7 +218,7 @@ fn well_known(issuer: &str) -> Result<Url, ProviderError> {
 /// | `issuer` | the configured one, byte for byte (Discovery §4.3) | refused |
 /// | `authorization_endpoint`, `token_endpoint`, `jwks_uri` | a URL over TLS | refused |
 /// | `userinfo_`, `revocation_`, `end_session_endpoint` | absent, or a URL over TLS | refused |
-/// | `id_token_signing_alg_values_supported` | names one we accept; absent means RS256 (Core §15.1) | refused |
+/// | `id_token_signing_alg_values_supported` | names one we accept; absent means RS256 (Core §3.1.3.7, step 7) | refused |
 fn check(
     document: &Map<String, Value>,
     issuer: &str,

@@ -300,7 +300,7 @@ impl TestProvider {
         address
     }
 
-    fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
+    pub(super) fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
         let mut script = self.script.lock().unwrap();
         let path = request.uri().path().to_owned();
         let form: HashMap<String, String> = url::form_urlencoded::parse(request.body())

@@ -5,6 +5,8 @@ use super::*;
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -321,13 +323,50 @@ async fn dm_09_a_changed_document_counts_after_an_hour_and_a_broken_one_never() 
 }
 
 #[tokio::test]
+async fn ip_02_slow_metadata_holds_up_one_caller_and_no_more() {
+    let op = TestProvider::new();
+    let slow = Arc::new(AtomicBool::new(false));
+    let http = HttpClient::in_process({
+        let (op, slow) = (op.clone(), Arc::clone(&slow));
+        move |request| {
+            let (op, slow) = (op.clone(), slow.load(SeqCst));
+            async move {
+                if slow {
+                    std::future::pending::<()>().await;
+                }
+                op.answer(&request)
+            }
+        }
+    });
+    let settings = Settings {
+        timeout: Duration::from_secs(600),
+        ..op.settings()
+    };
+    let provider = Arc::new(Provider::new(settings, http, op.clock.clone()));
+    assert!(provider.authorization_url(&request(&[])).await.is_ok());
+    op.clock.advance(Duration::from_secs(3600));
+    slow.store(true, SeqCst);
+    let held_up = tokio::spawn({
+        let provider = Arc::clone(&provider);
+        async move { provider.authorization_url(&request(&[])).await.is_ok() }
+    });
+    tokio::task::yield_now().await;
+    let other = request(&[]);
+    let other =
+        tokio::time::timeout(Duration::from_secs(5), provider.authorization_url(&other)).await;
+    assert!(other.expect("the document at hand is used").is_ok());
+    assert!(!held_up.is_finished());
+    held_up.abort();
+}
+
+#[tokio::test]
 async fn dm_10_ip_01_a_provider_that_was_down_comes_back_without_a_restart() {
     let op = TestProvider::new();
     op.script(|script| {
         script.instead = [("/.well-known/openid-configuration", Answer::new(503, ""))].into();
     });
     let provider = op.provider();
-    for _ in 0..100 {
+    for _ in 0..20 {
         let error = provider.authorization_url(&request(&[])).await.unwrap_err();
         assert!(
             matches!(error, ProviderError::Unavailable { .. }),
@@ -764,6 +803,36 @@ async fn ip_04_a_provider_that_keeps_failing_is_probed_by_one() {
 }
 
 #[tokio::test]
+async fn rf_20_sessions_that_expire_at_once_take_turns() {
+    let op = TestProvider::new();
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let http = HttpClient::in_process({
+        let (op, running, most) = (op.clone(), Arc::clone(&running), Arc::clone(&most));
+        move |request| {
+            let (op, running, most) = (op.clone(), Arc::clone(&running), Arc::clone(&most));
+            async move {
+                if request.uri().path() == "/token" {
+                    most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    running.fetch_sub(1, SeqCst);
+                }
+                op.answer(&request)
+            }
+        }
+    });
+    let provider = Arc::new(Provider::new(op.settings(), http, op.clock.clone()));
+    let mut refreshes = tokio::task::JoinSet::new();
+    for _ in 0..2 * MOST_REFRESHES {
+        let provider = Arc::clone(&provider);
+        refreshes.spawn(async move { provider.refresh(&refresh_token(), "ada").await.is_ok() });
+    }
+    while let Some(refresh) = refreshes.join_next().await {
+        assert!(refresh.unwrap());
+    }
+    assert!(most.load(SeqCst) <= MOST_REFRESHES);
+}
+
+#[tokio::test]
 async fn a_revocation_names_the_token_and_the_client() {
     let op = TestProvider::new();
     assert_eq!(op.provider().revoke(&refresh_token()).await, Ok(()));
@@ -1038,10 +1107,10 @@ async fn ip_02_ip_03_a_provider_that_drips_hangs_or_hangs_up() {
 async fn tk_02_a_code_is_never_sent_twice() {
     let op = TestProvider::new();
     op.listen().await;
-    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let broken = raw(move |stream| {
-        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        counted.fetch_add(1, SeqCst);
         async move { drop(stream) }
     })
     .await;
@@ -1061,7 +1130,7 @@ async fn tk_02_a_code_is_never_sent_twice() {
     );
     assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
     assert_eq!(
-        calls.load(std::sync::atomic::Ordering::SeqCst),
+        calls.load(SeqCst),
         2,
         "one call for the code, one for the refresh token"
     );
