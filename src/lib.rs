@@ -1,6 +1,7 @@
 //! An authentication gateway.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod background;
 pub mod body;
 pub mod clock;
@@ -14,5 +15,6 @@ pub mod reply;
 pub mod server;
 pub mod session;
 pub mod telemetry;
+pub mod tls;
 pub mod tokens;
 pub mod upstream;

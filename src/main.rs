@@ -1,2 +1,112 @@
-//! argv and exit code.
-fn main() {}
+//! argv, exit code, signals.
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+use latchgate::app::{self, Drained};
+use latchgate::clock::Clock;
+use latchgate::config::Config;
+use latchgate::telemetry;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// An authentication gateway for backends nobody wants to change.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The configuration file.
+    #[arg(long, short, global = true, default_value = "gateway.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve; this is the default.
+    Run,
+    /// Say everything that is wrong with the configuration, and where.
+    Check,
+    /// Print the compiled routes.
+    Routes,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(report) => {
+            eprint!("{}", report.render(std::io::stderr().is_terminal()));
+            return ExitCode::FAILURE;
+        }
+    };
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => run(config),
+        Command::Check => {
+            check(&config, &arguments.config);
+            ExitCode::SUCCESS
+        }
+        Command::Routes => {
+            print!("{}", config.routes_table());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn check(config: &Config, file: &Path) {
+    if !config.warnings.is_empty() {
+        eprint!("{}", config.warnings.render(std::io::stderr().is_terminal()));
+    }
+    println!("{} is fine: {} routes", file.display(), config.routes.len());
+}
+
+fn run(config: Config) -> ExitCode {
+    telemetry::init(config.telemetry);
+    // Workers have runtimes of their own. This one is for what must finish, and that is little.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if !config.warnings.is_empty() {
+        eprint!("{}", config.warnings.render(std::io::stderr().is_terminal()));
+    }
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> ExitCode {
+    let external_url = config.server.external_url.clone();
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("error: cannot listen for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let running = match app::start(config, Clock::system()).await {
+        Ok(running) => running,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing::info!(listen = ?running.addresses(), admin = ?running.admin_address(), "latchgate is up: open {external_url}");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining");
+    match running.shut_down().await {
+        Drained::Complete => ExitCode::SUCCESS,
+        Drained::CutOff => {
+            tracing::warn!("server.drain_timeout is over; something was cut off");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -67,7 +67,11 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     }
     let session = match policy::admit(exchange.route.auth, credential.standing(), facts.client) {
         Admission::WithSession => match credential {
-            Credential::Session(session) => Some(session),
+            Credential::Cookie(session) => {
+                check_source(parts, &exchange, &message).map_err(|refusal| refuse(asker, &refusal))?;
+                Some(session)
+            }
+            Credential::Token(session) => Some(session),
             Credential::Absent | Credential::Ended => None,
         },
         Admission::WithoutSession => None,
@@ -76,12 +80,10 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
             let status = if facts.client == Client::Form { StatusCode::SEE_OTHER } else { StatusCode::FOUND };
             return Err(Box::new(reply::redirect(status, &parts.endpoints.settings().after_login)));
         }
-        Admission::Unavailable => return Err(Box::new(reply::refuse(asker, &Refusal::Overloaded))),
+        Admission::Unavailable => return Err(refuse(asker, &Refusal::Overloaded)),
     };
     if let Some(session) = &session {
-        check_source(parts, &exchange, &message).map_err(|refusal| Box::new(reply::refuse(asker, &refusal)))?;
-        check_requirements(&exchange.route, session)
-            .map_err(|refusal| Box::new(reply::refuse(asker, &refusal)))?;
+        check_requirements(&exchange.route, session).map_err(|refusal| refuse(asker, &refusal))?;
     }
     Ok(Permitted { exchange, message, session })
 }
@@ -100,6 +102,10 @@ fn check_source(parts: &Parts, exchange: &Exchange, message: &Message) -> Result
         Source::SameOrigin | Source::Allowed => Ok(()),
         Source::Foreign | Source::Unknown => Err(Refusal::CrossOrigin),
     }
+}
+
+fn refuse(asker: Asker<'_>, refusal: &Refusal) -> Box<Response<Body>> {
+    Box::new(reply::refuse(asker, refusal))
 }
 
 fn check_requirements(route: &Route, session: &Session) -> Result<(), Refusal> {

@@ -29,6 +29,7 @@ use crate::policy::Standing;
 use crate::policy::route::RouteTable;
 use crate::server::Limits;
 use crate::session::cookie::Cookies;
+use crate::session::own_token::OwnTokens;
 use crate::session::{Session, Sessions};
 use crate::tokens::Tokens;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
@@ -58,6 +59,8 @@ pub struct Parts {
     pub sessions: Arc<Sessions>,
     /// Their tokens.
     pub tokens: Arc<Tokens>,
+    /// Tokens of ours that stand for a session cookie.
+    pub own_tokens: Arc<OwnTokens>,
     /// Names of our cookies.
     pub cookies: Cookies,
     /// What browsers see.
@@ -149,8 +152,10 @@ pub enum Credential {
     Absent,
     /// Somebody we knew.
     Ended,
-    /// Somebody who is signed in.
-    Session(Arc<Session>),
+    /// Somebody who is signed in, by the cookie that a browser sends whoever makes it do so.
+    Cookie(Arc<Session>),
+    /// Somebody who is signed in, by a token that no other site can make a browser send.
+    Token(Arc<Session>),
 }
 
 impl Credential {
@@ -158,7 +163,7 @@ impl Credential {
         match self {
             Credential::Absent => Standing::Absent,
             Credential::Ended => Standing::Ended,
-            Credential::Session(_) => Standing::Valid,
+            Credential::Cookie(_) | Credential::Token(_) => Standing::Valid,
         }
     }
 }

@@ -5,11 +5,12 @@
 //! kin have no effect.
 
 use crate::clock::Now;
+use crate::tls;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -70,7 +71,7 @@ impl HttpClient {
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_nodelay(true);
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config())
+            .with_tls_config(tls::client_config())
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
@@ -183,25 +184,6 @@ pub(super) fn retry_after(answer: &Response<Bytes>, now: Now) -> Option<Duration
         .duration_since(UNIX_EPOCH)
         .ok()?;
     Some(date.saturating_sub(Duration::from_secs(now.unix)))
-}
-
-fn tls_config() -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = || {
-        rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .expect("aws-lc-rs serves TLS 1.2 and 1.3")
-    };
-    match versions().with_native_roots() {
-        Ok(config) => config.with_no_client_auth(),
-        // A machine without root certificates can still talk to a provider on loopback; https then fails as untrusted.
-        Err(error) => {
-            tracing::warn!(%error, "no root certificates on this machine: no https provider can be reached");
-            versions()
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth()
-        }
-    }
 }
 
 const JSON: &str = "application/json";

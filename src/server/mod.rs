@@ -1,4 +1,11 @@
-//! Listeners.
+//! Listeners and connections: sockets, HTTP/1.1 and HTTP/2 by detection, limits, drain.
+
+pub mod admin;
+mod listen;
+mod worker;
+
+pub use listen::{Bound, bind};
+pub use worker::{Door, serve};
 
 use ipnet::IpNet;
 use std::net::SocketAddr;

@@ -104,7 +104,7 @@ pub fn strip_foreign_claims(headers: &mut HeaderMap) -> usize {
     let is_claim = |line: &HeaderValue| is_ours(line.as_bytes());
     let claims = headers.get_all(header::SET_COOKIE).iter().filter(|line| is_claim(line)).count();
     if claims > 0
-        && let header::Entry::Occupied(mut entry) = headers.entry(header::SET_COOKIE)
+        && let header::Entry::Occupied(entry) = headers.entry(header::SET_COOKIE)
     {
         let kept: Vec<HeaderValue> = entry.iter().filter(|line| !is_claim(line)).cloned().collect();
         entry.remove_entry_mult();

@@ -203,6 +203,14 @@ impl Sessions {
         }
     }
 
+    /// The newest state of a live session, and counts the visit.
+    #[must_use]
+    pub fn visit(&self, key: SessionKey, now: Now) -> Option<Arc<Session>> {
+        let session = self.current(key, now)?;
+        session.vitals.touch(now.mono);
+        Some(session)
+    }
+
     /// The newest state of a live session.
     #[must_use]
     pub fn current(&self, key: SessionKey, now: Now) -> Option<Arc<Session>> {

@@ -1,0 +1,306 @@
+//! The only file that wires. Top to bottom: what all workers share, the sockets, a thread for each
+//! worker, and the way to stop it all.
+
+use crate::background::Background;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::endpoints::{Endpoints, UsedStates};
+use crate::gateway::{self, Budget, Parts, Route};
+use crate::policy::route::RouteTable;
+use crate::provider::mock::MockProvider;
+use crate::provider::{HttpClient, Kind, Provider};
+use crate::server::{self, Bound, Door, Listen};
+use crate::session::Sessions;
+use crate::session::cookie::Cookies;
+use crate::session::own_token::OwnTokens;
+use crate::session::seal::Sealer;
+use crate::tokens::Tokens;
+use crate::upstream::demo::DemoUpstream;
+use crate::tls;
+use crate::upstream::Upstream;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A gateway at work. Dropping it does not stop it; [`Running::shut_down`] does.
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    workers: Vec<JoinHandle<bool>>,
+    background: Background,
+    drain_timeout: Duration,
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Everything that was under way has finished.
+    Complete,
+    /// `server.drain_timeout` cut something off.
+    CutOff,
+}
+
+/// Why a gateway with a good configuration did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Somebody else listens there, or it is not ours to take.
+    Bind(String, io::Error),
+    /// No random bytes, no threads.
+    System(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Bind(place, error) => write!(f, "cannot listen on {place}: {error}"),
+            StartError::System(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Starts everything: workers on threads of their own, work that must finish on the runtime of the
+/// caller.
+///
+/// # Errors
+/// When a port is taken, or the system has no threads or randomness to give. Nothing is left
+/// running then.
+pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+    let background = Background::on_current_runtime();
+    let shared = Shared::new(&config, &clock, &background)?;
+    let (sockets, addresses) = server::bind(&config.server.listen, config.server.workers)
+        .map_err(|(place, error)| StartError::Bind(describe(&place), error))?;
+    let (stop, stopped) = watch::channel(false);
+    let admin_address = match config.server.admin_listen {
+        Some(address) => {
+            let failed = |error| StartError::Bind(format!("{address} (server.admin_listen)"), error);
+            let listener = server::admin::bind(address).await.map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            background.run_forever(server::admin::serve(listener, stopped.clone()));
+            Some(address)
+        }
+        None => None,
+    };
+    background.run_forever(sweep(Arc::clone(&shared.sessions), Arc::clone(&shared.endpoints), clock.clone()));
+    let config = Arc::new(config);
+    let workers = sockets
+        .into_iter()
+        .enumerate()
+        .map(|(number, sockets)| spawn_worker(number, sockets, &config, &shared, &clock, stopped.clone()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|error| StartError::System(format!("cannot start a worker thread: {error}")))?;
+    let drain_timeout = config.server.drain_timeout;
+    Ok(Running { addresses, admin_address, stop, workers, background, drain_timeout })
+}
+
+impl Running {
+    /// Where it listens, in file order; without unix sockets.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the admin listener is.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Takes no more connections, lets requests finish, then what they started: refreshes, code
+    /// exchanges, revocations.
+    pub async fn shut_down(self) -> Drained {
+        self.stop.send_replace(true);
+        let workers = self.workers;
+        let all_drained = tokio::task::spawn_blocking(move || {
+            workers.into_iter().map(|worker| worker.join().unwrap_or(false)).fold(true, |all, drained| all && drained)
+        });
+        let requests = all_drained.await.unwrap_or(false);
+        let tasks = tokio::time::timeout(self.drain_timeout.max(LEAST_FOR_TASKS), self.background.finished()).await;
+        if requests && tasks.is_ok() { Drained::Complete } else { Drained::CutOff }
+    }
+}
+
+/// What there is once, whatever the number of workers.
+struct Shared {
+    cookies: Cookies,
+    sessions: Arc<Sessions>,
+    tokens: Arc<Tokens>,
+    own_tokens: Arc<OwnTokens>,
+    endpoints: Arc<Endpoints>,
+    replay_budget: Arc<Budget>,
+    demo: Arc<DemoUpstream>,
+    tls: Arc<rustls::ClientConfig>,
+    open_connections: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    fn new(config: &Config, clock: &Clock, background: &Background) -> Result<Arc<Shared>, StartError> {
+        let no_randomness = |error: crate::session::seal::NoRandomness| StartError::System(error.to_string());
+        let secrets = &config.session.secrets;
+        let external_url = config.server.external_url.clone();
+        let cookies = Cookies::new(external_url.scheme() == "https");
+        let sessions = Arc::new(Sessions::new(config.session.clone()));
+        let own_tokens =
+            Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
+        let (providers, mock) = providers(config, clock);
+        let by_name: HashMap<Arc<str>, Arc<Provider>> =
+            providers.iter().map(|provider| (provider.name().into(), Arc::clone(provider))).collect();
+        let tokens = Arc::new(Tokens::new(
+            config.refresh.clone(),
+            Arc::clone(&sessions),
+            by_name,
+            clock.clone(),
+            background.clone(),
+        ));
+        let endpoints = Arc::new(Endpoints {
+            settings: config.login.clone(),
+            external_url,
+            providers,
+            mock,
+            cookies: cookies.clone(),
+            sessions: Arc::clone(&sessions),
+            tokens: Arc::clone(&tokens),
+            own_tokens: Arc::clone(&own_tokens),
+            sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
+            used_states: UsedStates::default(),
+            background: background.clone(),
+            clock: clock.clone(),
+        });
+        Ok(Arc::new(Shared {
+            cookies,
+            sessions,
+            tokens,
+            own_tokens,
+            endpoints,
+            replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
+            demo: Arc::new(DemoUpstream::new(clock.clone())),
+            tls: Arc::new(tls::client_config()),
+            open_connections: Arc::default(),
+        }))
+    }
+}
+
+/// The mock provider answers in this process; nothing but the way to it differs.
+fn providers(config: &Config, clock: &Clock) -> (Vec<Arc<Provider>>, Option<Arc<MockProvider>>) {
+    let network = HttpClient::network();
+    let mut mock = None;
+    let providers = config
+        .providers
+        .iter()
+        .map(|settings| {
+            let http = match &settings.kind {
+                Kind::Mock(mock_settings) => {
+                    let provider = Arc::new(MockProvider::new(mock_settings.clone(), clock.clone()));
+                    mock = Some(Arc::clone(&provider));
+                    HttpClient::in_process(move |request| std::future::ready(provider.handle(request)))
+                }
+                Kind::Oidc { .. } | Kind::OAuth2 { .. } => network.clone(),
+            };
+            Arc::new(Provider::new(settings.clone(), http, clock.clone()))
+        })
+        .collect();
+    (providers, mock)
+}
+
+fn spawn_worker(
+    number: usize,
+    sockets: Vec<Bound>,
+    config: &Arc<Config>,
+    shared: &Arc<Shared>,
+    clock: &Clock,
+    stop: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<bool>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (config, shared, clock) = (Arc::clone(config), Arc::clone(shared), clock.clone());
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        runtime.block_on(async move {
+            let door = Door {
+                gateway: gateway::stack(&Arc::new(parts(&config, &shared, &clock))),
+                trusted_proxies: config.server.trusted_proxies.clone(),
+                limits: config.limits.clone(),
+                open: Arc::clone(&shared.open_connections),
+                stop,
+            };
+            match server::serve(sockets, door, config.server.drain_timeout).await {
+                Ok(drained) => drained,
+                Err(error) => {
+                    tracing::error!(%error, "a worker cannot listen");
+                    false
+                }
+            }
+        })
+    })
+}
+
+/// One worker's own: upstream connections and everything that is counted per request.
+fn parts(config: &Config, shared: &Shared, clock: &Clock) -> Parts {
+    let upstreams: HashMap<&str, Arc<Upstream>> = config
+        .upstreams
+        .iter()
+        .map(|settings| {
+            let upstream = Upstream::new(settings.clone(), &shared.demo, &shared.tls, clock);
+            (settings.name.as_str(), Arc::new(upstream))
+        })
+        .collect();
+    let identity: Vec<_> =
+        config.routes.iter().flat_map(|route| &route.identity).map(|(name, _)| name.clone()).collect();
+    let routes: Vec<Arc<Route>> = config
+        .routes
+        .iter()
+        .map(|settings| {
+            let upstream = Arc::clone(&upstreams[settings.upstream.as_str()]);
+            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity))
+        })
+        .collect();
+    let patterns: Vec<_> = config.routes.iter().map(|route| route.pattern.clone()).collect();
+    let endpoints = shared.endpoints.patterns().expect("the configuration was checked");
+    let endpoint_patterns: Vec<_> = endpoints.iter().map(|(pattern, _)| pattern.clone()).collect();
+    Parts {
+        routes,
+        table: RouteTable::compile(&patterns, config.server.case_insensitive_paths)
+            .expect("the configuration was checked"),
+        endpoint_routes: endpoints
+            .into_iter()
+            .map(|(pattern, endpoint)| Arc::new(Route::to_endpoint(endpoint, pattern)))
+            .collect(),
+        endpoint_table: RouteTable::compile(&endpoint_patterns, false).expect("no endpoint has two meanings"),
+        endpoints: Arc::clone(&shared.endpoints),
+        sessions: Arc::clone(&shared.sessions),
+        tokens: Arc::clone(&shared.tokens),
+        own_tokens: Arc::clone(&shared.own_tokens),
+        cookies: shared.cookies.clone(),
+        external_url: config.server.external_url.clone(),
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        limits: config.limits.clone(),
+        replay_budget: Arc::clone(&shared.replay_budget),
+        clock: clock.clone(),
+    }
+}
+
+/// Drops what is over, so that memory follows use.
+async fn sweep(sessions: Arc<Sessions>, endpoints: Arc<Endpoints>, clock: Clock) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        sessions.sweep(clock.now());
+        endpoints.used_states.sweep(clock.now());
+    }
+}
+
+fn describe(place: &Listen) -> String {
+    match place {
+        Listen::Tcp(address) => address.to_string(),
+        Listen::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Tokens that were bought must be stored, even if requests are cut off at once.
+const LEAST_FOR_TASKS: Duration = Duration::from_secs(5);
