@@ -10,6 +10,7 @@
 //! ```
 
 pub mod browser;
+pub mod expect;
 pub mod gate;
 pub mod inspect;
 pub mod jar;
@@ -22,7 +23,7 @@ pub mod wire;
 pub use browser::{Browser, Page, Request, login_path};
 pub use gate::Gate;
 pub use provider::{Endpoint, Fault, Provider};
-pub use site::{Gateway, Site, together};
+pub use site::{Site, eventually, together};
 pub use upstream::{Answer, Received, Upstream};
 pub use wire::{Connection, Reply};
 

@@ -1,5 +1,6 @@
 //! A gateway between a provider and an upstream, from a few lines of `gateway.toml`.
 
+use super::PATIENCE;
 use super::browser::Browser;
 use super::inspect::Expectations;
 use super::provider::{CLIENT_ID, CLIENT_SECRET, Provider};
@@ -310,4 +311,19 @@ where
         running.spawn(one(number));
     }
     running.join_all().await
+}
+
+/// Waits until `holds`.
+///
+/// # Panics
+/// When it does not come about in time.
+pub async fn eventually<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("it never came about");
 }
