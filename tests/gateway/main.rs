@@ -10,3 +10,5 @@ mod answers;
 mod harness;
 mod harness_itself;
 mod login;
+mod refresh;
+mod sessions;
