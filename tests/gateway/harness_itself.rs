@@ -482,7 +482,6 @@ fn passes(path: &str, headers: &[(&str, &str)], body: &str) -> bool {
         status: 200,
         headers,
         body: body.as_bytes().to_vec(),
-        trailers: Headers::default(),
     };
     catch_unwind(AssertUnwindSafe(|| {
         inspect(&url, &reply, &["at-secret".to_owned()], &expected)

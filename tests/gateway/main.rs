@@ -9,6 +9,8 @@
 mod answers;
 mod harness;
 mod harness_itself;
+mod hygiene;
 mod login;
 mod refresh;
 mod sessions;
+mod streaming;

@@ -33,7 +33,6 @@ pub struct Plan {
     login: String,
     refresh: String,
     limits: String,
-    corp: String,
     app: String,
     more: String,
     routes: String,
@@ -51,7 +50,6 @@ impl Site {
             login: String::new(),
             refresh: String::new(),
             limits: String::new(),
-            corp: String::new(),
             app: String::new(),
             more: String::new(),
             routes: String::new(),
@@ -137,12 +135,6 @@ impl Plan {
     /// Lines for `[limits]`.
     pub fn limits(mut self, lines: &str) -> Plan {
         self.limits = lines.to_owned();
-        self
-    }
-
-    /// Lines for `[providers.corp]`.
-    pub fn corp(mut self, lines: &str) -> Plan {
-        self.corp = lines.to_owned();
         self
     }
 
@@ -241,7 +233,6 @@ kind = "oidc"
 issuer = "{issuer}"
 client_id = "{CLIENT_ID}"
 client_secret = {{ env = "CLIENT_SECRET" }}
-{corp}
 [upstreams.app]
 {url}
 {app}
@@ -253,7 +244,6 @@ client_secret = {{ env = "CLIENT_SECRET" }}
             login = self.login,
             refresh = self.refresh,
             limits = self.limits,
-            corp = self.corp,
             app = self.app,
             more = self.more,
             routes = self.routes,

@@ -2,7 +2,7 @@
 
 use super::gate::Gate;
 use super::provider::Provider;
-use super::wire::{Connection, Framing, Head, Headers, Reply, bytes_of, chunk, message};
+use super::wire::{Connection, Framing, Headers, Reply, bytes_of, chunk, message};
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -492,9 +492,4 @@ pub fn websocket_accept(key: &str) -> String {
 /// Whether `reply` is a scripted upstream's and was relayed.
 pub fn is_relayed(reply: &Reply) -> bool {
     reply.headers.contains(MARK)
-}
-
-/// As [`is_relayed`], before the body is read.
-pub fn is_relayed_head(head: &Head) -> bool {
-    head.headers.contains(MARK)
 }

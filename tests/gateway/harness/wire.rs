@@ -54,7 +54,6 @@ pub struct Reply {
     pub status: u16,
     pub headers: Headers,
     pub body: Vec<u8>,
-    pub trailers: Headers,
 }
 
 impl Reply {
@@ -251,12 +250,11 @@ impl Connection {
                 if (100..200).contains(&status) && status != 101 {
                     continue;
                 }
-                let (body, trailers) = self.body(Framing::of_response(&head, method)).await.ok()?;
+                let (body, _) = self.body(Framing::of_response(&head, method)).await.ok()?;
                 return Some(Reply {
                     status,
                     headers: head.headers,
                     body,
-                    trailers,
                 });
             }
         };
