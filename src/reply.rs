@@ -97,24 +97,18 @@ impl Refusal {
                 "login_loop",
                 "You were sent to sign in twice within half a minute, and the page still does not accept it".into(),
             ),
-            R::CrossOrigin => (
-                StatusCode::FORBIDDEN,
-                "cross_origin",
-                "this request must come from a page of this site".into(),
-            ),
+            R::CrossOrigin => {
+                (StatusCode::FORBIDDEN, "cross_origin", "this request must come from a page of this site".into())
+            }
             R::NotAllowed => {
                 (StatusCode::FORBIDDEN, "not_allowed", "you are signed in, but you may not use this page".into())
             }
             R::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is nothing at this address".into()),
-            R::MethodNotAllowed(_) => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "this address does not take this method".into(),
-            ),
-            R::LoginInvalid(why) => (StatusCode::BAD_REQUEST, "login_invalid", (*why).into()),
-            R::LoginRefused => {
-                (StatusCode::UNAUTHORIZED, "login_refused", "The sign-in was not completed".into())
+            R::MethodNotAllowed(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address does not take this method".into())
             }
+            R::LoginInvalid(why) => (StatusCode::BAD_REQUEST, "login_invalid", (*why).into()),
+            R::LoginRefused => (StatusCode::UNAUTHORIZED, "login_refused", "The sign-in was not completed".into()),
             R::RefreshInvalid => {
                 (StatusCode::UNAUTHORIZED, "refresh_invalid", "Invalid or expired refresh token".into())
             }
@@ -136,11 +130,9 @@ impl Refusal {
                 "upstream_timeout",
                 "the service behind this address did not answer in time".into(),
             ),
-            R::Overloaded => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
-                "there are too many requests at the moment".into(),
-            ),
+            R::Overloaded => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "there are too many requests at the moment".into())
+            }
             R::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something went wrong".into()),
         }
     }

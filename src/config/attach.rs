@@ -16,11 +16,7 @@ pub(super) fn attach(field: &Field) -> Option<Attach> {
     const FORMS: &str = r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `basic` or `api_key`"#;
     match field.value() {
         DeValue::String(_) => {
-            let words = [
-                ("bearer", bearer()),
-                ("id_token", Attach::IdToken),
-                ("never", Attach::Never),
-            ];
+            let words = [("bearer", bearer()), ("id_token", Attach::IdToken), ("never", Attach::Never)];
             field.choice(&words, &["dpop"])
         }
         DeValue::Table(entries) if entries.len() != 1 => {
@@ -40,10 +36,7 @@ pub(super) fn attach(field: &Field) -> Option<Attach> {
 
 /// `attach = "bearer"`, the default of routes that use a session.
 pub(super) fn bearer() -> Attach {
-    Attach::Bearer {
-        header: AUTHORIZATION,
-        scheme: "Bearer".to_owned(),
-    }
+    Attach::Bearer { header: AUTHORIZATION, scheme: "Bearer".to_owned() }
 }
 
 fn attach_bearer(table: &Table) -> Option<Attach> {
@@ -55,23 +48,15 @@ fn attach_bearer(table: &Table) -> Option<Attach> {
         Some(field) => scheme(&field),
         None => Some("Bearer".to_owned()),
     };
-    Some(Attach::Bearer {
-        header: header?,
-        scheme: scheme?,
-    })
+    Some(Attach::Bearer { header: header?, scheme: scheme? })
 }
 
 /// A token (RFC 9110 §11.1), or nothing for the bare access token.
 fn scheme(field: &Field) -> Option<String> {
     let text = field.string_or_empty()?;
-    if !text
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte))
-    {
-        return field.refuse(
-            "is not an authentication scheme",
-            r#"one word, as in "Bearer", or "" for the bare token"#,
-        );
+    if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte)) {
+        return field
+            .refuse("is not an authentication scheme", r#"one word, as in "Bearer", or "" for the bare token"#);
     }
     Some(text.to_owned())
 }
@@ -90,22 +75,15 @@ fn attach_basic(table: &Table) -> Option<Attach> {
 fn username(field: &Field) -> Option<String> {
     let text = field.string()?;
     if text.contains(|char: char| char == ':' || char.is_control()) {
-        return field.refuse(
-            "cannot be a user name",
-            "no colon and no control characters (RFC 7617 §2)",
-        );
+        return field.refuse("cannot be a user name", "no colon and no control characters (RFC 7617 §2)");
     }
     Some(text.to_owned())
 }
 
 fn attach_api_key(table: &Table) -> Option<Attach> {
-    let header = table.read("header", |field| {
-        header_name(field).and_then(|name| own(field, name, Use::Credential))
-    });
+    let header = table.read("header", |field| header_name(field).and_then(|name| own(field, name, Use::Credential)));
     let query = table.read("query", |field| Some(field.string()?.to_owned()));
-    let value = table.require("value", r#"{ env = "API_KEY" }"#, |field| {
-        api_key(field, table.has("header"))
-    });
+    let value = table.require("value", r#"{ env = "API_KEY" }"#, |field| api_key(field, table.has("header")));
     match (table.has("header"), table.has("query")) {
         (true, false) => {
             let mut value = HeaderValue::from_str(value?.expose_secret()).ok()?;
@@ -127,10 +105,7 @@ fn attach_api_key(table: &Table) -> Option<Attach> {
 fn api_key(field: &Field, for_header: bool) -> Option<SecretString> {
     let value = secret(field)?;
     if for_header && HeaderValue::from_str(value.expose_secret()).is_err() {
-        return field.refuse(
-            "cannot be the value of a header",
-            "visible ASCII characters, spaces and tabs",
-        );
+        return field.refuse("cannot be the value of a header", "visible ASCII characters, spaces and tabs");
     }
     Some(value)
 }

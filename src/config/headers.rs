@@ -11,20 +11,12 @@ pub(super) fn identity(table: &Table) -> Vec<(HeaderName, String)> {
     let mut identity: Vec<(HeaderName, String)> = Vec::new();
     for field in table.all() {
         let claim = claim_path(&field);
-        let Some(name) =
-            header_name_of_key(&field).and_then(|name| own(&field, name, Use::Identity))
-        else {
+        let Some(name) = header_name_of_key(&field).and_then(|name| own(&field, name, Use::Identity)) else {
             continue;
         };
         // upstreams that read `_` as `-` see one header
-        if identity
-            .iter()
-            .any(|(other, _)| spelling(other) == spelling(&name))
-        {
-            field.refuse_key(
-                format!("`{name}` is in `identity` twice"),
-                "case and `-` or `_` make no difference",
-            );
+        if identity.iter().any(|(other, _)| spelling(other) == spelling(&name)) {
+            field.refuse_key(format!("`{name}` is in `identity` twice"), "case and `-` or `_` make no difference");
             continue;
         }
         identity.extend(claim.map(|claim| (name, claim)));
@@ -45,13 +37,9 @@ pub(super) fn header_edits(table: &Table, uses: (Use, Use)) -> HeaderEdits {
         });
         edits.flatten().collect()
     });
-    let remove = table.read("remove", |field| {
-        field.list(|item| header_name(item).and_then(|name| own(item, name, remove)))
-    });
-    HeaderEdits {
-        set,
-        remove: remove.unwrap_or_default(),
-    }
+    let remove =
+        table.read("remove", |field| field.list(|item| header_name(item).and_then(|name| own(item, name, remove))));
+    HeaderEdits { set, remove: remove.unwrap_or_default() }
 }
 
 /// What a route wants to do with a header.
@@ -101,25 +89,16 @@ pub(super) fn own(field: &Field, name: HeaderName, used: Use) -> Option<HeaderNa
         "is the gateway's own"
     } else {
         match (used, text) {
-            (Use::SetOnResponse | Use::RemoveFromResponse, "content-length") => {
-                "says where the message ends"
-            }
+            (Use::SetOnResponse | Use::RemoveFromResponse, "content-length") => "says where the message ends",
             (Use::SetOnResponse, "set-cookie") => "could overwrite the session cookie",
             (Use::SetOnResponse | Use::RemoveFromResponse, _) => return Some(name),
             (_, text) if WRITTEN_ON_REQUESTS.contains(&text) => "is written by the gateway",
-            (Use::Credential | Use::Identity | Use::SetOnRequest, "cookie") => {
-                "is written by the gateway"
-            }
-            (Use::Identity | Use::SetOnRequest, "authorization") => {
-                "carries credentials, which `attach` puts in"
-            }
+            (Use::Credential | Use::Identity | Use::SetOnRequest, "cookie") => "is written by the gateway",
+            (Use::Identity | Use::SetOnRequest, "authorization") => "carries credentials, which `attach` puts in",
             _ => return Some(name),
         }
     };
-    field.refuse(
-        format!("names `{name}`, which {reason}"),
-        "use another header",
-    )
+    field.refuse(format!("names `{name}`, which {reason}"), "use another header")
 }
 
 /// The header that carries the credential is not to be written twice.
@@ -139,20 +118,9 @@ pub(super) fn check_credential_header(
         let message = format!("`routes.identity` writes `{header}`, which carries the credential");
         table.refuse("identity", message, "use another header");
     }
-    if edits
-        .set
-        .iter()
-        .map(|(name, _)| name)
-        .chain(&edits.remove)
-        .any(same)
-    {
-        let message =
-            format!("`routes.request_headers` changes `{header}`, which carries the credential");
-        table.refuse(
-            "request_headers",
-            message,
-            "`attach` says what goes into it",
-        );
+    if edits.set.iter().map(|(name, _)| name).chain(&edits.remove).any(same) {
+        let message = format!("`routes.request_headers` changes `{header}`, which carries the credential");
+        table.refuse("request_headers", message, "`attach` says what goes into it");
     }
 }
 

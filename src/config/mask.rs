@@ -39,11 +39,7 @@ pub(super) fn mask_unparsed(source: &str) -> String {
 fn shown_len(line: &str) -> usize {
     let blank = line.len() - line.trim_start().len();
     if line.trim().trim_matches(['[', ']']).chars().all(is_word) {
-        return if line.trim().starts_with('[') || PUBLIC_KEYS.contains(&line.trim()) {
-            line.len()
-        } else {
-            blank
-        };
+        return if line.trim().starts_with('[') || PUBLIC_KEYS.contains(&line.trim()) { line.len() } else { blank };
     }
     let Some((key, value)) = line.split_once('=') else {
         return blank;
@@ -60,17 +56,10 @@ fn shown_len(line: &str) -> usize {
     }
 }
 
-fn mask_table(
-    table: &DeTable<'_>,
-    secret: bool,
-    source: &str,
-    paint: &mut Paint,
-    literals: &mut Vec<Range<usize>>,
-) {
+fn mask_table(table: &DeTable<'_>, secret: bool, source: &str, paint: &mut Paint, literals: &mut Vec<Range<usize>>) {
     for (key, value) in table {
         literals.push(key.span());
-        let secret = is_secret_name(key.get_ref())
-            || secret && !PUBLIC_PARTS.contains(&key.get_ref().as_ref());
+        let secret = is_secret_name(key.get_ref()) || secret && !PUBLIC_PARTS.contains(&key.get_ref().as_ref());
         mask_value(value, secret, source, paint, literals);
     }
 }
@@ -84,9 +73,7 @@ fn mask_value(
 ) {
     match value.get_ref() {
         DeValue::Table(table) => mask_table(table, secret, source, paint, literals),
-        DeValue::Array(items) => items
-            .iter()
-            .for_each(|item| mask_value(item, secret, source, paint, literals)),
+        DeValue::Array(items) => items.iter().for_each(|item| mask_value(item, secret, source, paint, literals)),
         _ if secret => {
             literals.push(value.span());
             paint.cover_value(source, value.span());
@@ -166,31 +153,19 @@ const PUBLIC_KEYS: &[&str] = &[
 /// Whether a key of this name, misspelt or not, may hold a secret.
 fn is_secret_name(name: &str) -> bool {
     const EXACT: &[&str] = &["basic", "key", "keys", "set", "value"];
-    const PARTS: &[&str] = &[
-        "apikey",
-        "credential",
-        "passphrase",
-        "passwd",
-        "password",
-        "privatekey",
-        "secret",
-    ];
+    const PARTS: &[&str] = &["apikey", "credential", "passphrase", "passwd", "password", "privatekey", "secret"];
     const NEAR: &[&str] = &["apikey", "clientsecret", "password", "secret"];
     let name = name.to_lowercase().replace(['_', '-', '.'], "");
     EXACT.contains(&name.as_str())
         || PARTS.iter().any(|part| name.contains(part))
-        || NEAR
-            .iter()
-            .any(|near| strsim::osa_distance(near, &name) <= 2)
+        || NEAR.iter().any(|near| strsim::osa_distance(near, &name) <= 2)
 }
 
 /// The user information and the query of each URL in `text`, quotes and all.
 fn url_secrets(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices('@') {
-        let word = text[..at]
-            .rfind(is_delimiter)
-            .map_or(0, |before| before + 1);
+        let word = text[..at].rfind(is_delimiter).map_or(0, |before| before + 1);
         let authority = text[..at].find("://").map(|scheme| scheme + 3);
         match authority {
             Some(start) => found.push(start..at),
@@ -199,9 +174,7 @@ fn url_secrets(text: &str) -> Vec<Range<usize>> {
         }
     }
     for (at, _) in text.match_indices("://") {
-        let end = text[at..]
-            .find(is_delimiter)
-            .map_or(text.len(), |end| at + end);
+        let end = text[at..].find(is_delimiter).map_or(text.len(), |end| at + end);
         if let Some(query) = text[at..end].find('?') {
             found.push(at + query + 1..end);
         }
@@ -222,9 +195,7 @@ fn comments(source: &str, literals: &[Range<usize>]) -> Vec<Range<usize>> {
         at = match inside {
             Some(literal) => literal.end,
             None => {
-                let end = source[hash..]
-                    .find('\n')
-                    .map_or(source.len(), |end| hash + end);
+                let end = source[hash..].find('\n').map_or(source.len(), |end| hash + end);
                 found.push(hash..end);
                 end
             }
@@ -244,9 +215,7 @@ struct Paint {
 
 impl Paint {
     fn new(source: &str) -> Paint {
-        Paint {
-            bytes: vec![None; source.len()],
-        }
+        Paint { bytes: vec![None; source.len()] }
     }
 
     fn cover(&mut self, range: Range<usize>, with: char) {
@@ -257,17 +226,8 @@ impl Paint {
 
     /// Leaves the outermost quotes, so that the value still looks like one.
     fn cover_value(&mut self, source: &str, span: Range<usize>) {
-        let quoted = source
-            .get(span.clone())
-            .is_some_and(|value| value.len() > 1 && value.starts_with(['"', '\'']));
-        self.cover(
-            if quoted {
-                span.start + 1..span.end - 1
-            } else {
-                span
-            },
-            '*',
-        );
+        let quoted = source.get(span.clone()).is_some_and(|value| value.len() > 1 && value.starts_with(['"', '\'']));
+        self.cover(if quoted { span.start + 1..span.end - 1 } else { span }, '*');
     }
 
     /// Every character that is covered becomes as many `*` or spaces as it has bytes.
@@ -275,9 +235,7 @@ impl Paint {
         let mut masked = String::with_capacity(source.len());
         for (at, char) in source.char_indices() {
             match self.bytes[at] {
-                Some(with) if !matches!(char, '\n' | '\r') => {
-                    masked.extend((0..char.len_utf8()).map(|_| with))
-                }
+                Some(with) if !matches!(char, '\n' | '\r') => masked.extend((0..char.len_utf8()).map(|_| with)),
                 _ => masked.push(char),
             }
         }

@@ -67,15 +67,9 @@ impl Config {
         let file_name = path.display().to_string();
         let source = std::fs::read_to_string(path).map_err(|error| {
             let problem = Problem::of_file(format!("`{file_name}` cannot be read: {error}"));
-            Report::new(
-                &file_name,
-                String::new(),
-                vec![problem.help("`--config` names another file")],
-            )
+            Report::new(&file_name, String::new(), vec![problem.help("`--config` names another file")])
         })?;
-        Config::parse(&source, &file_name, &|variable| {
-            std::env::var(variable).ok()
-        })
+        Config::parse(&source, &file_name, &|variable| std::env::var(variable).ok())
     }
 
     /// Checks `source`. `file_name` is what reports call it; `env` answers `{ env = "NAME" }`.
@@ -83,36 +77,21 @@ impl Config {
     ///
     /// # Errors
     /// Every problem of the file.
-    pub fn parse(
-        source: &str,
-        file_name: &str,
-        env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Config, Report> {
+    pub fn parse(source: &str, file_name: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Report> {
         let (document, syntax_errors) = DeTable::parse_recoverable(source);
         if !syntax_errors.is_empty() {
             let problems = syntax_problems(source, &syntax_errors);
-            return Err(Report::new(
-                file_name,
-                mask::mask_unparsed(source),
-                problems,
-            ));
+            return Err(Report::new(file_name, mask::mask_unparsed(source), problems));
         }
         let document = document.get_ref();
         let check = Check::new(env);
         let config = Table::read_document(document, source.len(), &check, Config::read);
         let (problems, hidden) = check.into_findings();
         let report = Report::new(file_name, mask::mask(source, document, &hidden), problems);
-        if report
-            .problems()
-            .iter()
-            .any(|problem| problem.severity() == Severity::Error)
-        {
+        if report.problems().iter().any(|problem| problem.severity() == Severity::Error) {
             return Err(report);
         }
-        Ok(Config {
-            warnings: report,
-            ..config
-        })
+        Ok(Config { warnings: report, ..config })
     }
 
     /// The text of `latchgate routes`: what each route does, in file order, in aligned columns.
@@ -125,17 +104,14 @@ impl Config {
     fn read(document: &Table) -> Config {
         document.unavailable(&["bearer", "api_keys", "tokens", "impersonation"]);
         let server = document.table("server", sections::server);
-        let auth = document
-            .table("defaults", |table| table.read("auth", routes::auth))
-            .unwrap_or(Auth::Required);
+        let auth = document.table("defaults", |table| table.read("auth", routes::auth)).unwrap_or(Auth::Required);
         let session = document.table("session", sections::session);
         let login = document.table("login", sections::login);
         let refresh = document.table("refresh", sections::refresh);
         let limits = document.table("limits", sections::limits);
         let telemetry = document.table("telemetry", sections::telemetry);
-        let (providers, known_providers) = document.table("providers", |table| {
-            providers::read(table, &server.external_url, refresh.timeout)
-        });
+        let (providers, known_providers) =
+            document.table("providers", |table| providers::read(table, &server.external_url, refresh.timeout));
         let (upstreams, upstream_names) = document.table("upstreams", upstreams::read);
         let context = Context {
             auth,
@@ -146,18 +122,7 @@ impl Config {
         };
         let routes = routes::read(document, &context);
         let warnings = Report::default();
-        Config {
-            server,
-            limits,
-            session,
-            login,
-            refresh,
-            telemetry,
-            providers,
-            upstreams,
-            routes,
-            warnings,
-        }
+        Config { server, limits, session, login, refresh, telemetry, providers, upstreams, routes, warnings }
     }
 }
 
@@ -167,17 +132,10 @@ fn syntax_problems(source: &str, errors: &[toml::de::Error]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for error in errors {
         let span = error.span().unwrap_or(source.len()..source.len());
-        let line = source
-            .bytes()
-            .take(span.start)
-            .filter(|byte| *byte == b'\n')
-            .count();
+        let line = source.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
         if !lines.contains(&line) {
             lines.push(line);
-            problems.push(Problem::error(
-                span,
-                format!("not valid TOML: {}", error.message()),
-            ));
+            problems.push(Problem::error(span, format!("not valid TOML: {}", error.message())));
         }
     }
     problems

@@ -11,25 +11,16 @@ use toml::de::DeValue;
 use url::Url;
 
 /// The checked tables, and what routes must know of all of them, wrong ones included.
-pub(super) fn read(
-    providers: &Table,
-    external_url: &Url,
-    timeout: Duration,
-) -> (Vec<Settings>, Known) {
+pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> (Vec<Settings>, Known) {
     let fields: Vec<Field> = providers.all().collect();
-    let mut known = Known {
-        names: Vec::new(),
-        mock: false,
-    };
+    let mut known = Known { names: Vec::new(), mock: false };
     let mut first_mock: Option<&Field> = None;
     let mut checked = Vec::new();
     for field in &fields {
         check_name(field);
         known.names.push(field.key().to_owned());
         let settings = field.table(|table| {
-            let kind = table.require("kind", r#""oidc""#, |kind| {
-                kind.choice(KINDS, KINDS_TO_COME)
-            });
+            let kind = table.require("kind", r#""oidc""#, |kind| kind.choice(KINDS, KINDS_TO_COME));
             if matches!(kind, Some(KindName::Mock)) {
                 known.mock = true;
                 match first_mock {
@@ -51,24 +42,9 @@ pub(super) fn read(
                 }
             }
         });
-        if let Some(Client {
-            kind,
-            client_id,
-            client_secret,
-            client_auth,
-            scopes,
-        }) = settings.flatten()
-        {
+        if let Some(Client { kind, client_id, client_secret, client_auth, scopes }) = settings.flatten() {
             let name = field.key().to_owned();
-            checked.push(Settings {
-                name,
-                kind,
-                client_id,
-                client_secret,
-                client_auth,
-                scopes,
-                timeout,
-            });
+            checked.push(Settings { name, kind, client_id, client_secret, client_auth, scopes, timeout });
         }
     }
     (checked, known)
@@ -111,11 +87,7 @@ enum KindName {
     Mock,
 }
 
-const KINDS: &[(&str, KindName)] = &[
-    ("oidc", KindName::Oidc),
-    ("oauth2", KindName::OAuth2),
-    ("mock", KindName::Mock),
-];
+const KINDS: &[(&str, KindName)] = &[("oidc", KindName::Oidc), ("oauth2", KindName::OAuth2), ("mock", KindName::Mock)];
 
 const KINDS_TO_COME: &[&str] = &["backend", "google", "github", "auth0"];
 
@@ -145,9 +117,7 @@ fn check_name(field: &Field) {
 
 fn oidc(table: &Table) -> Option<Client> {
     let issuer = table.require("issuer", r#""https://login.example.com""#, issuer);
-    let scopes = table
-        .read("scopes", scopes)
-        .unwrap_or_else(default_oidc_scopes);
+    let scopes = table.read("scopes", scopes).unwrap_or_else(default_oidc_scopes);
     if !scopes.iter().any(|scope| scope == "openid") {
         table.refuse(
             "scopes",
@@ -157,13 +127,7 @@ fn oidc(table: &Table) -> Option<Client> {
     }
     let client = registered_client(table);
     let (client_id, client_secret, client_auth) = client?;
-    Some(Client {
-        kind: Kind::Oidc { issuer: issuer? },
-        client_id,
-        client_secret,
-        client_auth,
-        scopes,
-    })
+    Some(Client { kind: Kind::Oidc { issuer: issuer? }, client_id, client_secret, client_auth, scopes })
 }
 
 fn oauth2(table: &Table) -> Option<Client> {
@@ -184,23 +148,13 @@ fn oauth2(table: &Table) -> Option<Client> {
         revocation_endpoint,
         subject,
     };
-    Some(Client {
-        kind,
-        client_id,
-        client_secret,
-        client_auth,
-        scopes,
-    })
+    Some(Client { kind, client_id, client_secret, client_auth, scopes })
 }
 
 fn mock(table: &Table, external_url: &Url) -> Option<Client> {
     let users = table.read("users", users).unwrap_or_else(default_users);
-    let access_ttl = table
-        .read("access_ttl", positive_duration)
-        .unwrap_or(Duration::from_secs(60));
-    let allow_in_production = table
-        .read("allow_in_production", Field::boolean)
-        .unwrap_or(false);
+    let access_ttl = table.read("access_ttl", positive_duration).unwrap_or(Duration::from_secs(60));
+    let allow_in_production = table.read("allow_in_production", Field::boolean).unwrap_or(false);
     if external_url.scheme() == "https" && !allow_in_production {
         table.refuse(
             "kind",
@@ -210,17 +164,11 @@ fn mock(table: &Table, external_url: &Url) -> Option<Client> {
     }
     let issuer = format!("{}/mock", external_url.origin().ascii_serialization());
     Some(Client {
-        kind: Kind::Mock(MockSettings {
-            users,
-            access_ttl,
-            issuer,
-        }),
+        kind: Kind::Mock(MockSettings { users, access_ttl, issuer }),
         client_id: String::new(),
         client_secret: None,
         client_auth: ClientAuth::None,
-        scopes: table
-            .read("scopes", scopes)
-            .unwrap_or_else(default_oidc_scopes),
+        scopes: table.read("scopes", scopes).unwrap_or_else(default_oidc_scopes),
     })
 }
 
@@ -231,9 +179,7 @@ fn registered_client(table: &Table) -> Option<(String, Option<SecretString>, Cli
         ("client_secret_post", ClientAuth::ClientSecretPost),
         ("none", ClientAuth::None),
     ];
-    let client_id = table.require("client_id", r#""app""#, |field| {
-        Some(field.string()?.to_owned())
-    });
+    let client_id = table.require("client_id", r#""app""#, |field| Some(field.string()?.to_owned()));
     let client_secret = table.read("client_secret", secret);
     let client_auth = match table.field("client_auth") {
         Some(field) => field.choice(METHODS, &["private_key_jwt", "tls_client_auth"])?,
@@ -262,10 +208,7 @@ fn registered_client(table: &Table) -> Option<(String, Option<SecretString>, Cli
 /// Kept exactly as written (Discovery §4.3 compares it as a string).
 fn issuer(field: &Field) -> Option<String> {
     if provider_url(field)?.query().is_some() {
-        return field.refuse(
-            "has a query",
-            "an issuer is scheme, host and path (OIDC Discovery §3)",
-        );
+        return field.refuse("has a query", "an issuer is scheme, host and path (OIDC Discovery §3)");
     }
     Some(field.string()?.to_owned())
 }
@@ -275,17 +218,12 @@ fn scopes(field: &Field) -> Option<Vec<String>> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
     field.list(|item| match item.string()? {
         scope if scope.bytes().all(allowed) => Some(scope.to_owned()),
-        _ => item.refuse(
-            "has an item that is not a scope",
-            r#"one scope an item, as in ["openid", "profile"]"#,
-        ),
+        _ => item.refuse("has an item that is not a scope", r#"one scope an item, as in ["openid", "profile"]"#),
     })
 }
 
 fn default_oidc_scopes() -> Vec<String> {
-    ["openid", "profile", "email", "offline_access"]
-        .map(str::to_owned)
-        .to_vec()
+    ["openid", "profile", "email", "offline_access"].map(str::to_owned).to_vec()
 }
 
 fn users(field: &Field) -> Option<Vec<Map<String, Value>>> {
@@ -310,10 +248,7 @@ fn user(field: &Field) -> Option<Map<String, Value>> {
 }
 
 fn json_object(table: &Table) -> Option<Map<String, Value>> {
-    table
-        .all()
-        .map(|member| Some((member.key().to_owned(), json_value(&member)?)))
-        .collect()
+    table.all().map(|member| Some((member.key().to_owned(), json_value(&member)?))).collect()
 }
 
 fn json_value(field: &Field) -> Option<Value> {
@@ -335,14 +270,6 @@ fn json_value(field: &Field) -> Option<Value> {
 }
 
 fn default_users() -> Vec<Map<String, Value>> {
-    let ada = [
-        ("sub", "ada"),
-        ("name", "Ada Example"),
-        ("email", "ada@example.com"),
-    ];
-    vec![
-        ada.into_iter()
-            .map(|(claim, value)| (claim.to_owned(), json!(value)))
-            .collect(),
-    ]
+    let ada = [("sub", "ada"), ("name", "Ada Example"), ("email", "ada@example.com")];
+    vec![ada.into_iter().map(|(claim, value)| (claim.to_owned(), json!(value))).collect()]
 }

@@ -19,11 +19,7 @@ pub(super) struct Check<'a> {
 
 impl<'a> Check<'a> {
     pub(super) fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Check<'a> {
-        Check {
-            env,
-            problems: RefCell::default(),
-            hidden: RefCell::default(),
-        }
+        Check { env, problems: RefCell::default(), hidden: RefCell::default() }
     }
 
     pub(super) fn report(&self, problem: Problem) {
@@ -65,13 +61,7 @@ impl<'a> Table<'a> {
         check: &'a Check<'a>,
         read: impl FnOnce(&Table<'a>) -> T,
     ) -> T {
-        Table::read_entries(
-            check,
-            String::new(),
-            source_len..source_len,
-            Some(document),
-            read,
-        )
+        Table::read_entries(check, String::new(), source_len..source_len, Some(document), read)
     }
 
     /// Calls `read`, then reports every key that it did not ask for.
@@ -113,11 +103,7 @@ impl<'a> Table<'a> {
     }
 
     /// What `parse` makes of the field; None when it is absent or refused.
-    pub(super) fn read<T>(
-        &self,
-        key: &'static str,
-        parse: impl FnOnce(&Field<'a>) -> Option<T>,
-    ) -> Option<T> {
+    pub(super) fn read<T>(&self, key: &'static str, parse: impl FnOnce(&Field<'a>) -> Option<T>) -> Option<T> {
         parse(&self.field(key)?)
     }
 
@@ -132,8 +118,7 @@ impl<'a> Table<'a> {
             return parse(&field);
         }
         let message = format!("`{}` is missing", self.name_of(key));
-        self.check
-            .report(Problem::error(self.span(), message).help(format!("add `{key} = {example}`")));
+        self.check.report(Problem::error(self.span(), message).help(format!("add `{key} = {example}`")));
         None
     }
 
@@ -148,18 +133,14 @@ impl<'a> Table<'a> {
     /// All fields, in file order: the keys are names that the user made up.
     pub(super) fn all(&self) -> impl Iterator<Item = Field<'a>> + '_ {
         self.accept_any_key();
-        self.entries
-            .into_iter()
-            .flatten()
-            .map(|(key, value)| self.field_of(key, value))
+        self.entries.into_iter().flatten().map(|(key, value)| self.field_of(key, value))
     }
 
     /// Keys of the format that this version cannot honour: never silently ignored.
     pub(super) fn unavailable(&self, keys: &[&'static str]) {
         self.unavailable.borrow_mut().extend(keys);
         for key in keys {
-            if let Some((key, value)) = self.entries.and_then(|entries| entries.get_key_value(*key))
-            {
+            if let Some((key, value)) = self.entries.and_then(|entries| entries.get_key_value(*key)) {
                 self.field_of(key, value).refuse_as_unavailable();
             }
         }
@@ -179,19 +160,16 @@ impl<'a> Table<'a> {
 
     /// An error at the value of `key`, or at the table when the key is absent.
     pub(super) fn refuse(&self, key: &'static str, message: impl Into<String>, help: &str) {
-        self.check
-            .report(Problem::error(self.span_of(key), message).help(help));
+        self.check.report(Problem::error(self.span_of(key), message).help(help));
     }
 
     /// A warning at the value of `key`, or at the table when the key is absent.
     pub(super) fn warn(&self, key: &'static str, message: impl Into<String>, help: &str) {
-        self.check
-            .report(Problem::warning(self.span_of(key), message).help(help));
+        self.check.report(Problem::warning(self.span_of(key), message).help(help));
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
-        self.entries
-            .is_some_and(|entries| entries.contains_key(key))
+        self.entries.is_some_and(|entries| entries.contains_key(key))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -200,9 +178,7 @@ impl<'a> Table<'a> {
 
     /// Where the value of `key` stands; the table itself when the key is absent.
     pub(super) fn span_of(&self, key: &str) -> Range<usize> {
-        self.entries
-            .and_then(|entries| entries.get(key))
-            .map_or(self.span(), Spanned::span)
+        self.entries.and_then(|entries| entries.get(key)).map_or(self.span(), Spanned::span)
     }
 
     fn field_of(&self, key: &Spanned<DeString<'a>>, value: &'a Spanned<DeValue<'a>>) -> Field<'a> {
@@ -217,11 +193,7 @@ impl<'a> Table<'a> {
     }
 
     fn name_of(&self, key: &str) -> String {
-        if self.name.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.name)
-        }
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
     fn report_unknown_keys(&self) {
@@ -232,11 +204,7 @@ impl<'a> Table<'a> {
         let unavailable = self.unavailable.borrow();
         for (key, value) in self.entries.into_iter().flatten() {
             let name = key.get_ref();
-            if known
-                .iter()
-                .chain(unavailable.iter())
-                .any(|known| known == name)
-            {
+            if known.iter().chain(unavailable.iter()).any(|known| known == name) {
                 continue;
             }
             self.check.hide(value);
@@ -249,8 +217,7 @@ impl<'a> Table<'a> {
                 [] => "this table takes no keys".to_owned(),
                 known => format!("known keys: {}", quoted(known, ", ")),
             });
-            self.check
-                .report(Problem::error(key.span(), message).help(help));
+            self.check.report(Problem::error(key.span(), message).help(help));
         }
     }
 }
@@ -296,27 +263,23 @@ impl<'a> Field<'a> {
     /// Reports an error at the value. None, so that a reader can end with it.
     pub(super) fn refuse<T>(&self, message: impl AsRef<str>, help: impl Into<String>) -> Option<T> {
         let message = format!("`{}` {}", self.name, message.as_ref());
-        self.check
-            .report(Problem::error(self.span(), message).help(help));
+        self.check.report(Problem::error(self.span(), message).help(help));
         None
     }
 
     /// Reports an error at the key: for names that the user made up.
     pub(super) fn refuse_key(&self, message: impl Into<String>, help: impl Into<String>) {
-        self.check
-            .report(Problem::error(self.key_span(), message).help(help));
+        self.check.report(Problem::error(self.key_span(), message).help(help));
     }
 
     pub(super) fn warn(&self, message: impl AsRef<str>, help: impl Into<String>) {
         let message = format!("`{}` {}", self.name, message.as_ref());
-        self.check
-            .report(Problem::warning(self.span(), message).help(help));
+        self.check.report(Problem::warning(self.span(), message).help(help));
     }
 
     pub(super) fn refuse_as_unavailable(&self) {
         let message = format!("`{}` is not available in this version", self.name);
-        self.check
-            .report(Problem::error(self.key_span(), message).help("take it out"));
+        self.check.report(Problem::error(self.key_span(), message).help("take it out"));
     }
 
     /// A string with something in it.
@@ -348,10 +311,7 @@ impl<'a> Field<'a> {
         };
         match u64::from_str_radix(integer.as_str(), integer.radix()) {
             Ok(number) if (least..=most).contains(&number) => Some(number),
-            _ => self.refuse(
-                "is out of range",
-                format!("a whole number from {least} to {most}"),
-            ),
+            _ => self.refuse("is out of range", format!("a whole number from {least} to {most}")),
         }
     }
 
@@ -366,20 +326,11 @@ impl<'a> Field<'a> {
     }
 
     /// Refuses a word: because it is not available yet, or because nobody knows it.
-    pub(super) fn refuse_choice<T>(
-        &self,
-        text: &str,
-        words: &[&str],
-        unavailable: &[&str],
-    ) -> Option<T> {
+    pub(super) fn refuse_choice<T>(&self, text: &str, words: &[&str], unavailable: &[&str]) -> Option<T> {
         let one_of = format!("one of {}", quoted(words, ", "));
         if unavailable.contains(&text) {
-            let message = format!(
-                "`{} = \"{text}\"` is not available in this version",
-                self.key
-            );
-            self.check
-                .report(Problem::error(self.span(), message).help(one_of));
+            let message = format!("`{} = \"{text}\"` is not available in this version", self.key);
+            self.check.report(Problem::error(self.span(), message).help(one_of));
             return None;
         }
         let candidates: Vec<&str> = words.iter().chain(unavailable).copied().collect();
@@ -401,23 +352,15 @@ impl<'a> Field<'a> {
     }
 
     /// A list with something in it.
-    pub(super) fn nonempty_list<T>(
-        &self,
-        parse: impl FnMut(&Field<'a>) -> Option<T>,
-    ) -> Option<Vec<T>> {
+    pub(super) fn nonempty_list<T>(&self, parse: impl FnMut(&Field<'a>) -> Option<T>) -> Option<Vec<T>> {
         match self.list(parse)? {
-            items if items.is_empty() => {
-                self.refuse("is empty", "give it a value, or take the key out")
-            }
+            items if items.is_empty() => self.refuse("is empty", "give it a value, or take the key out"),
             items => Some(items),
         }
     }
 
     /// One value, or a list with something in it.
-    pub(super) fn one_or_more<T>(
-        &self,
-        mut parse: impl FnMut(&Field<'a>) -> Option<T>,
-    ) -> Option<Vec<T>> {
+    pub(super) fn one_or_more<T>(&self, mut parse: impl FnMut(&Field<'a>) -> Option<T>) -> Option<Vec<T>> {
         match self.value() {
             DeValue::Array(_) => self.nonempty_list(parse),
             _ => Some(vec![parse(self)?]),
@@ -426,30 +369,20 @@ impl<'a> Field<'a> {
 
     /// The items of a list, each under the name of the list.
     pub(super) fn items(&self) -> impl Iterator<Item = Field<'a>> + '_ {
-        self.value()
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|item| Field {
-                check: self.check,
-                name: self.name.clone(),
-                key: self.key.clone(),
-                key_span: self.key_span.clone(),
-                span: item.span(),
-                value: item,
-            })
+        self.value().as_array().into_iter().flatten().map(|item| Field {
+            check: self.check,
+            name: self.name.clone(),
+            key: self.key.clone(),
+            key_span: self.key_span.clone(),
+            span: item.span(),
+            value: item,
+        })
     }
 
     /// Reads this value as a table; None when it is something else.
     pub(super) fn table<T>(&self, read: impl FnOnce(&Table<'a>) -> T) -> Option<T> {
         let entries = self.entries()?;
-        Some(Table::read_entries(
-            self.check,
-            self.name.clone(),
-            self.span(),
-            Some(entries),
-            read,
-        ))
+        Some(Table::read_entries(self.check, self.name.clone(), self.span(), Some(entries), read))
     }
 
     fn entries(&self) -> Option<&'a DeTable<'a>> {
@@ -469,10 +402,7 @@ impl<'a> Field<'a> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.refuse(
-            format!("has the wrong type: {found}"),
-            format!("it must be {wanted}"),
-        )
+        self.refuse(format!("has the wrong type: {found}"), format!("it must be {wanted}"))
     }
 }
 
@@ -482,12 +412,7 @@ pub(super) fn did_you_mean<S: AsRef<str>>(word: &str, candidates: &[S]) -> Optio
     let far = (word.chars().count().max(3)) / 3;
     candidates
         .iter()
-        .map(|candidate| {
-            (
-                strsim::osa_distance(&plain(word), &plain(candidate.as_ref())),
-                candidate.as_ref(),
-            )
-        })
+        .map(|candidate| (strsim::osa_distance(&plain(word), &plain(candidate.as_ref())), candidate.as_ref()))
         .filter(|(distance, _)| *distance <= far)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
@@ -495,10 +420,7 @@ pub(super) fn did_you_mean<S: AsRef<str>>(word: &str, candidates: &[S]) -> Optio
 
 /// The words in backticks with `separator` between them.
 pub(super) fn quoted<S: AsRef<str>>(words: &[S], separator: &str) -> String {
-    let words: Vec<String> = words
-        .iter()
-        .map(|word| format!("`{}`", word.as_ref()))
-        .collect();
+    let words: Vec<String> = words.iter().map(|word| format!("`{}`", word.as_ref())).collect();
     words.join(separator)
 }
 

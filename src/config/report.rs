@@ -29,29 +29,17 @@ pub enum Severity {
 impl Problem {
     /// An error at a byte range of the source.
     pub(super) fn error(span: Range<usize>, message: impl Into<String>) -> Problem {
-        Problem {
-            severity: Severity::Error,
-            message: message.into(),
-            span: Some(span),
-            related: None,
-            help: None,
-        }
+        Problem { severity: Severity::Error, message: message.into(), span: Some(span), related: None, help: None }
     }
 
     /// A warning at a byte range of the source.
     pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Problem {
-        Problem {
-            severity: Severity::Warning,
-            ..Problem::error(span, message)
-        }
+        Problem { severity: Severity::Warning, ..Problem::error(span, message) }
     }
 
     /// An error of the file as a whole: there is no source to point at.
     pub(super) fn of_file(message: impl Into<String>) -> Problem {
-        Problem {
-            span: None,
-            ..Problem::error(0..0, message)
-        }
+        Problem { span: None, ..Problem::error(0..0, message) }
     }
 
     /// Says what to write instead.
@@ -91,11 +79,7 @@ impl Report {
     /// `source` is shown as it is: it must have been masked.
     pub(super) fn new(file_name: &str, source: String, mut problems: Vec<Problem>) -> Report {
         problems.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
-        Report {
-            file_name: file_name.to_owned(),
-            source,
-            problems,
-        }
+        Report { file_name: file_name.to_owned(), source, problems }
     }
 
     /// The problems in file order.
@@ -113,16 +97,8 @@ impl Report {
     /// The text for a terminal, with ANSI colours or without; an empty line between problems.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
-        let renderer = if color {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
-        let rendered: Vec<String> = self
-            .problems
-            .iter()
-            .map(|problem| self.render_one(problem, &renderer))
-            .collect();
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let rendered: Vec<String> = self.problems.iter().map(|problem| self.render_one(problem, &renderer)).collect();
         rendered.join("\n\n")
     }
 
@@ -131,38 +107,30 @@ impl Report {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let mut group = level
-            .primary_title(&problem.message)
-            .elements(problem.span.as_ref().map(|span| {
-                Snippet::source(&self.source)
-                    .path(&self.file_name)
-                    .annotation(AnnotationKind::Primary.span(self.within_source(span)))
-                    .annotations(problem.related.iter().map(|(span, label)| {
-                        AnnotationKind::Context
-                            .span(self.within_source(span))
-                            .label(label)
-                    }))
-            }));
+        let mut group = level.primary_title(&problem.message).elements(problem.span.as_ref().map(|span| {
+            Snippet::source(&self.source)
+                .path(&self.file_name)
+                .annotation(AnnotationKind::Primary.span(self.within_source(span)))
+                .annotations(
+                    problem
+                        .related
+                        .iter()
+                        .map(|(span, label)| AnnotationKind::Context.span(self.within_source(span)).label(label)),
+                )
+        }));
         if let Some(help) = &problem.help {
             group = group.element(Level::HELP.message(help));
         }
         // where a comment was taken out of a line, white space is left
         let rendered = renderer.render(&[group]);
-        rendered
-            .lines()
-            .map(str::trim_end)
-            .collect::<Vec<_>>()
-            .join("\n")
+        rendered.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 
     /// The parser may point behind the end or into the middle of a character.
     fn within_source(&self, span: &Range<usize>) -> Range<usize> {
         let floor = |at: usize| {
             let at = at.min(self.source.len());
-            (0..=at)
-                .rev()
-                .find(|at| self.source.is_char_boundary(*at))
-                .unwrap_or(0)
+            (0..=at).rev().find(|at| self.source.is_char_boundary(*at)).unwrap_or(0)
         };
         floor(span.start)..floor(span.end.max(span.start))
     }

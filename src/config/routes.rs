@@ -39,7 +39,8 @@ pub(super) fn auth(field: &Field) -> Option<Auth> {
         ("required", Auth::Required),
         ("protected", Auth::Required),
     ];
-    const SPELLINGS: &str = r#"one of true, false, "optional", "auto", "public", "skip", "guest", "required", "protected""#;
+    const SPELLINGS: &str =
+        r#"one of true, false, "optional", "auto", "public", "skip", "guest", "required", "protected""#;
     match field.value() {
         DeValue::Boolean(true) => Some(Auth::Required),
         DeValue::Boolean(false) => Some(Auth::Anonymous),
@@ -48,10 +49,7 @@ pub(super) fn auth(field: &Field) -> Option<Auth> {
             None => {
                 let words: Vec<&str> = WORDS.iter().map(|(word, _)| *word).collect();
                 let help = did_you_mean(text, &words).map(|help| format!("{help} {SPELLINGS}"));
-                field.refuse(
-                    "has a value that is not known",
-                    help.unwrap_or_else(|| SPELLINGS.to_owned()),
-                )
+                field.refuse("has a value that is not known", help.unwrap_or_else(|| SPELLINGS.to_owned()))
             }
         },
         _ => field.refuse_type(SPELLINGS),
@@ -71,9 +69,7 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
     if tables.is_empty() {
         let message = "there are no routes: every request would be a 404";
         let help = "add a `[[routes]]` table with `path = \"/*\"`";
-        document
-            .check()
-            .report(Problem::error(document.span(), message).help(help));
+        document.check().report(Problem::error(document.span(), message).help(help));
     }
     let mut needs_provider = None;
     let mut needs_upstream = None;
@@ -82,10 +78,7 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
         let Some(Some(route)) = table.table(|table| route(table, context)) else {
             continue;
         };
-        if matches!(
-            route.settings.auth,
-            Auth::Required | Auth::Optional | Auth::Guest
-        ) {
+        if matches!(route.settings.auth, Auth::Required | Auth::Optional | Auth::Guest) {
             needs_provider.get_or_insert(route.span.clone());
         }
         needs_upstream.get_or_insert(route.span.clone());
@@ -94,16 +87,12 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
     if let (Some(span), []) = (needs_provider, context.providers.names.as_slice()) {
         let message = "this route asks for a session, and there is no provider to sign in with";
         let help = "add a `[providers.NAME]` table, or set `auth` to `false` or \"public\"";
-        document
-            .check()
-            .report(Problem::error(span, message).help(help));
+        document.check().report(Problem::error(span, message).help(help));
     }
     if let (Some(span), []) = (needs_upstream, context.upstreams) {
         let message = "there is no upstream to forward to";
         let help = "add `[upstreams.app]` with `url = \"http://127.0.0.1:3000\"`";
-        document
-            .check()
-            .report(Problem::error(span, message).help(help));
+        document.check().report(Problem::error(span, message).help(help));
     }
     check_together(document, &routes, context);
     routes.into_iter().map(|route| route.settings).collect()
@@ -111,27 +100,13 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
 
 /// The text of `latchgate routes`: one line a route, aligned.
 pub(super) fn overview(routes: &[RouteSettings]) -> String {
-    let heading = [
-        "METHODS", "HOST", "PATH", "AUTH", "ATTACH", "ON 401", "UPSTREAM",
-    ]
-    .map(str::to_owned);
-    let lines: Vec<[String; 7]> = std::iter::once(heading)
-        .chain(routes.iter().map(columns))
-        .collect();
-    let widths: [usize; 7] = std::array::from_fn(|at| {
-        lines
-            .iter()
-            .map(|line| line[at].chars().count())
-            .max()
-            .unwrap_or(0)
-    });
+    let heading = ["METHODS", "HOST", "PATH", "AUTH", "ATTACH", "ON 401", "UPSTREAM"].map(str::to_owned);
+    let lines: Vec<[String; 7]> = std::iter::once(heading).chain(routes.iter().map(columns)).collect();
+    let widths: [usize; 7] =
+        std::array::from_fn(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0));
     let mut text = String::new();
     for line in &lines {
-        let cells: Vec<String> = line
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let cells: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -162,12 +137,8 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
     };
     let attach = table.read("attach", attach);
     let on_401 = table.read("on_401", on_401);
-    let identity = table
-        .read("identity", |field| field.table(identity))
-        .unwrap_or_default();
-    let require = table
-        .read("require", |field| field.table(requirements))
-        .unwrap_or_default();
+    let identity = table.read("identity", |field| field.table(identity)).unwrap_or_default();
+    let require = table.read("require", |field| field.table(requirements)).unwrap_or_default();
     if let Some(auth) = auth {
         check_session_use(table, auth, attach.as_ref(), on_401);
     }
@@ -188,28 +159,18 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
     check_credential_header(table, &attach, &identity, &request_headers);
 
     let upstream = upstream(table, context);
-    let provider = table.read("provider", |field| {
-        reference(field, "provider", &context.providers.names)
-    });
-    let login = table
-        .read("login", login_answer)
-        .unwrap_or(LoginAnswer::Auto);
+    let provider = table.read("provider", |field| reference(field, "provider", &context.providers.names));
+    let login = table.read("login", login_answer).unwrap_or(LoginAnswer::Auto);
     let cors = table.read("cors", |field| field.table(cors)?);
     let replace_prefix = table.read("replace_prefix", replace_prefix);
     let response_headers = table.table("response_headers", |table| header_edits(table, RESPONSE));
     let max_body = table.read("max_body", size);
     let response_timeout = table.read("response_timeout", positive_duration);
-    let allow_encoded_slash = table
-        .read("allow_encoded_slash", Field::boolean)
-        .unwrap_or(false);
+    let allow_encoded_slash = table.read("allow_encoded_slash", Field::boolean).unwrap_or(false);
 
     // every key has been read by now: what returns early from here on hides no problem
     let settings = RouteSettings {
-        pattern: RoutePattern {
-            host: host.unwrap_or(HostPattern::Any),
-            path: path?,
-            methods,
-        },
+        pattern: RoutePattern { host: host.unwrap_or(HostPattern::Any), path: path?, methods },
         auth: auth?,
         on_401,
         attach,
@@ -227,18 +188,12 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         response_timeout,
         allow_encoded_slash,
     };
-    Some(Route {
-        settings,
-        span: table.span_of("path"),
-    })
+    Some(Route { settings, span: table.span_of("path") })
 }
 
 /// Every route is fine by itself; two of them may still not go together.
 fn check_together(document: &Table, routes: &[Route], context: &Context) {
-    let patterns: Vec<RoutePattern> = routes
-        .iter()
-        .map(|route| route.settings.pattern.clone())
-        .collect();
+    let patterns: Vec<RoutePattern> = routes.iter().map(|route| route.settings.pattern.clone()).collect();
     match RouteTable::compile(&patterns, context.case_insensitive_paths) {
         Err(conflicts) => {
             for conflict in conflicts {
@@ -254,10 +209,7 @@ fn check_together(document: &Table, routes: &[Route], context: &Context) {
             for (route, winner) in table.unreachable() {
                 document.check().report(
                     Problem::warning(routes[route].span.clone(), "this route can never match")
-                        .related(
-                            routes[winner].span.clone(),
-                            "this one takes all its requests",
-                        )
+                        .related(routes[winner].span.clone(), "this one takes all its requests")
                         .help("move it up, or take it out"),
                 );
             }
@@ -269,14 +221,8 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
     let path = path.to_string();
     let prefix = &context.login.prefix;
     if is_below(&path, prefix, context.case_insensitive_paths) {
-        let message = format!(
-            "`{path}` is inside `login.prefix` (`{prefix}`), where the gateway answers itself"
-        );
-        table.refuse(
-            "path",
-            message,
-            "choose another path, or another `login.prefix`",
-        );
+        let message = format!("`{path}` is inside `login.prefix` (`{prefix}`), where the gateway answers itself");
+        table.refuse("path", message, "choose another path, or another `login.prefix`");
     }
     if context.providers.mock && is_below(&path, "/mock", context.case_insensitive_paths) {
         let message = format!("`{path}` is inside `/mock`, where the mock provider answers");
@@ -284,11 +230,7 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
     }
     if path == context.login.user_path {
         let message = format!("`{path}` is `login.user_path`, where the gateway answers itself");
-        table.warn(
-            "path",
-            message,
-            "choose another `login.user_path`, or take this route out",
-        );
+        table.warn("path", message, "choose another `login.user_path`, or take this route out");
     }
 }
 
@@ -356,11 +298,7 @@ fn upstream(table: &Table, context: &Context) -> Option<String> {
         [] => Some(String::new()),
         several => {
             let help = format!("add `upstream = …`: one of {}", quoted(several, ", "));
-            table.refuse(
-                "upstream",
-                "`routes.upstream` is missing, and there are several upstreams",
-                &help,
-            );
+            table.refuse("upstream", "`routes.upstream` is missing, and there are several upstreams", &help);
             None
         }
     }
@@ -376,40 +314,23 @@ fn reference(field: &Field, kind: &str, names: &[String]) -> Option<String> {
         [] => format!("add a `[{kind}s.{name}]` table"),
         names => format!("one of {}", quoted(names, ", ")),
     });
-    field.refuse(
-        format!("names the {kind} `{name}`, which does not exist"),
-        help,
-    )
+    field.refuse(format!("names the {kind} `{name}`, which does not exist"), help)
 }
 
 fn accept(field: &Field) -> Option<()> {
     let only_session = |item: &Field| match item.string()? {
         "session" => Some(()),
-        _ => item.refuse(
-            "other than `session` is not available in this version",
-            "leave `accept` out",
-        ),
+        _ => item.refuse("other than `session` is not available in this version", "leave `accept` out"),
     };
     field.nonempty_list(only_session).map(|_| ())
 }
 
 fn on_401(field: &Field) -> Option<On401> {
-    field.choice(
-        &[
-            ("refresh", On401::Refresh),
-            ("login", On401::Login),
-            ("relay", On401::Relay),
-        ],
-        &[],
-    )
+    field.choice(&[("refresh", On401::Refresh), ("login", On401::Login), ("relay", On401::Relay)], &[])
 }
 
 fn login_answer(field: &Field) -> Option<LoginAnswer> {
-    let words = [
-        ("auto", LoginAnswer::Auto),
-        ("redirect", LoginAnswer::Redirect),
-        ("status", LoginAnswer::Status),
-    ];
+    let words = [("auto", LoginAnswer::Auto), ("redirect", LoginAnswer::Redirect), ("status", LoginAnswer::Status)];
     field.choice(&words, &[])
 }
 
@@ -423,21 +344,10 @@ fn replace_prefix(field: &Field) -> Option<String> {
 fn requirements(table: &Table) -> Vec<Requirement> {
     table.unavailable(&["acr"]);
     let words = |field: &Field| field.one_or_more(|item| Some(item.string()?.to_owned()));
-    let claim = |path: &str, any_of| Requirement::Claim {
-        path: path.to_owned(),
-        any_of,
-    };
+    let claim = |path: &str, any_of| Requirement::Claim { path: path.to_owned(), any_of };
     let mut requirements = Vec::new();
-    requirements.extend(
-        table
-            .read("groups", words)
-            .map(|any_of| claim("groups", any_of)),
-    );
-    requirements.extend(
-        table
-            .read("scope", words)
-            .map(|any_of| claim("scope", any_of)),
-    );
+    requirements.extend(table.read("groups", words).map(|any_of| claim("groups", any_of)));
+    requirements.extend(table.read("scope", words).map(|any_of| claim("scope", any_of)));
     let domains = table.read("email_domain", |field| field.one_or_more(email_domain));
     requirements.extend(domains.map(Requirement::EmailDomain));
     table.table("claims", |claims| {
@@ -446,11 +356,7 @@ fn requirements(table: &Table) -> Vec<Requirement> {
         }
     });
     if table.is_empty() {
-        table.refuse(
-            "groups",
-            "`routes.require` is empty",
-            "say what is required, or take it out",
-        );
+        table.refuse("groups", "`routes.require` is empty", "say what is required, or take it out");
     }
     requirements
 }
@@ -458,32 +364,20 @@ fn requirements(table: &Table) -> Vec<Requirement> {
 fn email_domain(field: &Field) -> Option<String> {
     let text = field.string()?;
     match Host::parse(text) {
-        Ok(Host::Domain(domain)) if !text.contains(['%', '*']) && !text.ends_with('.') => {
-            Some(domain)
-        }
-        _ => field.refuse(
-            "is not a domain",
-            r#"what stands behind the `@`, as in "corp.com""#,
-        ),
+        Ok(Host::Domain(domain)) if !text.contains(['%', '*']) && !text.ends_with('.') => Some(domain),
+        _ => field.refuse("is not a domain", r#"what stands behind the `@`, as in "corp.com""#),
     }
 }
 
 fn cors(table: &Table) -> Option<Cors> {
-    let allow_origins = table.require("allow_origins", r#"["https://app.example.com"]"#, |field| {
-        field.nonempty_list(cors_origin)
-    });
-    let allow_credentials = table
-        .read("allow_credentials", Field::boolean)
-        .unwrap_or(false);
+    let allow_origins =
+        table.require("allow_origins", r#"["https://app.example.com"]"#, |field| field.nonempty_list(cors_origin));
+    let allow_credentials = table.read("allow_credentials", Field::boolean).unwrap_or(false);
     let allow_methods = table
         .read("allow_methods", |field| field.nonempty_list(method))
         .unwrap_or_else(|| vec![Method::GET, Method::HEAD, Method::POST]);
-    let allow_headers = table
-        .read("allow_headers", |field| field.list(header_name))
-        .unwrap_or_default();
-    let expose_headers = table
-        .read("expose_headers", |field| field.list(header_name))
-        .unwrap_or_default();
+    let allow_headers = table.read("allow_headers", |field| field.list(header_name)).unwrap_or_default();
+    let expose_headers = table.read("expose_headers", |field| field.list(header_name)).unwrap_or_default();
     let max_age = table.read("max_age", duration);
     let allow_origins = allow_origins?;
     if allow_origins.iter().any(|origin| origin == "*") {
@@ -495,21 +389,10 @@ fn cors(table: &Table) -> Option<Cors> {
             );
         }
         if allow_origins.len() > 1 {
-            table.refuse(
-                "allow_origins",
-                "`routes.cors.allow_origins` has `*` beside others",
-                "`*` stands alone",
-            );
+            table.refuse("allow_origins", "`routes.cors.allow_origins` has `*` beside others", "`*` stands alone");
         }
     }
-    Some(Cors {
-        allow_origins,
-        allow_credentials,
-        allow_methods,
-        allow_headers,
-        expose_headers,
-        max_age,
-    })
+    Some(Cors { allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age })
 }
 
 fn cors_origin(field: &Field) -> Option<String> {
@@ -523,18 +406,13 @@ fn is_below(path: &str, prefix: &str, ignore_case: bool) -> bool {
     if ignore_case {
         return is_below(&path.to_lowercase(), &prefix.to_lowercase(), false);
     }
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn columns(route: &RouteSettings) -> [String; 7] {
     let methods = match &route.pattern.methods {
         None => "*".to_owned(),
-        Some(methods) => methods
-            .iter()
-            .map(Method::as_str)
-            .collect::<Vec<_>>()
-            .join(","),
+        Some(methods) => methods.iter().map(Method::as_str).collect::<Vec<_>>().join(","),
     };
     let auth = match route.auth {
         Auth::Required => "true",

@@ -1,9 +1,7 @@
 //! The tables that exist once: server, session, login, refresh, limits, telemetry.
 
 use super::raw::{Field, Table, quoted};
-use super::values::{
-    duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url,
-};
+use super::values::{duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
 use crate::telemetry::LogFormat;
 use crate::{endpoints, server, session, telemetry, tokens};
 use ipnet::IpNet;
@@ -16,23 +14,11 @@ use url::Url;
 /// `[server]`
 pub(super) fn server(table: &Table) -> server::Settings {
     table.unavailable(&["tls"]);
-    let listen = table
-        .read("listen", |field| field.one_or_more(listen))
-        .unwrap_or_else(|| vec![default_listen()]);
-    if listen
-        .iter()
-        .enumerate()
-        .any(|(at, address)| listen[..at].contains(address))
-    {
-        table.refuse(
-            "listen",
-            "`server.listen` names an address twice",
-            "take one of them out",
-        );
+    let listen = table.read("listen", |field| field.one_or_more(listen)).unwrap_or_else(|| vec![default_listen()]);
+    if listen.iter().enumerate().any(|(at, address)| listen[..at].contains(address)) {
+        table.refuse("listen", "`server.listen` names an address twice", "take one of them out");
     }
-    let admin_listen = table
-        .read("admin_listen", admin_listen)
-        .unwrap_or(Some(DEFAULT_ADMIN_LISTEN));
+    let admin_listen = table.read("admin_listen", admin_listen).unwrap_or(Some(DEFAULT_ADMIN_LISTEN));
     if let Some(admin) = admin_listen
         && admin.port() != 0
         && listen.contains(&server::Listen::Tcp(admin))
@@ -45,44 +31,28 @@ pub(super) fn server(table: &Table) -> server::Settings {
     }
     server::Settings {
         listen,
-        external_url: table
-            .read("external_url", external_url)
-            .unwrap_or_else(default_external_url),
+        external_url: table.read("external_url", external_url).unwrap_or_else(default_external_url),
         admin_listen,
-        trusted_proxies: table
-            .read("trusted_proxies", |field| field.list(trusted_proxy))
-            .unwrap_or_default(),
-        drain_timeout: table
-            .read("drain_timeout", duration)
-            .unwrap_or(Duration::from_secs(30)),
+        trusted_proxies: table.read("trusted_proxies", |field| field.list(trusted_proxy)).unwrap_or_default(),
+        drain_timeout: table.read("drain_timeout", duration).unwrap_or(Duration::from_secs(30)),
         workers: table
             .read("workers", |field| field.integer(1, 1024))
             .and_then(|workers| usize::try_from(workers).ok())
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        case_insensitive_paths: table
-            .read("case_insensitive_paths", Field::boolean)
-            .unwrap_or(false),
+        case_insensitive_paths: table.read("case_insensitive_paths", Field::boolean).unwrap_or(false),
     }
 }
 
 /// `[session]`
 pub(super) fn session(table: &Table) -> session::Settings {
     table.unavailable(&["file", "redis"]);
-    table.read("store", |field| {
-        field.choice(&[("memory", ())], &["file", "redis", "cookie"])
-    });
+    table.read("store", |field| field.choice(&[("memory", ())], &["file", "redis", "cookie"]));
     let settings = session::Settings {
-        idle_timeout: table
-            .read("idle_timeout", positive_duration)
-            .unwrap_or(Duration::from_secs(24 * 3600)),
-        absolute_timeout: table
-            .read("absolute_timeout", positive_duration)
-            .unwrap_or(Duration::from_secs(72 * 3600)),
+        idle_timeout: table.read("idle_timeout", positive_duration).unwrap_or(Duration::from_secs(24 * 3600)),
+        absolute_timeout: table.read("absolute_timeout", positive_duration).unwrap_or(Duration::from_secs(72 * 3600)),
         max_sessions: count(table, "max_sessions", 1_000_000),
         max_sessions_per_user: count(table, "max_sessions_per_user", 100),
-        secrets: table
-            .read("secret", |field| field.one_or_more(session_secret))
-            .unwrap_or_default(),
+        secrets: table.read("secret", |field| field.one_or_more(session_secret)).unwrap_or_default(),
     };
     if table.has("idle_timeout") && settings.idle_timeout > settings.absolute_timeout {
         table.warn(
@@ -98,24 +68,14 @@ pub(super) fn session(table: &Table) -> session::Settings {
 pub(super) fn login(table: &Table) -> endpoints::Settings {
     table.only_false("expose_access_token");
     let allowed_return_origins: Vec<String> = table
-        .read("allowed_return_origins", |field| {
-            field.list(|item| Some(origin(item)?.origin().ascii_serialization()))
-        })
+        .read("allowed_return_origins", |field| field.list(|item| Some(origin(item)?.origin().ascii_serialization())))
         .unwrap_or_default();
     let target = |field: &Field| return_target(field, &allowed_return_origins);
     endpoints::Settings {
-        prefix: table
-            .read("prefix", login_prefix)
-            .unwrap_or_else(|| "/auth".to_owned()),
-        after_login: table
-            .read("after_login", target)
-            .unwrap_or_else(|| "/".to_owned()),
-        after_logout: table
-            .read("after_logout", target)
-            .unwrap_or_else(|| "/".to_owned()),
-        user_path: table
-            .read("user_path", path_prefix)
-            .unwrap_or_else(|| "/api/user/me".to_owned()),
+        prefix: table.read("prefix", login_prefix).unwrap_or_else(|| "/auth".to_owned()),
+        after_login: table.read("after_login", target).unwrap_or_else(|| "/".to_owned()),
+        after_logout: table.read("after_logout", target).unwrap_or_else(|| "/".to_owned()),
+        user_path: table.read("user_path", path_prefix).unwrap_or_else(|| "/api/user/me".to_owned()),
         return_to_page: table.read("return_to_page", Field::boolean).unwrap_or(true),
         allowed_return_origins,
     }
@@ -124,18 +84,10 @@ pub(super) fn login(table: &Table) -> endpoints::Settings {
 /// `[refresh]`
 pub(super) fn refresh(table: &Table) -> tokens::Settings {
     tokens::Settings {
-        early: table
-            .read("early", duration)
-            .unwrap_or(Duration::from_secs(30)),
-        timeout: table
-            .read("timeout", positive_duration)
-            .unwrap_or(Duration::from_secs(10)),
-        grace: table
-            .read("grace", duration)
-            .unwrap_or(Duration::from_secs(60)),
-        cooldown: table
-            .read("cooldown", duration)
-            .unwrap_or(Duration::from_secs(5)),
+        early: table.read("early", duration).unwrap_or(Duration::from_secs(30)),
+        timeout: table.read("timeout", positive_duration).unwrap_or(Duration::from_secs(10)),
+        grace: table.read("grace", duration).unwrap_or(Duration::from_secs(60)),
+        cooldown: table.read("cooldown", duration).unwrap_or(Duration::from_secs(5)),
     }
 }
 
@@ -145,14 +97,10 @@ pub(super) fn limits(table: &Table) -> server::Limits {
         replay_body: table.read("replay_body", size).unwrap_or(256 << 10),
         replay_memory: table.read("replay_memory", size).unwrap_or(64 << 20),
         header_bytes: table.read("header_bytes", header_bytes).unwrap_or(32 << 10),
-        header_timeout: table
-            .read("header_timeout", positive_duration)
-            .unwrap_or(Duration::from_secs(10)),
+        header_timeout: table.read("header_timeout", positive_duration).unwrap_or(Duration::from_secs(10)),
         connections: count(table, "connections", 20_000),
         login_attempts: table
-            .read("login_attempts", |field| {
-                field.integer(1, u64::from(u32::MAX))
-            })
+            .read("login_attempts", |field| field.integer(1, u64::from(u32::MAX)))
             .and_then(|attempts| u32::try_from(attempts).ok())
             .unwrap_or(10),
     };
@@ -169,12 +117,8 @@ pub(super) fn limits(table: &Table) -> server::Limits {
 /// `[telemetry]`
 pub(super) fn telemetry(table: &Table) -> telemetry::Settings {
     table.unavailable(&["otlp_endpoint"]);
-    let log = table.read("log", |field| {
-        field.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)], &[])
-    });
-    telemetry::Settings {
-        log: log.unwrap_or_default(),
-    }
+    let log = table.read("log", |field| field.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)], &[]));
+    telemetry::Settings { log: log.unwrap_or_default() }
 }
 
 const DEFAULT_ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
@@ -189,7 +133,8 @@ fn default_external_url() -> Url {
 }
 
 fn listen(field: &Field) -> Option<server::Listen> {
-    const HELP: &str = r#"an address and a port, as in "127.0.0.1:8080" or "[::1]:8080", or "unix:/run/latchgate.sock""#;
+    const HELP: &str =
+        r#"an address and a port, as in "127.0.0.1:8080" or "[::1]:8080", or "unix:/run/latchgate.sock""#;
     let text = field.string()?;
     match text.strip_prefix("unix:") {
         Some("") => field.refuse("names no socket", HELP),
@@ -223,26 +168,18 @@ fn admin_listen(field: &Field) -> Option<Option<SocketAddr>> {
 fn external_url(field: &Field) -> Option<Url> {
     let url = origin(field)?;
     if url.scheme() == "http" && !is_loopback(&url) {
-        field.warn(
-            "is plain http: others on the way can read the session cookie",
-            "use https where others can listen",
-        );
+        field.warn("is plain http: others on the way can read the session cookie", "use https where others can listen");
     }
     Some(url)
 }
 
 fn trusted_proxy(field: &Field) -> Option<IpNet> {
     let text = field.string()?;
-    let net = text
-        .parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     match net {
         Ok(net) => {
             if net.prefix_len() == 0 {
-                field.warn(
-                    "trusts everybody: any client can forge its address",
-                    "name the proxies in front",
-                );
+                field.warn("trusts everybody: any client can forge its address", "name the proxies in front");
             }
             Some(net.trunc())
         }
@@ -256,10 +193,7 @@ fn trusted_proxy(field: &Field) -> Option<IpNet> {
 fn session_secret(field: &Field) -> Option<SecretString> {
     let secret = secret(field)?;
     if secret.expose_secret().len() < 32 {
-        return field.refuse(
-            "is shorter than 32 bytes",
-            "make one with `openssl rand -base64 48`",
-        );
+        return field.refuse("is shorter than 32 bytes", "make one with `openssl rand -base64 48`");
     }
     Some(secret)
 }
@@ -267,10 +201,7 @@ fn session_secret(field: &Field) -> Option<SecretString> {
 fn login_prefix(field: &Field) -> Option<String> {
     let prefix = path_prefix(field)?;
     if prefix == "/mock" || prefix.starts_with("/mock/") {
-        return field.refuse(
-            "is where the mock provider answers",
-            "choose another prefix",
-        );
+        return field.refuse("is where the mock provider answers", "choose another prefix");
     }
     Some(prefix)
 }
@@ -302,6 +233,5 @@ fn header_bytes(field: &Field) -> Option<usize> {
 
 fn count(table: &Table, key: &'static str, default: usize) -> usize {
     let read = table.read(key, |field| field.integer(1, u64::from(u32::MAX)));
-    read.and_then(|count| usize::try_from(count).ok())
-        .unwrap_or(default)
+    read.and_then(|count| usize::try_from(count).ok()).unwrap_or(default)
 }

@@ -50,10 +50,7 @@ fn shown(report: &Report) -> Vec<(usize, String, String)> {
     let text = report.to_string();
     let mut problems: Vec<(usize, String, String)> = Vec::new();
     for line in text.lines() {
-        if let Some(message) = line
-            .strip_prefix("error: ")
-            .or_else(|| line.strip_prefix("warning: "))
-        {
+        if let Some(message) = line.strip_prefix("error: ").or_else(|| line.strip_prefix("warning: ")) {
             problems.push((0, message.to_owned(), String::new()));
         } else if let Some((_, place)) = line.split_once("--> gateway.toml:") {
             let line = place.split(':').next().and_then(|line| line.parse().ok());
@@ -77,10 +74,7 @@ fn assert_refused(cases: &[(&str, usize, &str, &str)]) {
         };
         assert_eq!(problem.0, *line, "{case}\n\n{report}");
         assert!(problem.1.contains(message), "{case}\n\n{report}");
-        assert!(
-            problem.2.contains(help) && !problem.2.is_empty(),
-            "{case}\n\n{report}"
-        );
+        assert!(problem.2.contains(help) && !problem.2.is_empty(), "{case}\n\n{report}");
         assert!(report.to_string().contains('^'), "{case}\n\n{report}");
     }
 }
@@ -399,28 +393,13 @@ fn what_this_version_does_not_have() {
 fn routes_that_do_not_go_together() {
     let same = "[[routes]]\npath = \"/a/{id}\"\nmethods = [\"GET\", \"POST\"]\n";
     let again = "[[routes]]\npath = \"/a/{name}\"\nmethods = [\"POST\", \"GET\"]\n";
-    let report = refused(&format!(
-        "{same}upstream = \"app\"\n{again}upstream = \"app\"{REST}"
-    ));
+    let report = refused(&format!("{same}upstream = \"app\"\n{again}upstream = \"app\"{REST}"));
     let problems = shown(&report);
     assert_eq!(problems.len(), 1, "{report}");
     assert_eq!(problems[0].0, 6, "{report}");
-    assert!(
-        problems[0]
-            .1
-            .contains("the host, the path and the methods of another"),
-        "{report}"
-    );
-    assert!(
-        problems[0].2.contains("`host`, `path` or `methods`"),
-        "{report}"
-    );
-    assert!(
-        report
-            .to_string()
-            .contains("2 | path = \"/a/{id}\"\n  |        --------- set here first"),
-        "{report}"
-    );
+    assert!(problems[0].1.contains("the host, the path and the methods of another"), "{report}");
+    assert!(problems[0].2.contains("`host`, `path` or `methods`"), "{report}");
+    assert!(report.to_string().contains("2 | path = \"/a/{id}\"\n  |        --------- set here first"), "{report}");
 }
 
 #[test]
@@ -481,10 +460,7 @@ kind = "oidc"
 issuer = "http://i.example"
 "#,
     );
-    let lines: Vec<usize> = shown(&report)
-        .into_iter()
-        .map(|problem| problem.0)
-        .collect();
+    let lines: Vec<usize> = shown(&report).into_iter().map(|problem| problem.0).collect();
     assert_eq!(lines, [3, 4, 7, 8, 9, 9, 11, 12, 12, 14], "{report}");
 }
 
@@ -509,17 +485,9 @@ error: unknown key `listne` in `server`
 #[test]
 fn files_that_are_not_toml() {
     for (source, line, message) in [
-        (
-            "[server\nlisten = \"127.0.0.1:80\"",
-            1,
-            "not valid TOML: unclosed table",
-        ),
+        ("[server\nlisten = \"127.0.0.1:80\"", 1, "not valid TOML: unclosed table"),
         ("[server]\nlisten = 127.0.0.1:80", 2, "not valid TOML"),
-        (
-            "[server]\nlisten = \"a\"\nlisten = \"b\"",
-            3,
-            "not valid TOML: duplicate key",
-        ),
+        ("[server]\nlisten = \"a\"\nlisten = \"b\"", 3, "not valid TOML: duplicate key"),
         ("[server]\nlisten", 2, "not valid TOML: key with no value"),
         ("[server]\nlisten = \"", 2, "not valid TOML"),
         ("a = [", 1, "not valid TOML"),
@@ -531,10 +499,7 @@ fn files_that_are_not_toml() {
         assert!(problems[0].1.contains(message), "{source}\n\n{report}");
     }
     let report = refused("a = \nb = 1\nc = ]\n");
-    let lines: Vec<usize> = shown(&report)
-        .into_iter()
-        .map(|problem| problem.0)
-        .collect();
+    let lines: Vec<usize> = shown(&report).into_iter().map(|problem| problem.0).collect();
     assert_eq!(lines, [1, 3], "{report}");
 }
 
@@ -629,12 +594,7 @@ fn no_report_shows_a_secret() {
 fn a_byte_order_mark_shifts_nothing() {
     let report = refused(&format!("\u{feff}[server]\nworkers = 0{REST}"));
     assert_eq!(shown(&report)[0].0, 2);
-    assert!(
-        report
-            .to_string()
-            .contains("2 | workers = 0\n  |           ^\n"),
-        "{report}"
-    );
+    assert!(report.to_string().contains("2 | workers = 0\n  |           ^\n"), "{report}");
 }
 
 proptest::proptest! {
@@ -665,11 +625,7 @@ attach = { api_key = { header = "X-Key", value = 'Zu7Zu7Zu7' } }
     for at in 0..source.len() {
         let (before, behind) = source.split_at(at);
         let mut slips = vec![format!("{before}{}", &behind[1..])];
-        slips.extend(
-            "\"'[]{}=#,.:@ \nx"
-                .chars()
-                .map(|char| format!("{before}{char}{behind}")),
-        );
+        slips.extend("\"'[]{}=#,.:@ \nx".chars().map(|char| format!("{before}{char}{behind}")));
         for slip in slips {
             let text = refused(&slip).to_string();
             assert!(!text.contains("Zu7"), "{slip}\n\n{text}");
@@ -694,25 +650,11 @@ upstream = "app"
 "#;
     let config = parse(&format!("{source}{REST}")).unwrap();
     assert_eq!(config.session.secrets.len(), 2);
-    assert!(
-        config
-            .session
-            .secrets
-            .iter()
-            .all(|secret| secret.expose_secret() == CANARY)
-    );
-    let Attach::Basic(value) = &config.routes[0].attach else {
-        panic!("{config:?}")
-    };
-    assert_eq!(
-        value,
-        "Basic w7w6Y2FuYXJ5LVp1N2hlaXBoNGFpV29odzQtYW5kLXRoZW4tc29tZS1tb3Jl"
-    );
+    assert!(config.session.secrets.iter().all(|secret| secret.expose_secret() == CANARY));
+    let Attach::Basic(value) = &config.routes[0].attach else { panic!("{config:?}") };
+    assert_eq!(value, "Basic w7w6Y2FuYXJ5LVp1N2hlaXBoNGFpV29odzQtYW5kLXRoZW4tc29tZS1tb3Jl");
     let debug = format!("{config:?}");
-    assert!(
-        !debug.contains("Zu7") && !debug.contains("w7w6Y2Fu"),
-        "{debug}"
-    );
+    assert!(!debug.contains("Zu7") && !debug.contains("w7w6Y2Fu"), "{debug}");
 }
 
 #[test]
@@ -721,10 +663,7 @@ fn a_secret_file_loses_one_line_break() {
     std::fs::write(file.path(), "0123456789012345678901234567890 \r\n").unwrap();
     let source = format!("[session]\nsecret = {{ file = {:?} }}{REST}", file.path());
     let config = parse(&source).unwrap();
-    assert_eq!(
-        config.session.secrets[0].expose_secret(),
-        "0123456789012345678901234567890 "
-    );
+    assert_eq!(config.session.secrets[0].expose_secret(), "0123456789012345678901234567890 ");
 }
 
 #[test]
@@ -761,9 +700,7 @@ fn loopback_providers_need_no_tls() {
             "[providers.p]\nkind = \"oidc\"\nissuer = \"http://{host}/realm/\"\nclient_id = \"c\"\nclient_auth = \"none\"{REST}"
         );
         let config = parse(&source).unwrap();
-        let Kind::Oidc { issuer } = &config.providers[0].kind else {
-            panic!("{config:?}")
-        };
+        let Kind::Oidc { issuer } = &config.providers[0].kind else { panic!("{config:?}") };
         assert_eq!(*issuer, format!("http://{host}/realm/"), "kept as written");
     }
 }
@@ -772,9 +709,7 @@ fn loopback_providers_need_no_tls() {
 fn the_mock_may_be_let_into_production() {
     let source = "[server]\nexternal_url = \"https://a.example\"\n[providers.m]\nkind = \"mock\"\nallow_in_production = true\n[upstreams.app]\nurl = \"demo:\"\n[[routes]]\npath = \"/*\"";
     let config = parse(source).unwrap();
-    let Kind::Mock(mock) = &config.providers[0].kind else {
-        panic!("{config:?}")
-    };
+    let Kind::Mock(mock) = &config.providers[0].kind else { panic!("{config:?}") };
     assert_eq!(mock.issuer, "https://a.example/mock");
     assert_eq!(mock.users[0]["sub"], "ada");
 }
@@ -794,18 +729,12 @@ fn every_spelling_of_auth() {
     ] {
         for source in [
             format!("[[routes]]\npath = \"/a\"\nauth = {written}\nupstream = \"app\"{REST}"),
-            format!(
-                "[defaults]\nauth = {written}\n[[routes]]\npath = \"/a\"\nupstream = \"app\"{REST}"
-            ),
+            format!("[defaults]\nauth = {written}\n[[routes]]\npath = \"/a\"\nupstream = \"app\"{REST}"),
         ] {
             let route = &parse(&source).unwrap().routes[0];
             assert_eq!(route.auth, expected, "{written}");
             let attaches = matches!(route.attach, Attach::Bearer { .. });
-            assert_eq!(
-                attaches,
-                matches!(expected, Auth::Required | Auth::Optional),
-                "{written}"
-            );
+            assert_eq!(attaches, matches!(expected, Auth::Required | Auth::Optional), "{written}");
         }
     }
 }
@@ -813,18 +742,9 @@ fn every_spelling_of_auth() {
 #[test]
 fn defaults_are_safe() {
     let config = parse(REST).unwrap();
-    assert_eq!(
-        config.server.listen,
-        [Listen::Tcp("127.0.0.1:8080".parse().unwrap())]
-    );
-    assert_eq!(
-        config.server.external_url.as_str(),
-        "http://localhost:8080/"
-    );
-    assert_eq!(
-        config.server.admin_listen,
-        Some("127.0.0.1:9901".parse().unwrap())
-    );
+    assert_eq!(config.server.listen, [Listen::Tcp("127.0.0.1:8080".parse().unwrap())]);
+    assert_eq!(config.server.external_url.as_str(), "http://localhost:8080/");
+    assert_eq!(config.server.admin_listen, Some("127.0.0.1:9901".parse().unwrap()));
     assert!(config.server.trusted_proxies.is_empty());
     assert!(!config.server.case_insensitive_paths);
     assert_eq!(config.server.drain_timeout, Duration::from_secs(30));
@@ -832,22 +752,10 @@ fn defaults_are_safe() {
     assert_eq!(config.limits.replay_memory, 64 * 1024 * 1024);
     assert_eq!(config.limits.header_bytes, 32 * 1024);
     assert_eq!(config.limits.header_timeout, Duration::from_secs(10));
-    assert_eq!(
-        (config.limits.connections, config.limits.login_attempts),
-        (20_000, 10)
-    );
+    assert_eq!((config.limits.connections, config.limits.login_attempts), (20_000, 10));
     assert_eq!(config.session.idle_timeout, Duration::from_secs(24 * 3600));
-    assert_eq!(
-        config.session.absolute_timeout,
-        Duration::from_secs(72 * 3600)
-    );
-    assert_eq!(
-        (
-            config.session.max_sessions,
-            config.session.max_sessions_per_user
-        ),
-        (1_000_000, 100)
-    );
+    assert_eq!(config.session.absolute_timeout, Duration::from_secs(72 * 3600));
+    assert_eq!((config.session.max_sessions, config.session.max_sessions_per_user), (1_000_000, 100));
     assert!(config.session.secrets.is_empty());
     assert_eq!(config.login.prefix, "/auth");
     assert_eq!(config.login.user_path, "/api/user/me");
@@ -859,14 +767,8 @@ fn defaults_are_safe() {
     assert_eq!(config.providers[0].timeout, Duration::from_secs(10));
     assert_eq!(config.providers[0].client_auth, ClientAuth::None);
     assert_eq!(config.upstreams[0].connect_timeout, Duration::from_secs(3));
-    assert_eq!(
-        config.upstreams[0].response_timeout,
-        Duration::from_secs(60)
-    );
-    assert_eq!(
-        config.upstreams[0].unauthorized.status,
-        [StatusCode::UNAUTHORIZED]
-    );
+    assert_eq!(config.upstreams[0].response_timeout, Duration::from_secs(60));
+    assert_eq!(config.upstreams[0].unauthorized.status, [StatusCode::UNAUTHORIZED]);
     assert_eq!(config.routes[0].auth, Auth::Required);
     assert!(config.warnings.is_empty(), "{}", config.warnings);
 }
@@ -937,76 +839,40 @@ cors = { allow_origins = ["https://app.example.com/"], allow_credentials = true,
 "#,
     )
     .unwrap();
-    assert_eq!(
-        config.server.listen[1],
-        Listen::Unix("/run/latchgate.sock".into())
-    );
-    assert_eq!(
-        config.server.external_url.as_str(),
-        "https://app.example.com:8443/"
-    );
+    assert_eq!(config.server.listen[1], Listen::Unix("/run/latchgate.sock".into()));
+    assert_eq!(config.server.external_url.as_str(), "https://app.example.com:8443/");
     assert_eq!(config.server.admin_listen, None);
-    assert_eq!(
-        config.server.trusted_proxies,
-        ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]
-    );
+    assert_eq!(config.server.trusted_proxies, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!(config.server.workers, 3);
     assert_eq!(config.login.prefix, "/_/auth");
     assert_eq!(config.login.after_login, "/home?x=1");
     assert_eq!(config.login.after_logout, "https://www.example.com/bye");
-    assert_eq!(
-        config.login.allowed_return_origins,
-        ["https://www.example.com"]
-    );
+    assert_eq!(config.login.allowed_return_origins, ["https://www.example.com"]);
     let corp = &config.providers[0];
     assert_eq!(corp.timeout, Duration::from_millis(2500));
     assert_eq!(corp.client_secret.as_ref().unwrap().expose_secret(), CANARY);
     assert!(corp.scopes.is_empty());
-    assert!(
-        matches!(&corp.kind, Kind::OAuth2 { subject: Some(subject), .. } if subject == "user.id")
-    );
+    assert!(matches!(&corp.kind, Kind::OAuth2 { subject: Some(subject), .. } if subject == "user.id"));
     assert_eq!(config.upstreams[0].name, "zebra", "in file order");
     assert_eq!(
         config.upstreams[0].servers,
         [
-            ServerAddress::Tcp {
-                tls: false,
-                host: "a.example".to_owned(),
-                port: 80
-            },
-            ServerAddress::Tcp {
-                tls: true,
-                host: "::1".to_owned(),
-                port: 444
-            },
+            ServerAddress::Tcp { tls: false, host: "a.example".to_owned(), port: 80 },
+            ServerAddress::Tcp { tls: true, host: "::1".to_owned(), port: 444 },
             ServerAddress::Unix("/run/app.sock".into()),
             ServerAddress::Demo,
         ]
     );
-    assert_eq!(
-        config.upstreams[0].unauthorized.location_prefix.as_deref(),
-        Some("/signin")
-    );
+    assert_eq!(config.upstreams[0].unauthorized.location_prefix.as_deref(), Some("/signin"));
     let api = &config.routes[0];
-    assert_eq!(
-        api.pattern.methods.as_deref(),
-        Some(&[Method::GET, Method::PUT][..])
-    );
-    assert!(
-        matches!(&api.attach, Attach::Bearer { header, scheme } if header == "x-auth" && scheme.is_empty())
-    );
+    assert_eq!(api.pattern.methods.as_deref(), Some(&[Method::GET, Method::PUT][..]));
+    assert!(matches!(&api.attach, Attach::Bearer { header, scheme } if header == "x-auth" && scheme.is_empty()));
     assert_eq!(api.on_401, Some(On401::Refresh));
     assert_eq!(api.provider.as_deref(), Some("corp"));
-    assert_eq!(
-        (api.strip_prefix.as_deref(), api.replace_prefix.as_deref()),
-        (Some("/api"), Some("/"))
-    );
+    assert_eq!((api.strip_prefix.as_deref(), api.replace_prefix.as_deref()), (Some("/api"), Some("/")));
     assert_eq!(api.request_headers.remove, ["cookie"]);
     assert_eq!(api.response_headers.set[0].1, "DENY");
-    assert_eq!(
-        (api.max_body, api.response_timeout),
-        (Some(1 << 20), Some(Duration::from_secs(300)))
-    );
+    assert_eq!((api.max_body, api.response_timeout), (Some(1 << 20), Some(Duration::from_secs(300))));
     let admin = &config.routes[1];
     let claim = |path: &str, any_of: &[&str]| Requirement::Claim {
         path: path.to_owned(),
@@ -1025,32 +891,20 @@ cors = { allow_origins = ["https://app.example.com/"], allow_credentials = true,
     assert_eq!(admin.identity[1].1, "address.country");
     let cors = admin.cors.as_ref().unwrap();
     assert_eq!(cors.allow_origins, ["https://app.example.com"]);
-    assert_eq!(
-        (cors.allow_headers[0].as_str(), cors.max_age),
-        ("content-type", Some(Duration::from_secs(3600)))
-    );
+    assert_eq!((cors.allow_headers[0].as_str(), cors.max_age), ("content-type", Some(Duration::from_secs(3600))));
     assert!(config.warnings.is_empty(), "{}", config.warnings);
 }
 
 #[test]
 fn the_default_file_needs_nothing_else() {
-    let config = Config::load(Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/gateway.toml"
-    )))
-    .unwrap();
+    let config = Config::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.toml"))).unwrap();
     assert!(config.warnings.is_empty(), "{}", config.warnings);
-    let Kind::Mock(mock) = &config.providers[0].kind else {
-        panic!("{config:?}")
-    };
+    let Kind::Mock(mock) = &config.providers[0].kind else { panic!("{config:?}") };
     assert_eq!(mock.users.len(), 3);
     assert_eq!(mock.issuer, "http://localhost:8080/mock");
     assert_eq!(config.upstreams[0].servers, [ServerAddress::Demo]);
     let defaults = parse(REST).unwrap();
-    assert_eq!(
-        config.server.listen, defaults.server.listen,
-        "what the file shows is the default"
-    );
+    assert_eq!(config.server.listen, defaults.server.listen, "what the file shows is the default");
     assert_eq!(config.login.prefix, defaults.login.prefix);
     assert_eq!(
         config.routes_table(),

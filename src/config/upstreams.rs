@@ -12,30 +12,19 @@ use url::Host;
 pub(super) fn read(upstreams: &Table) -> (Vec<Settings>, Vec<String>) {
     let fields: Vec<Field> = upstreams.all().collect();
     let names = fields.iter().map(|field| field.key().to_owned()).collect();
-    let checked = fields
-        .iter()
-        .filter_map(|field| field.table(|table| upstream(field.key(), table))?)
-        .collect();
+    let checked = fields.iter().filter_map(|field| field.table(|table| upstream(field.key(), table))?).collect();
     (checked, names)
 }
 
 fn upstream(name: &str, table: &Table) -> Option<Settings> {
     let url = table.read("url", |field| Some(vec![server(field)?]));
     let urls = table.read("urls", |field| field.nonempty_list(server));
-    let connect_timeout = table
-        .read("connect_timeout", positive_duration)
-        .unwrap_or(Duration::from_secs(3));
-    let response_timeout = table
-        .read("response_timeout", positive_duration)
-        .unwrap_or(Duration::from_secs(60));
+    let connect_timeout = table.read("connect_timeout", positive_duration).unwrap_or(Duration::from_secs(3));
+    let response_timeout = table.read("response_timeout", positive_duration).unwrap_or(Duration::from_secs(60));
     let unauthorized = table.table("unauthorized", unauthorized);
     let servers = match (table.has("url"), table.has("urls")) {
         (true, true) => {
-            table.refuse(
-                "urls",
-                format!("`upstreams.{name}` has both `url` and `urls`"),
-                "keep one of them",
-            );
+            table.refuse("urls", format!("`upstreams.{name}` has both `url` and `urls`"), "keep one of them");
             None
         }
         (false, false) => {
@@ -48,13 +37,7 @@ fn upstream(name: &str, table: &Table) -> Option<Settings> {
         }
         _ => url.or(urls),
     }?;
-    Some(Settings {
-        name: name.to_owned(),
-        servers,
-        connect_timeout,
-        response_timeout,
-        unauthorized,
-    })
+    Some(Settings { name: name.to_owned(), servers, connect_timeout, response_timeout, unauthorized })
 }
 
 fn server(field: &Field) -> Option<ServerAddress> {
@@ -64,10 +47,7 @@ fn server(field: &Field) -> Option<ServerAddress> {
     }
     match text.strip_prefix("unix:") {
         Some("") => {
-            return field.refuse(
-                "names no socket",
-                r#"a path after `unix:`, as in "unix:/run/app.sock""#,
-            );
+            return field.refuse("names no socket", r#"a path after `unix:`, as in "unix:/run/app.sock""#);
         }
         Some(path) => return Some(ServerAddress::Unix(PathBuf::from(path))),
         None => {}
@@ -90,11 +70,7 @@ fn server(field: &Field) -> Option<ServerAddress> {
         Host::Ipv4(address) => address.to_string(),
         Host::Ipv6(address) => address.to_string(),
     };
-    Some(ServerAddress::Tcp {
-        tls: url.scheme() == "https",
-        host,
-        port: url.port_or_known_default()?,
-    })
+    Some(ServerAddress::Tcp { tls: url.scheme() == "https", host, port: url.port_or_known_default()? })
 }
 
 fn unauthorized(table: &Table) -> Unauthorized {

@@ -10,13 +10,7 @@ use url::{Host, Url};
 /// A whole number and a unit, `"500ms"`, `"30s"`, `"5m"`, `"24h"` or `"7d"`; zero is fine.
 pub(super) fn duration(field: &Field) -> Option<Duration> {
     const HELP: &str = r#"a whole number and a unit: "500ms", "30s", "5m", "24h" or "7d""#;
-    let units = [
-        ("ms", 1),
-        ("s", 1_000),
-        ("m", 60_000),
-        ("h", 3_600_000),
-        ("d", 86_400_000),
-    ];
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     let DeValue::String(text) = field.value() else {
         return field.refuse_type(HELP);
     };
@@ -38,12 +32,7 @@ pub(super) fn positive_duration(field: &Field) -> Option<Duration> {
 /// A whole number and a unit, `"100B"`, `"64KiB"`, `"1MiB"` or `"1GiB"`, in bytes; zero is fine.
 pub(super) fn size(field: &Field) -> Option<u64> {
     const HELP: &str = r#"a whole number and a unit: "100B", "64KiB", "1MiB" or "1GiB""#;
-    let units = [
-        ("B", 1),
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-    ];
+    let units = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
     let DeValue::String(text) = field.value() else {
         return field.refuse_type(HELP);
     };
@@ -94,10 +83,8 @@ pub(super) fn origin(field: &Field) -> Option<Url> {
 pub(super) fn provider_url(field: &Field) -> Option<Url> {
     let url = web_url(field)?;
     if url.scheme() == "http" && !is_loopback(&url) {
-        return field.refuse(
-            "is not https",
-            "tokens and secrets travel here; plain http is only accepted on loopback hosts",
-        );
+        return field
+            .refuse("is not https", "tokens and secrets travel here; plain http is only accepted on loopback hosts");
     }
     if url.fragment().is_some() {
         return field.refuse("has a fragment", "take the `#…` off");
@@ -111,10 +98,7 @@ pub(super) fn web_url(field: &Field) -> Option<Url> {
     let text = field.string()?;
     // the parser drops some of these silently, and then two readers see two URLs
     if text.contains(|char: char| char.is_ascii_whitespace() || char.is_control() || char == '\\') {
-        return field.refuse(
-            "is not a URL: it has white space or a backslash in it",
-            HELP,
-        );
+        return field.refuse("is not a URL: it has white space or a backslash in it", HELP);
     }
     let url = match Url::parse(text) {
         Ok(url) => url,
@@ -124,10 +108,7 @@ pub(super) fn web_url(field: &Field) -> Option<Url> {
         return field.refuse("is neither http nor https", HELP);
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return field.refuse(
-            "has a user name or a password in it",
-            "take out everything up to the `@`",
-        );
+        return field.refuse("has a user name or a password in it", "take out everything up to the `@`");
     }
     Some(url)
 }
@@ -147,11 +128,7 @@ pub(super) fn path(field: &Field) -> Option<String> {
     const HELP: &str = "a path on this host that begins with one `/`";
     let text = field.string()?;
     let local = text.starts_with('/') && !text.starts_with("//");
-    if !local
-        || !text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
-    {
+    if !local || !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
         return field.refuse("is not a path", HELP);
     }
     Some(text.to_owned())
@@ -163,9 +140,7 @@ pub(super) fn path_prefix(field: &Field) -> Option<String> {
     let text = field.string()?;
     let plain = |segment: &str| {
         !matches!(segment, "" | "." | "..")
-            && segment
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     };
     match text.strip_prefix('/') {
         Some(segments) if segments.split('/').all(plain) => Some(text.to_owned()),
@@ -177,10 +152,7 @@ pub(super) fn path_prefix(field: &Field) -> Option<String> {
 pub(super) fn claim_path(field: &Field) -> Option<String> {
     let text = field.string()?;
     if text.split('.').any(str::is_empty) {
-        return field.refuse(
-            "is not the path of a claim",
-            r#"names with dots between them, as in "address.country""#,
-        );
+        return field.refuse("is not the path of a claim", r#"names with dots between them, as in "address.country""#);
     }
     Some(text.to_owned())
 }
@@ -190,19 +162,10 @@ pub(super) fn method(field: &Field) -> Option<Method> {
     let text = field.string()?;
     let upper = text.to_ascii_uppercase();
     if text != upper {
-        return field.refuse(
-            "is not a method",
-            format!("methods are upper-case: `{upper}`"),
-        );
+        return field.refuse("is not a method", format!("methods are upper-case: `{upper}`"));
     }
     match Method::from_bytes(text.as_bytes()) {
-        Ok(method)
-            if text
-                .bytes()
-                .all(|byte| byte.is_ascii_uppercase() || byte == b'-') =>
-        {
-            Some(method)
-        }
+        Ok(method) if text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') => Some(method),
         _ => field.refuse("is not a method", r#"a method as in "GET" or "POST""#),
     }
 }
@@ -220,10 +183,7 @@ pub(super) fn header_name(field: &Field) -> Option<HeaderName> {
 pub(super) fn header_name_of_key(field: &Field) -> Option<HeaderName> {
     let name = HeaderName::from_bytes(field.key().as_bytes()).ok();
     if name.is_none() {
-        field.refuse_key(
-            format!("`{}` is not the name of a header", field.key()),
-            HEADER_NAME_HELP,
-        );
+        field.refuse_key(format!("`{}` is not the name of a header", field.key()), HEADER_NAME_HELP);
     }
     name
 }
@@ -232,10 +192,7 @@ pub(super) fn header_name_of_key(field: &Field) -> Option<HeaderName> {
 pub(super) fn header_value(field: &Field) -> Option<HeaderValue> {
     match HeaderValue::from_str(field.string_or_empty()?) {
         Ok(value) => Some(value),
-        Err(_) => field.refuse(
-            "cannot be the value of a header",
-            "visible ASCII characters, spaces and tabs",
-        ),
+        Err(_) => field.refuse("cannot be the value of a header", "visible ASCII characters, spaces and tabs"),
     }
 }
 
@@ -245,17 +202,13 @@ const TEN_YEARS_IN_MILLIS: u64 = 10 * 365 * 86_400_000;
 
 fn secret_from_env(field: &Field) -> Option<String> {
     let variable = field.string()?;
-    let is_name = variable
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    let is_name = variable.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         && !variable.starts_with(|first: char| first.is_ascii_digit());
     if !is_name {
         // most likely the secret itself
         field.hide();
-        return field.refuse(
-            "is not the name of an environment variable",
-            "letters, digits and `_`; never the secret itself",
-        );
+        return field
+            .refuse("is not the name of an environment variable", "letters, digits and `_`; never the secret itself");
     }
     match field.env(variable) {
         None => field.refuse(
@@ -297,10 +250,7 @@ enum NumberProblem {
 
 /// Decimal digits, then exactly one of the units.
 fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Result<u64, NumberProblem> {
-    let digits = text.len()
-        - text
-            .trim_start_matches(|char: char| char.is_ascii_digit())
-            .len();
+    let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
         return Err(NumberProblem::Malformed);
@@ -308,11 +258,7 @@ fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Result<u64, NumberProb
     if number.is_empty() {
         return Err(NumberProblem::Malformed);
     }
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(*factor))
-        .ok_or(NumberProblem::TooLarge)
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor)).ok_or(NumberProblem::TooLarge)
 }
 
 #[cfg(test)]

@@ -205,5 +205,4 @@ fn again(endpoints: &Endpoints, asked: &Asked<'_>, refusal: &Refusal, return_to:
 
 const ANSWERS: [&str; 4] = ["code", "error", "state", "iss"];
 const NO_STATE: &str = "the identity provider's answer has no state";
-const UNKNOWN_STATE: &str =
-    "this sign-in was not begun in this browser, or took too long. Please start again";
+const UNKNOWN_STATE: &str = "this sign-in was not begun in this browser, or took too long. Please start again";

@@ -31,7 +31,9 @@ pub(super) struct LoginRecord {
 impl LoginRecord {
     /// The part of the state that tells the cookies of several logins apart.
     pub(super) fn label(state: &str) -> Option<&str> {
-        state.get(..LABEL_LENGTH).filter(|label| label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
+        state
+            .get(..LABEL_LENGTH)
+            .filter(|label| label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
     }
 
     /// The record in one of our cookies, unless it is forged, foreign or too old.

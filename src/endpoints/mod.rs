@@ -151,9 +151,11 @@ impl Endpoints {
             (format!("{prefix}/*"), Endpoint::Nothing),
             (self.settings.user_path.clone(), Endpoint::Me),
         ];
-        paths.extend(self.providers.iter().map(|provider| {
-            (format!("{prefix}/{}", provider.name()), Endpoint::Provider(provider.name().into()))
-        }));
+        paths.extend(
+            self.providers
+                .iter()
+                .map(|provider| (format!("{prefix}/{}", provider.name()), Endpoint::Provider(provider.name().into()))),
+        );
         if self.mock.is_some() {
             paths.push(("/mock/*".to_owned(), Endpoint::Mock));
         }
@@ -211,7 +213,8 @@ impl Endpoints {
     }
 
     fn login_url(&self, return_to: &str) -> String {
-        let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("return_to", return_to).finish();
+        let query: String =
+            form_urlencoded::Serializer::new(String::new()).append_pair("return_to", return_to).finish();
         format!("{}/login?{query}", self.settings.prefix)
     }
 

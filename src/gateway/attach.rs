@@ -138,8 +138,14 @@ fn with_api_key(path: &NormalPath, name: &str, key: &SecretString) -> Option<Pat
         let sent = pair.split('=').next().unwrap_or_default().replace('+', " ");
         percent_decode_str(&sent).decode_utf8_lossy() != name
     };
-    let mut pairs: Vec<String> =
-        path.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).filter(is_ours).map(str::to_owned).collect();
+    let mut pairs: Vec<String> = path
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .filter(is_ours)
+        .map(str::to_owned)
+        .collect();
     pairs.push(format!(
         "{}={}",
         utf8_percent_encode(name, NON_ALPHANUMERIC),

@@ -1,7 +1,9 @@
 //! Step 4: whether they may. [`policy::admit`] decides; then, for who is signed in, where the
 //! request comes from (SPEC §7) and what `require` asks for.
 
-use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Target, Verdict, challenge, cors};
+use super::{
+    Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Target, Verdict, challenge, cors,
+};
 use crate::body::Body;
 use crate::policy::csrf::{self, Source};
 use crate::policy::{self, Admission, Client, return_to};
@@ -91,7 +93,8 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
 /// The browser attaches our cookie whoever asks it to; we attach a credential only to requests that
 /// our own pages, or those the route allows, have made.
 fn check_source(parts: &Parts, exchange: &Exchange, message: &Message) -> Result<(), Refusal> {
-    let attaches = matches!(exchange.route.target, Target::Upstream(_)) && exchange.route.settings.attach.needs_session();
+    let attaches =
+        matches!(exchange.route.target, Target::Upstream(_)) && exchange.route.settings.attach.needs_session();
     let has_effects = !csrf::is_safe(&message.method) || exchange.upgrade.is_some();
     if !(attaches && has_effects) {
         return Ok(());

@@ -15,12 +15,7 @@ use std::time::Duration;
 /// Sends someone to the login. `upstream` is the upstream's refusal, when it was the upstream that
 /// refused: scripts get it as it is.
 #[must_use]
-pub fn login(
-    parts: &Parts,
-    exchange: &Exchange,
-    reason: Reason,
-    upstream: Option<Response<Body>>,
-) -> Response<Body> {
+pub fn login(parts: &Parts, exchange: &Exchange, reason: Reason, upstream: Option<Response<Body>>) -> Response<Body> {
     let navigates = match exchange.route.settings.login {
         LoginAnswer::Auto => exchange.facts.client.navigates(),
         LoginAnswer::Redirect => true,

@@ -55,12 +55,8 @@ impl Service<Complete> for Forward {
 
 async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Complete) -> Response<Body> {
     let Complete { exchange, message, session, .. } = complete;
-    let asked = endpoints::Asked {
-        facts: &exchange.facts,
-        cookies: &exchange.cookies,
-        session,
-        headers: message.headers,
-    };
+    let asked =
+        endpoints::Asked { facts: &exchange.facts, cookies: &exchange.cookies, session, headers: message.headers };
     parts.endpoints.answer(endpoint, asked, message.body).await
 }
 

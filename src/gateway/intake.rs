@@ -159,9 +159,7 @@ fn read(
     cookie::strip_ours(&mut headers);
 
     let preflight = match &route.settings.cors {
-        Some(settings) if is_preflight => {
-            Some(cors::preflight(settings, cors::allowed_origin(settings, &headers)))
-        }
+        Some(settings) if is_preflight => Some(cors::preflight(settings, cors::allowed_origin(settings, &headers))),
         _ => None,
     };
     let body = if body.is_end_stream() { Body::Empty } else { Body::Incoming(body) };
@@ -274,9 +272,12 @@ fn referring_page(parts: &Parts, headers: &HeaderMap) -> Option<String> {
 /// RFC 6455 §4.1. Other upgrades are not passed on, h2c least of all.
 fn asks_for_a_websocket(request: &Request<Incoming>) -> bool {
     let says = |name: header::HeaderName, wanted: &str| {
-        request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|member| member.trim().eq_ignore_ascii_case(wanted))
-        })
+        request
+            .headers()
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.split(',').any(|member| member.trim().eq_ignore_ascii_case(wanted)))
     };
     request.method() == Method::GET && says(header::UPGRADE, "websocket") && says(header::CONNECTION, "upgrade")
 }

@@ -98,9 +98,7 @@ pub fn stack(parts: &Arc<Parts>) -> Gateway {
 /// [`stack`]'s result.
 pub type Gateway = observe::Observe<
     intake::Intake<
-        authenticate::Authenticate<
-            authorize::Authorize<recover::Recover<attach::AttachCredential<forward::Forward>>>,
-        >,
+        authenticate::Authenticate<authorize::Authorize<recover::Recover<attach::AttachCredential<forward::Forward>>>>,
     >,
 >;
 

@@ -98,7 +98,11 @@ impl<S: Step<Attempted>> Recovering<S> {
     }
 
     /// SPEC §5 "Before".
-    async fn prepare(&self, exchange: &Exchange, session: Option<Arc<Session>>) -> Result<Prepared, Box<Response<Body>>> {
+    async fn prepare(
+        &self,
+        exchange: &Exchange,
+        session: Option<Arc<Session>>,
+    ) -> Result<Prepared, Box<Response<Body>>> {
         let route = &exchange.route;
         let Some(session) = session else {
             return Ok(Prepared { session: None, token: TokenChoice::Send, cleared: false });
@@ -122,9 +126,8 @@ impl<S: Step<Attempted>> Recovering<S> {
 
     async fn renew_first(&self, exchange: &Exchange, session: Arc<Session>) -> Result<Prepared, Box<Response<Body>>> {
         let needs_one = exchange.route.auth == policy::Auth::Required;
-        let is_still_valid = || {
-            self.parts.tokens.freshness(&session, self.parts.clock.now()) != policy::Freshness::Expired
-        };
+        let is_still_valid =
+            || self.parts.tokens.freshness(&session, self.parts.clock.now()) != policy::Freshness::Expired;
         match self.parts.tokens.renew(&session).await {
             Renewal::Renewed(renewed) => Ok(Prepared::with(renewed, TokenChoice::Send)),
             Renewal::Unavailable { .. } | Renewal::NothingToRenewWith if is_still_valid() => {
@@ -132,16 +135,12 @@ impl<S: Step<Attempted>> Recovering<S> {
             }
             Renewal::Unavailable { retry_after } if needs_one => Err(Box::new(unavailable(exchange, retry_after))),
             Renewal::Unavailable { .. } => Ok(Prepared::with(session, TokenChoice::Withhold)),
-            Renewal::Gone if needs_one => {
-                Err(Box::new(challenge::login(&self.parts, exchange, Reason::Expired, None)))
-            }
+            Renewal::Gone if needs_one => Err(Box::new(challenge::login(&self.parts, exchange, Reason::Expired, None))),
             Renewal::NothingToRenewWith | Renewal::Refused if needs_one => {
                 Err(Box::new(self.clear_and_login(exchange, &session, None)))
             }
             Renewal::NothingToRenewWith => Ok(Prepared::with(session, TokenChoice::Withhold)),
-            Renewal::Refused | Renewal::Gone => {
-                Ok(Prepared { session: None, token: TokenChoice::Send, cleared: true })
-            }
+            Renewal::Refused | Renewal::Gone => Ok(Prepared { session: None, token: TokenChoice::Send, cleared: true }),
         }
     }
 
@@ -172,9 +171,7 @@ impl<S: Step<Attempted>> Recovering<S> {
             (Recovery::Replay, Some(current)) => self.replay(exchange, first, current, spare).await,
             (Recovery::RefreshAndReplay, Some(current)) => match self.parts.tokens.renew(&current).await {
                 Renewal::Renewed(renewed) => self.replay(exchange, first, renewed, spare).await,
-                Renewal::Refused | Renewal::NothingToRenewWith => {
-                    self.clear_and_login(exchange, &current, Some(first))
-                }
+                Renewal::Refused | Renewal::NothingToRenewWith => self.clear_and_login(exchange, &current, Some(first)),
                 Renewal::Gone => challenge::login(&self.parts, exchange, Reason::Expired, Some(first)),
                 Renewal::Unavailable { retry_after } => unavailable(exchange, retry_after),
             },
@@ -197,7 +194,8 @@ impl<S: Step<Attempted>> Recovering<S> {
         };
         drop(first);
         let second = self.send(exchange, message, Some(Arc::clone(&session)), TokenChoice::Send).await;
-        let refused = exchange.route.upstream().is_some_and(|upstream| upstream.settings().unauthorized.matches(&second));
+        let refused =
+            exchange.route.upstream().is_some_and(|upstream| upstream.settings().unauthorized.matches(&second));
         session.vitals.replayed(refused);
         if !refused {
             return second;

@@ -160,8 +160,9 @@ pub fn admit(auth: Auth, standing: Standing, client: Client) -> Admission {
         (Auth::Required | Auth::Optional, Standing::Unverifiable) => Admission::Unavailable,
         (Auth::Required | Auth::Optional, Standing::Valid) => Admission::WithSession,
         (Auth::Guest, Standing::Valid) if client.navigates() => Admission::SendOn,
-        (Auth::Optional, Standing::Absent | Standing::Ended)
-        | (Auth::Anonymous | Auth::Public | Auth::Guest, _) => Admission::WithoutSession,
+        (Auth::Optional, Standing::Absent | Standing::Ended) | (Auth::Anonymous | Auth::Public | Auth::Guest, _) => {
+            Admission::WithoutSession
+        }
     }
 }
 
@@ -305,9 +306,8 @@ fn says_any(headers: &HeaderMap, name: &str, says: &str) -> bool {
     headers.get_all(name).iter().any(|value| {
         says.is_empty()
             || value.to_str().is_ok_and(|text| {
-                text.split(',').any(|member| {
-                    member.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(says)
-                })
+                text.split(',')
+                    .any(|member| member.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(says))
             })
     })
 }
@@ -444,12 +444,9 @@ mod tests {
 
     #[test]
     fn defaults_of_the_three_answers() {
-        assert_eq!(AUTHS.map(Auth::default_on_401), [
-            On401::Refresh,
-            On401::Login,
-            On401::Login,
-            On401::Relay,
-            On401::Relay
-        ]);
+        assert_eq!(
+            AUTHS.map(Auth::default_on_401),
+            [On401::Refresh, On401::Login, On401::Login, On401::Relay, On401::Relay]
+        );
     }
 }

@@ -64,9 +64,7 @@ impl NormalPath {
         // (RFC 9112 §3.2.1).
         let begins_with_query = target.as_str().starts_with('?');
         match path {
-            Cow::Borrowed(_) if !begins_with_query => Ok(NormalPath {
-                target: target.clone(),
-            }),
+            Cow::Borrowed(_) if !begins_with_query => Ok(NormalPath { target: target.clone() }),
             path => NormalPath::assemble(&path, target.query()),
         }
     }
@@ -112,8 +110,7 @@ impl NormalPath {
         let mut rest = self.path();
         for expected in prefix.trim_end_matches('/').split('/').skip(1) {
             let behind_slash = rest.strip_prefix('/')?;
-            let (segment, _) =
-                behind_slash.split_at(behind_slash.find('/').unwrap_or(behind_slash.len()));
+            let (segment, _) = behind_slash.split_at(behind_slash.find('/').unwrap_or(behind_slash.len()));
             if matching_form(segment) != matching_form(expected) {
                 return None;
             }
@@ -144,9 +141,7 @@ impl fmt::Display for PathProblem {
         f.write_str(match self {
             PathProblem::NotAbsolute => "the path does not begin with a slash",
             PathProblem::DotSegment => "the path contains a dot segment",
-            PathProblem::OnlyParameters => {
-                "the path contains a segment that is nothing but parameters"
-            }
+            PathProblem::OnlyParameters => "the path contains a segment that is nothing but parameters",
             PathProblem::Backslash => "the path contains a backslash",
             PathProblem::Control => "the path contains a control character",
             PathProblem::BadEscape => "the path contains an invalid percent-escape",
@@ -195,9 +190,7 @@ pub(super) fn matching_form(normal: &str) -> Cow<'_, str> {
                 at += 1;
             }
         } else {
-            let end = rest
-                .find([';', '%'])
-                .map_or(normal.len(), |offset| at + offset);
+            let end = rest.find([';', '%']).map_or(normal.len(), |offset| at + offset);
             form.keep(at..end);
             at = end;
         }
@@ -282,41 +275,25 @@ fn character_at(bytes: &[u8]) -> Result<usize, PathProblem> {
         }
         *byte = escaped_byte(escape)?;
     }
-    std::str::from_utf8(&character[..width])
-        .map(|_| width)
-        .map_err(|_| PathProblem::NotUtf8)
+    std::str::from_utf8(&character[..width]).map(|_| width).map_err(|_| PathProblem::NotUtf8)
 }
 
 /// The byte that the escape at the start of `bytes` stands for.
 fn escaped_byte(bytes: &[u8]) -> Result<u8, PathProblem> {
-    bytes
-        .get(1..3)
-        .and_then(hex_pair)
-        .ok_or(PathProblem::BadEscape)
+    bytes.get(1..3).and_then(hex_pair).ok_or(PathProblem::BadEscape)
 }
 
 fn hex_pair(digits: &[u8]) -> Option<u8> {
-    let value = |digit: u8| {
-        char::from(digit)
-            .to_digit(16)
-            .and_then(|value| u8::try_from(value).ok())
-    };
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
     Some(value(digits[0])? * 16 + value(digits[1])?)
 }
 
 /// Dot segments, and segments that vanish with their parameters. An upstream may take `%2F` for a
 /// slash, so it separates segments here as well.
 fn refuse_ambiguous_segments(normal: &str) -> Result<(), PathProblem> {
-    let mut segments = normal
-        .split('/')
-        .flat_map(|segment| segment.split(ENCODED_SLASH))
-        .peekable();
+    let mut segments = normal.split('/').flat_map(|segment| segment.split(ENCODED_SLASH)).peekable();
     while let Some(segment) = segments.next() {
-        let parameters = segment
-            .find(';')
-            .into_iter()
-            .chain(segment.find(ENCODED_SEMICOLON))
-            .min();
+        let parameters = segment.find(';').into_iter().chain(segment.find(ENCODED_SEMICOLON)).min();
         let name = &segment[..parameters.unwrap_or(segment.len())];
         match name {
             "." | ".." => return Err(PathProblem::DotSegment),
@@ -335,11 +312,7 @@ fn refuse_double_encoding(normal: &str) -> Result<(), PathProblem> {
     let hidden = normal
         .match_indices("%25")
         .filter_map(|(at, escape)| {
-            normal[at + escape.len()..]
-                .trim_start_matches("25")
-                .as_bytes()
-                .get(..2)
-                .and_then(hex_pair)
+            normal[at + escape.len()..].trim_start_matches("25").as_bytes().get(..2).and_then(hex_pair)
         })
         .any(|byte| {
             is_unreserved(byte)
@@ -348,11 +321,7 @@ fn refuse_double_encoding(normal: &str) -> Result<(), PathProblem> {
                 // never part of UTF-8: the beginning of an overlong dot or slash
                 || matches!(byte, 0xc0 | 0xc1 | 0xf5..)
         });
-    if hidden {
-        Err(PathProblem::DoubleEncoded)
-    } else {
-        Ok(())
-    }
+    if hidden { Err(PathProblem::DoubleEncoded) } else { Ok(()) }
 }
 
 fn has_parameters_at(rest: &str) -> bool {
@@ -360,11 +329,7 @@ fn has_parameters_at(rest: &str) -> bool {
 }
 
 fn end_of_parameters(rest: &str) -> usize {
-    rest.find('/')
-        .into_iter()
-        .chain(rest.find(ENCODED_SLASH))
-        .min()
-        .unwrap_or(rest.len())
+    rest.find('/').into_iter().chain(rest.find(ENCODED_SLASH)).min().unwrap_or(rest.len())
 }
 
 /// The character behind the escape at the start of `rest`, if a path may also hold it unescaped.
@@ -384,10 +349,7 @@ fn decoded_for_matching(rest: &str) -> Option<&'static str> {
         ("%3D", "="),
         ("%40", "@"),
     ];
-    DELIMITERS
-        .iter()
-        .find(|(escape, _)| rest.starts_with(escape))
-        .map(|(_, character)| *character)
+    DELIMITERS.iter().find(|(escape, _)| rest.starts_with(escape)).map(|(_, character)| *character)
 }
 
 /// `unreserved` (RFC 3986 §2.3).
@@ -398,21 +360,7 @@ fn is_unreserved(byte: u8) -> bool {
 /// `pchar` without escapes (RFC 3986 §3.3).
 fn is_path_character(byte: u8) -> bool {
     is_unreserved(byte)
-        || matches!(
-            byte,
-            b'!' | b'$'
-                | b'&'
-                | b'\''
-                | b'('
-                | b')'
-                | b'*'
-                | b'+'
-                | b','
-                | b';'
-                | b'='
-                | b':'
-                | b'@'
-        )
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
 }
 
 /// A text read from left to right and copied only from the first difference on.
@@ -433,9 +381,7 @@ impl<'a> Rewrite<'a> {
     }
 
     fn replace(&mut self, at: usize, with: &str) {
-        self.copy
-            .get_or_insert_with(|| self.source[..at].to_owned())
-            .push_str(with);
+        self.copy.get_or_insert_with(|| self.source[..at].to_owned()).push_str(with);
     }
 
     fn finish(self) -> Cow<'a, str> {
@@ -464,23 +410,11 @@ mod tests {
             ("/a/b", "/a/b", "/a/b"),
             ("/a/", "/a/", "/a/"),
             ("//a///b//", "/a/b/", "/a/b/"),
-            (
-                "/%61dmin/%7Euser/%2d%2E%5f",
-                "/admin/~user/-._",
-                "/admin/~user/-._",
-            ),
+            ("/%61dmin/%7Euser/%2d%2E%5f", "/admin/~user/-._", "/admin/~user/-._"),
             ("/ADM%49N", "/ADMIN", "/ADMIN"),
             ("/caf%c3%a9", "/caf%C3%A9", "/caf%C3%A9"),
-            (
-                "/café/😀",
-                "/caf%C3%A9/%F0%9F%98%80",
-                "/caf%C3%A9/%F0%9F%98%80",
-            ),
-            (
-                "/\"{|}^[]",
-                "/%22%7B%7C%7D%5E%5B%5D",
-                "/%22%7B%7C%7D%5E%5B%5D",
-            ),
+            ("/café/😀", "/caf%C3%A9/%F0%9F%98%80", "/caf%C3%A9/%F0%9F%98%80"),
+            ("/\"{|}^[]", "/%22%7B%7C%7D%5E%5B%5D", "/%22%7B%7C%7D%5E%5B%5D"),
             ("/a%20b%2520c", "/a%20b%2520c", "/a%20b%2520c"),
             ("/100%25/%2525", "/100%25/%2525", "/100%25/%2525"),
             ("/a%3fb%23c", "/a%3Fb%23c", "/a%3Fb%23c"),
@@ -503,8 +437,7 @@ mod tests {
     #[test]
     fn refusals() {
         use PathProblem::{
-            Backslash, BadEscape, Control, DotSegment, DoubleEncoded, NotAbsolute, NotUtf8,
-            OnlyParameters,
+            Backslash, BadEscape, Control, DotSegment, DoubleEncoded, NotAbsolute, NotUtf8, OnlyParameters,
         };
         for (problem, targets) in [
             (NotAbsolute, &["*"] as &[_]),
@@ -527,16 +460,10 @@ mod tests {
                     "//..//",
                 ],
             ),
-            (
-                OnlyParameters,
-                &["/;x/admin", "/%3Bx/admin", "/a/;/b", "/a%2F;x%2Fb"],
-            ),
+            (OnlyParameters, &["/;x/admin", "/%3Bx/admin", "/a/;/b", "/a%2F;x%2Fb"]),
             (Backslash, &["/a\\b", "/a%5cb", "/%5C"]),
             (Control, &["/%00", "/a%0d%0ab", "/%7f", "/%1F"]),
-            (
-                BadEscape,
-                &["/%", "/%2", "/%zz", "/%u0041", "/%%32%35", "/%+1", "/%c3%"],
-            ),
+            (BadEscape, &["/%", "/%2", "/%zz", "/%u0041", "/%%32%35", "/%+1", "/%c3%"]),
             (
                 NotUtf8,
                 &[
@@ -615,16 +542,10 @@ mod tests {
     #[test]
     fn nothing_is_copied_when_there_is_nothing_to_do() {
         for target in ["/a/b", "/a/.hidden/caf%C3%A9%20;v=1"] {
-            assert!(
-                matches!(normal_form(target), Ok(Cow::Borrowed(_))),
-                "{target}"
-            );
+            assert!(matches!(normal_form(target), Ok(Cow::Borrowed(_))), "{target}");
         }
         for target in ["/a/b", "/a%2Fb/caf%C3%A9"] {
-            assert!(
-                matches!(matching_form(target), Cow::Borrowed(_)),
-                "{target}"
-            );
+            assert!(matches!(matching_form(target), Cow::Borrowed(_)), "{target}");
         }
     }
 
@@ -654,9 +575,7 @@ mod tests {
             ("/api/x", "/api", "v2", None),
             ("/api/x", "/api", "/v2/..", None),
         ] {
-            let replaced = normal(target)
-                .unwrap()
-                .with_prefix_replaced(prefix, replacement);
+            let replaced = normal(target).unwrap().with_prefix_replaced(prefix, replacement);
             let text = replaced.as_ref().map(|path| path.path_and_query().as_str());
             assert_eq!(text, expected, "{target} {prefix} {replacement}");
         }
@@ -665,9 +584,9 @@ mod tests {
     /// Targets made of the pieces that attacks on path rules are made of.
     fn hostile_target() -> impl Strategy<Value = String> {
         let pieces = prop::sample::select(vec![
-            "/", "/", "/", "admin", "admin", "files", ".", "..", ";", ";x", "%2e", "%2E", "%2f",
-            "%5c", "%3b", "%25", "25", "2e", "2f", "3b", "5c", "61", "%61", "%2561", "dmin", "%6",
-            "1", "%", "%c0%ae", "%c3%a9", "é", "%40", "%00", "\\", "?", "{", "%2", "A",
+            "/", "/", "/", "admin", "admin", "files", ".", "..", ";", ";x", "%2e", "%2E", "%2f", "%5c", "%3b", "%25",
+            "25", "2e", "2f", "3b", "5c", "61", "%61", "%2561", "dmin", "%6", "1", "%", "%c0%ae", "%c3%a9", "é", "%40",
+            "%00", "\\", "?", "{", "%2", "A",
         ]);
         prop::collection::vec(pieces, 0..14).prop_map(|pieces| format!("/{}", pieces.concat()))
     }
@@ -678,11 +597,7 @@ mod tests {
         let twice: Vec<u8> = percent_decode(&once).collect();
         let mut segments: Vec<Vec<u8>> = Vec::new();
         for segment in twice.split(|byte| matches!(byte, b'/' | b'\\')) {
-            match segment
-                .split(|&byte| byte == b';')
-                .next()
-                .unwrap_or_default()
-            {
+            match segment.split(|&byte| byte == b';').next().unwrap_or_default() {
                 b"" | b"." => {}
                 b".." => drop(segments.pop()),
                 name => segments.push(name.to_vec()),

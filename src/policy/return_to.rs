@@ -37,9 +37,7 @@ impl ReturnTo {
         if input.is_empty() || input.len() > LONGEST {
             return None;
         }
-        if input.contains(|character: char| {
-            character.is_control() || character.is_whitespace() || character == '\\'
-        }) {
+        if input.contains(|character: char| character.is_control() || character.is_whitespace() || character == '\\') {
             return None;
         }
         let target = input.split('#').next().unwrap_or_default();
@@ -57,12 +55,8 @@ impl ReturnTo {
         let kept = if url.origin() == external.origin() {
             ReturnTo::on_external_origin(&url, external)?
         } else {
-            let mut origins = allowed_origins
-                .iter()
-                .filter_map(|entry| AllowedOrigin::parse(entry));
-            origins
-                .any(|origin| origin.admits(&url))
-                .then(|| ReturnTo(url.into()))?
+            let mut origins = allowed_origins.iter().filter_map(|entry| AllowedOrigin::parse(entry));
+            origins.any(|origin| origin.admits(&url)).then(|| ReturnTo(url.into()))?
         };
         // Escaping may have made it longer.
         (kept.0.len() <= LONGEST).then_some(kept)
@@ -103,11 +97,7 @@ impl AllowedOrigin {
             (Some(_), Host::Domain(domain)) => AllowedHost::Below(format!(".{domain}")),
             (Some(_), _) => return None,
         };
-        Some(AllowedOrigin {
-            scheme: url.scheme().to_owned(),
-            host,
-            port: url.port_or_known_default(),
-        })
+        Some(AllowedOrigin { scheme: url.scheme().to_owned(), host, port: url.port_or_known_default() })
     }
 
     /// Whether the URL is on this origin.
@@ -115,9 +105,9 @@ impl AllowedOrigin {
     pub fn admits(&self, url: &Url) -> bool {
         let host = match (&self.host, url.host()) {
             (AllowedHost::Exact(allowed), Some(host)) => *allowed == host.to_owned(),
-            (AllowedHost::Below(suffix), Some(Host::Domain(domain))) => domain
-                .strip_suffix(suffix.as_str())
-                .is_some_and(|labels| !labels.is_empty()),
+            (AllowedHost::Below(suffix), Some(Host::Domain(domain))) => {
+                domain.strip_suffix(suffix.as_str()).is_some_and(|labels| !labels.is_empty())
+            }
             _ => false,
         };
         host && self.scheme == url.scheme() && self.port == url.port_or_known_default()
@@ -144,20 +134,14 @@ enum AllowedHost {
 fn behind_http_scheme(url: &str) -> Option<&str> {
     ["https://", "http://"]
         .into_iter()
-        .find(|scheme| {
-            url.get(..scheme.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-        })
+        .find(|scheme| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
         .map(|scheme| &url[scheme.len()..])
 }
 
 /// Whether a host comes right behind the scheme. Browsers skip further slashes, and user information
 /// is made to be mistaken for a host.
 fn has_plain_authority(behind_scheme: &str) -> bool {
-    let authority = behind_scheme
-        .split(['/', '?', '#'])
-        .next()
-        .unwrap_or_default();
+    let authority = behind_scheme.split(['/', '?', '#']).next().unwrap_or_default();
     !authority.is_empty() && !authority.contains('@')
 }
 
@@ -206,17 +190,9 @@ mod tests {
             (EXTERNAL, "http://localhost:8080", "/"),
             (EXTERNAL, "http://localhost:8080/a?b#c", "/a?b"),
             (EXTERNAL, "HTTP://LOCALHOST:8080?b", "/?b"),
-            (
-                "https://app.example.com/",
-                "https://app.example.com:443/a",
-                "/a",
-            ),
+            ("https://app.example.com/", "https://app.example.com:443/a", "/a"),
         ] {
-            assert_eq!(
-                parse(input, external, &[]).as_deref(),
-                Some(expected),
-                "{input}"
-            );
+            assert_eq!(parse(input, external, &[]).as_deref(), Some(expected), "{input}");
         }
     }
 
@@ -281,10 +257,7 @@ mod tests {
         let longest = format!("/{}", "a".repeat(LONGEST - 1));
         assert_eq!(parse(&longest, EXTERNAL, &[]).as_ref(), Some(&longest));
         assert_eq!(parse(&format!("{longest}a"), EXTERNAL, &[]), None);
-        assert_eq!(
-            parse(&format!("/{}", "é".repeat(LONGEST / 4)), EXTERNAL, &[]),
-            None
-        );
+        assert_eq!(parse(&format!("/{}", "é".repeat(LONGEST / 4)), EXTERNAL, &[]), None);
     }
 
     #[test]
@@ -324,23 +297,12 @@ mod tests {
             ("http://[::1]:3000", "http://[0::1]:3000/", true),
             ("http://127.0.0.1:3000", "http://127.0.0.1:3000/", true),
             ("http://127.0.0.1:3000", "http://127.0.0.1:3001/", false),
-            (
-                "https://bücher.example",
-                "https://xn--bcher-kva.example/",
-                true,
-            ),
+            ("https://bücher.example", "https://xn--bcher-kva.example/", true),
         ] {
-            assert_eq!(
-                parse(input, EXTERNAL, &[entry]).is_some(),
-                accepted,
-                "{entry} {input}"
-            );
+            assert_eq!(parse(input, EXTERNAL, &[entry]).is_some(), accepted, "{entry} {input}");
         }
         let absolute = parse("https://APP.example.com/a?b=c%26d#e", EXTERNAL, &[exact]);
-        assert_eq!(
-            absolute.as_deref(),
-            Some("https://app.example.com/a?b=c%26d")
-        );
+        assert_eq!(absolute.as_deref(), Some("https://app.example.com/a?b=c%26d"));
     }
 
     #[test]
@@ -392,11 +354,7 @@ mod tests {
             (gateway, "null", false),
             ("data:x", "null", false),
         ] {
-            assert_eq!(
-                same_origin(header, &Url::parse(external).unwrap()),
-                same,
-                "{external} {header}"
-            );
+            assert_eq!(same_origin(header, &Url::parse(external).unwrap()), same, "{external} {header}");
         }
     }
 
@@ -411,8 +369,7 @@ mod tests {
             );
             return;
         };
-        let list =
-            std::fs::read(std::path::Path::new(&corpora).join("open-redirects.txt")).unwrap();
+        let list = std::fs::read(std::path::Path::new(&corpora).join("open-redirects.txt")).unwrap();
         let list = String::from_utf8_lossy(&list);
         let external = Url::parse(EXTERNAL).unwrap();
         assert!(list.lines().count() > 500);
@@ -424,26 +381,15 @@ mod tests {
             assert_eq!(ReturnTo::parse(&unescaped, &external, &[]), None, "{line}");
             let unescaped_form = line.replace('+', " ");
             let unescaped_form = percent_decode_str(&unescaped_form).decode_utf8_lossy();
-            assert_eq!(
-                ReturnTo::parse(&unescaped_form, &external, &[]),
-                None,
-                "{line}"
-            );
+            assert_eq!(ReturnTo::parse(&unescaped_form, &external, &[]), None, "{line}");
         }
     }
 
     fn assert_stays(target: &ReturnTo, external: &Url) {
         let location = target.as_location();
         assert!(location.starts_with('/'), "{location}");
-        assert!(
-            location.bytes().all(|byte| byte.is_ascii_graphic()),
-            "{location}"
-        );
-        assert_eq!(
-            external.join(location).unwrap().origin(),
-            external.origin(),
-            "{location}"
-        );
+        assert!(location.bytes().all(|byte| byte.is_ascii_graphic()), "{location}");
+        assert_eq!(external.join(location).unwrap().origin(), external.origin(), "{location}");
     }
 
     /// Inputs made of the pieces that open redirects are made of.

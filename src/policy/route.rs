@@ -159,9 +159,7 @@ impl fmt::Display for HostPattern {
 /// The reason to answer 400.
 pub fn host_of(authority: &str) -> Result<Cow<'_, str>, HostProblem> {
     let (host, port) = split_port(authority)?;
-    if port.is_some_and(|port| {
-        !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()
-    }) {
+    if port.is_some_and(|port| !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()) {
         return Err(HostProblem::BadPort);
     }
     canonical_host(host)
@@ -186,9 +184,7 @@ impl PathPattern {
         let mut normal = String::new();
         let mut rest = inner;
         while let Some(text) = rest {
-            let (segment, behind) = text
-                .split_once('/')
-                .map_or((text, None), |(first, behind)| (first, Some(behind)));
+            let (segment, behind) = text.split_once('/').map_or((text, None), |(first, behind)| (first, Some(behind)));
             rest = behind;
             if segment.is_empty() && (rest.is_some() || prefix) {
                 continue;
@@ -202,11 +198,7 @@ impl PathPattern {
             normal.push_str("/*");
         }
         if normal == text {
-            Ok(PathPattern {
-                text: normal,
-                segments,
-                prefix,
-            })
+            Ok(PathPattern { text: normal, segments, prefix })
         } else {
             Err(PatternProblem::NotNormal(normal))
         }
@@ -240,10 +232,7 @@ impl RouteTable {
     /// # Errors
     /// All routes that repeat the host, path and method set of an earlier one. The names of
     /// placeholders do not make a difference.
-    pub fn compile(
-        patterns: &[RoutePattern],
-        case_insensitive: bool,
-    ) -> Result<RouteTable, Vec<Conflict>> {
+    pub fn compile(patterns: &[RoutePattern], case_insensitive: bool) -> Result<RouteTable, Vec<Conflict>> {
         let mut table = RouteTable {
             exact_hosts: HashMap::new(),
             wildcard_hosts: HashMap::new(),
@@ -254,38 +243,17 @@ impl RouteTable {
         let mut conflicts = Vec::new();
         let mut seen = HashMap::new();
         for (route, pattern) in patterns.iter().enumerate() {
-            let segments: Vec<Segment> = pattern
-                .path
-                .segments
-                .iter()
-                .map(|segment| table.fold(segment))
-                .collect();
-            let methods: Option<BTreeSet<&str>> = pattern
-                .methods
-                .as_ref()
-                .map(|methods| methods.iter().map(Method::as_str).collect());
-            let first = *seen
-                .entry((
-                    &pattern.host,
-                    segments.clone(),
-                    pattern.path.prefix,
-                    methods,
-                ))
-                .or_insert(route);
+            let segments: Vec<Segment> = pattern.path.segments.iter().map(|segment| table.fold(segment)).collect();
+            let methods: Option<BTreeSet<&str>> =
+                pattern.methods.as_ref().map(|methods| methods.iter().map(Method::as_str).collect());
+            let first = *seen.entry((&pattern.host, segments.clone(), pattern.path.prefix, methods)).or_insert(route);
             if first == route {
                 table.insert(route, pattern, segments);
             } else {
-                conflicts.push(Conflict {
-                    first,
-                    second: route,
-                });
+                conflicts.push(Conflict { first, second: route });
             }
         }
-        if conflicts.is_empty() {
-            Ok(table)
-        } else {
-            Err(conflicts)
-        }
+        if conflicts.is_empty() { Ok(table) } else { Err(conflicts) }
     }
 
     /// The route of a request. `host` is what [`host_of`] made of it.
@@ -300,17 +268,10 @@ impl RouteTable {
             path = Cow::Owned(path.to_ascii_lowercase());
         }
         let inner = path.strip_prefix('/').unwrap_or(&path);
-        if let Some(route) = self
-            .trees(host)
-            .find_map(|tree| tree.best_route(method, inner))
-        {
+        if let Some(route) = self.trees(host).find_map(|tree| tree.best_route(method, inner)) {
             return Found::Route(route);
         }
-        let mut allowed: Vec<Method> = self
-            .trees(host)
-            .flat_map(|tree| tree.methods(inner))
-            .cloned()
-            .collect();
+        let mut allowed: Vec<Method> = self.trees(host).flat_map(|tree| tree.methods(inner)).cloned().collect();
         if allowed.is_empty() {
             return Found::NotFound;
         }
@@ -338,11 +299,7 @@ impl RouteTable {
                 Segment::Placeholder => node.placeholder.get_or_insert_default(),
             };
         }
-        let choices = if pattern.path.prefix {
-            &mut node.below
-        } else {
-            &mut node.here
-        };
+        let choices = if pattern.path.prefix { &mut node.below } else { &mut node.here };
         if let Some(shadow) = choices.add(route, pattern.methods.as_deref()) {
             self.unreachable.push((route, shadow));
         }
@@ -350,9 +307,7 @@ impl RouteTable {
 
     fn fold(&self, segment: &Segment) -> Segment {
         match segment {
-            Segment::Literal(literal) if self.case_insensitive => {
-                Segment::Literal(literal.to_ascii_lowercase())
-            }
+            Segment::Literal(literal) if self.case_insensitive => Segment::Literal(literal.to_ascii_lowercase()),
             segment => segment.clone(),
         }
     }
@@ -370,16 +325,10 @@ impl fmt::Display for PatternProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PatternProblem::NotAbsolute => f.write_str("a path begins with `/`"),
-            PatternProblem::Query => {
-                f.write_str("a path has no `?` and no `#`: the query takes no part in matching")
-            }
-            PatternProblem::Parameters => {
-                f.write_str("a path has no `;`: requests are matched without parameters")
-            }
+            PatternProblem::Query => f.write_str("a path has no `?` and no `#`: the query takes no part in matching"),
+            PatternProblem::Parameters => f.write_str("a path has no `;`: requests are matched without parameters"),
             PatternProblem::Wildcard => f.write_str("`*` stands alone and last, as in `/a/*`"),
-            PatternProblem::Placeholder => {
-                f.write_str("a placeholder is one whole segment, as in `/users/{id}`")
-            }
+            PatternProblem::Placeholder => f.write_str("a placeholder is one whole segment, as in `/users/{id}`"),
             PatternProblem::NotNormal(normal) => {
                 write!(f, "the normal form of this path is `{normal}`")
             }
@@ -401,9 +350,7 @@ impl fmt::Display for HostProblem {
             HostProblem::Port => "the host of a route has no port",
             HostProblem::BadName => "the host is not a DNS name in ASCII",
             HostProblem::BadAddress => "the host is not an IPv6 address in brackets",
-            HostProblem::Wildcard => {
-                "`*` stands only for the first labels of a host, as in `*.example.com`"
-            }
+            HostProblem::Wildcard => "`*` stands only for the first labels of a host, as in `*.example.com`",
         })
     }
 }
@@ -448,9 +395,7 @@ impl Node {
     fn best_route(&self, method: &Method, path: &str) -> Option<usize> {
         let mut longest: Option<(usize, usize)> = None;
         let exact = self.walk(Some(path), 0, &mut |stop| match stop {
-            Stop::Here(choices) => choices
-                .route(method)
-                .map_or(ControlFlow::Continue(()), ControlFlow::Break),
+            Stop::Here(choices) => choices.route(method).map_or(ControlFlow::Continue(()), ControlFlow::Break),
             Stop::Below(choices, depth) => {
                 // Of two prefixes of the same length the walk meets the better one first.
                 if longest.is_none_or(|(longest, _)| depth > longest)
@@ -486,9 +431,7 @@ impl Node {
         let Some(rest) = rest else {
             return visit(Stop::Here(&self.here));
         };
-        let (segment, rest) = rest
-            .split_once('/')
-            .map_or((rest, None), |(segment, rest)| (segment, Some(rest)));
+        let (segment, rest) = rest.split_once('/').map_or((rest, None), |(segment, rest)| (segment, Some(rest)));
         if let Some(node) = self.literals.get(segment) {
             node.walk(rest, depth + 1, visit)?;
         }
@@ -520,30 +463,16 @@ impl Choices {
                 None => self.by_method.push((method.clone(), route)),
             }
         }
-        if self.by_method.len() == before {
-            shadow
-        } else {
-            None
-        }
+        if self.by_method.len() == before { shadow } else { None }
     }
 }
 
 /// One segment of a pattern, and its normal form.
 fn parse_segment(segment: &str) -> Result<(Segment, String), PatternProblem> {
     if segment.contains(['{', '}']) {
-        let name = segment
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-            .unwrap_or_default();
-        let is_name = !name.is_empty()
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        return if is_name {
-            Ok((Segment::Placeholder, segment.to_owned()))
-        } else {
-            Err(PatternProblem::Placeholder)
-        };
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        return if is_name { Ok((Segment::Placeholder, segment.to_owned())) } else { Err(PatternProblem::Placeholder) };
     }
     if segment.contains('*') {
         return Err(PatternProblem::Wildcard);
@@ -553,10 +482,7 @@ fn parse_segment(segment: &str) -> Result<(Segment, String), PatternProblem> {
     if normal.contains(';') || normal.contains("%3B") {
         return Err(PatternProblem::Parameters);
     }
-    Ok((
-        Segment::Literal(matching_form(normal).into_owned()),
-        normal.to_owned(),
-    ))
+    Ok((Segment::Literal(matching_form(normal).into_owned()), normal.to_owned()))
 }
 
 /// Host and port of an authority without user information (RFC 3986 §3.2).
@@ -568,22 +494,14 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), HostProblem> {
         let end = authority.find(']').ok_or(HostProblem::BadAddress)? + 1;
         return match &authority[end..] {
             "" => Ok((authority, None)),
-            rest => Ok((
-                &authority[..end],
-                Some(rest.strip_prefix(':').ok_or(HostProblem::BadAddress)?),
-            )),
+            rest => Ok((&authority[..end], Some(rest.strip_prefix(':').ok_or(HostProblem::BadAddress)?))),
         };
     }
-    Ok(authority
-        .split_once(':')
-        .map_or((authority, None), |(host, port)| (host, Some(port))))
+    Ok(authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))))
 }
 
 fn canonical_host(host: &str) -> Result<Cow<'_, str>, HostProblem> {
-    if let Some(address) = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let address: Ipv6Addr = address.parse().map_err(|_| HostProblem::BadAddress)?;
         return Ok(Cow::Owned(format!("[{address}]")));
     }
@@ -593,9 +511,7 @@ fn canonical_host(host: &str) -> Result<Cow<'_, str>, HostProblem> {
     }
     let is_label = |label: &str| {
         (1..=LONGEST_LABEL).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
     if name.len() > LONGEST_NAME || !name.split('.').all(is_label) {
         return Err(HostProblem::BadName);
@@ -625,18 +541,9 @@ mod tests {
         let (methods, target) = text.split_once(' ').unwrap_or(("", text));
         let (host, path) = target.split_at(target.find('/').unwrap());
         RoutePattern {
-            host: if host.is_empty() {
-                HostPattern::Any
-            } else {
-                HostPattern::parse(host).unwrap()
-            },
+            host: if host.is_empty() { HostPattern::Any } else { HostPattern::parse(host).unwrap() },
             path: PathPattern::parse(path).unwrap(),
-            methods: (!methods.is_empty()).then(|| {
-                methods
-                    .split(',')
-                    .map(|method| method.parse().unwrap())
-                    .collect()
-            }),
+            methods: (!methods.is_empty()).then(|| methods.split(',').map(|method| method.parse().unwrap()).collect()),
         }
     }
 
@@ -663,41 +570,21 @@ mod tests {
     fn patterns_match_on_segment_boundaries() {
         for (pattern, matching, others) in [
             ("/", &["/", "//", "/?q", "/;x"] as &[_], &["/a"] as &[_]),
-            (
-                "/a",
-                &["/a", "/%61", "/a;x", "/a%3bx", "/a?/b"],
-                &["/", "/a/", "/ab", "/A", "/a/b"],
-            ),
+            ("/a", &["/a", "/%61", "/a;x", "/a%3bx", "/a?/b"], &["/", "/a/", "/ab", "/A", "/a/b"]),
             ("/a/", &["/a/", "/a//", "/a/;x"], &["/a", "/a/b"]),
-            (
-                "/a/*",
-                &["/a", "/a/", "/a/b", "/a/b/c/", "/a;x/b"],
-                &["/", "/ab", "/ab/c", "/b/a"],
-            ),
+            ("/a/*", &["/a", "/a/", "/a/b", "/a/b/c/", "/a;x/b"], &["/", "/ab", "/ab/c", "/b/a"]),
             ("/*", &["/", "/a", "/a/b/"], &[]),
             ("/{id}", &["/a", "/%2A", "/a%20b"], &["/", "/a/", "/a/b"]),
-            (
-                "/u/{id}/p",
-                &["/u/1/p", "/u/p/p"],
-                &["/u//p", "/u/1", "/u/1/2/p", "/u/1/p/"],
-            ),
+            ("/u/{id}/p", &["/u/1/p", "/u/p/p"], &["/u//p", "/u/1", "/u/1/2/p", "/u/1/p/"]),
             ("/u/{id}/*", &["/u/1", "/u/1/", "/u/1/2/3"], &["/u", "/u/"]),
             ("/@me/%7Bx%7D", &["/@me/{x}", "/%40me/%7bx%7d"], &["/@me/x"]),
             ("/users/%40me", &["/users/@me", "/users/%40me"], &[]),
         ] {
             for target in matching {
-                assert_eq!(
-                    find(&[pattern], &format!("GET h{target}")),
-                    pattern,
-                    "{pattern} {target}"
-                );
+                assert_eq!(find(&[pattern], &format!("GET h{target}")), pattern, "{pattern} {target}");
             }
             for target in others {
-                assert_eq!(
-                    find(&[pattern], &format!("GET h{target}")),
-                    "404",
-                    "{pattern} {target}"
-                );
+                assert_eq!(find(&[pattern], &format!("GET h{target}")), "404", "{pattern} {target}");
             }
         }
     }
@@ -706,24 +593,12 @@ mod tests {
     fn the_most_specific_route_wins_whatever_the_order() {
         for (ranking, request) in [
             // host before path, path before methods
-            (
-                &["a.x.io/*", "*.x.io/*", "*.io/*", "/a"] as &[_],
-                "GET a.x.io/a",
-            ),
+            (&["a.x.io/*", "*.x.io/*", "*.io/*", "/a"] as &[_], "GET a.x.io/a"),
             (&["*.x.io/*", "*.io/a"], "GET b.a.x.io/a"),
             (&["/a", "GET /a/*"], "GET h/a"),
             // path
-            (
-                &[
-                    "/a/b/c", "/a/b/{z}", "/a/{y}/c", "/{x}/b/c", "/a/b/c/*", "/a/b/*", "/a/*",
-                    "/*",
-                ],
-                "GET h/a/b/c",
-            ),
-            (
-                &["/a/{y}/c/*", "/{x}/b/c/*", "/a/b/*", "/a/{y}/*", "/*"],
-                "GET h/a/b/c/d",
-            ),
+            (&["/a/b/c", "/a/b/{z}", "/a/{y}/c", "/{x}/b/c", "/a/b/c/*", "/a/b/*", "/a/*", "/*"], "GET h/a/b/c"),
+            (&["/a/{y}/c/*", "/{x}/b/c/*", "/a/b/*", "/a/{y}/*", "/*"], "GET h/a/b/c/d"),
             (&["/{x}/{y}/*", "/a/*"], "GET h/a/b"),
             // methods
             (&["GET /a/*", "/a/*", "GET /*"], "GET h/a"),
@@ -740,14 +615,8 @@ mod tests {
 
     #[test]
     fn overlapping_method_sets_go_by_file_order() {
-        assert_eq!(
-            find(&["GET,POST /a", "POST,PUT /a"], "POST h/a"),
-            "GET,POST /a"
-        );
-        assert_eq!(
-            find(&["POST,PUT /a", "GET,POST /a"], "POST h/a"),
-            "POST,PUT /a"
-        );
+        assert_eq!(find(&["GET,POST /a", "POST,PUT /a"], "POST h/a"), "GET,POST /a");
+        assert_eq!(find(&["POST,PUT /a", "GET,POST /a"], "POST h/a"), "POST,PUT /a");
     }
 
     #[test]
@@ -761,13 +630,7 @@ mod tests {
 
     #[test]
     fn the_search_goes_on_behind_a_route_that_does_not_take_the_method() {
-        let routes = [
-            "GET a.io/x/y",
-            "PUT a.io/x/{id}",
-            "POST a.io/x/*",
-            "DELETE /x/y",
-            "/*",
-        ];
+        let routes = ["GET a.io/x/y", "PUT a.io/x/{id}", "POST a.io/x/*", "DELETE /x/y", "/*"];
         for (request, expected) in [
             ("GET a.io/x/y", routes[0]),
             ("PUT a.io/x/y", routes[1]),
@@ -781,31 +644,18 @@ mod tests {
 
     #[test]
     fn allow_lists_every_method_once() {
-        let table = table(&[
-            "PUT,GET a.io/x",
-            "DELETE,PUT /x",
-            "POST *.io/{id}",
-            "PATCH /x/*",
-            "LINK /y",
-        ]);
-        let Found::MethodNotAllowed(allowed) = table.find("a.io", &Method::OPTIONS, &path("/x"))
-        else {
+        let table = table(&["PUT,GET a.io/x", "DELETE,PUT /x", "POST *.io/{id}", "PATCH /x/*", "LINK /y"]);
+        let Found::MethodNotAllowed(allowed) = table.find("a.io", &Method::OPTIONS, &path("/x")) else {
             panic!("expected 405");
         };
         let allowed: Vec<_> = allowed.iter().map(Method::as_str).collect();
         assert_eq!(allowed, ["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"]);
-        assert_eq!(
-            table.find("a.io", &Method::GET, &path("/z/z")),
-            Found::NotFound
-        );
+        assert_eq!(table.find("a.io", &Method::GET, &path("/z/z")), Found::NotFound);
     }
 
     #[test]
     fn a_table_without_routes_finds_nothing() {
-        assert_eq!(
-            table(&[]).find("h", &Method::GET, &path("/")),
-            Found::NotFound
-        );
+        assert_eq!(table(&[]).find("h", &Method::GET, &path("/")), Found::NotFound);
     }
 
     #[test]
@@ -817,11 +667,7 @@ mod tests {
             ("badx.io", "404"),
             ("x.io.evil", "404"),
         ] {
-            assert_eq!(
-                find(&["*.x.io/*"], &format!("GET {host}/")),
-                expected,
-                "{host}"
-            );
+            assert_eq!(find(&["*.x.io/*"], &format!("GET {host}/")), expected, "{host}");
         }
     }
 
@@ -835,11 +681,7 @@ mod tests {
             (true, "/admin/1/cafÉ", Found::NotFound),
         ] {
             let table = RouteTable::compile(&patterns, case_insensitive).unwrap();
-            assert_eq!(
-                table.find("h", &Method::GET, &path(target)),
-                expected,
-                "{target}"
-            );
+            assert_eq!(table.find("h", &Method::GET, &path(target)), expected, "{target}");
         }
     }
 
@@ -860,19 +702,10 @@ mod tests {
             "/%40",
         ]);
         let conflict = |first, second| Conflict { first, second };
-        let expected = [
-            conflict(0, 2),
-            conflict(1, 3),
-            conflict(6, 8),
-            conflict(0, 9),
-            conflict(10, 11),
-        ];
+        let expected = [conflict(0, 2), conflict(1, 3), conflict(6, 8), conflict(0, 9), conflict(10, 11)];
         assert_eq!(RouteTable::compile(&patterns, false).unwrap_err(), expected);
         assert!(RouteTable::compile(&routes(&["/b", "/B"]), false).is_ok());
-        assert_eq!(
-            RouteTable::compile(&routes(&["/b", "/B"]), true).unwrap_err(),
-            [conflict(0, 1)]
-        );
+        assert_eq!(RouteTable::compile(&routes(&["/b", "/B"]), true).unwrap_err(), [conflict(0, 1)]);
     }
 
     #[test]
@@ -883,10 +716,7 @@ mod tests {
             (&["POST /a", "GET /a", "HEAD,POST /a"], vec![(2, 1)]),
             (&["/a", "POST /a"], vec![]),
             (&["POST /a", "GET,POST /a"], vec![]),
-            (
-                &["GET,POST /a", "POST /a/*", "POST h/a", "POST /{a}"],
-                vec![],
-            ),
+            (&["GET,POST /a", "POST /a/*", "POST h/a", "POST /{a}"], vec![]),
         ] {
             assert_eq!(table(texts).unreachable(), expected, "{texts:?}");
         }
@@ -894,9 +724,7 @@ mod tests {
 
     #[test]
     fn patterns_that_say_something_else_are_refused() {
-        use PatternProblem::{
-            NotAbsolute, NotNormal, Parameters, Placeholder, Query, Refused, Wildcard,
-        };
+        use PatternProblem::{NotAbsolute, NotNormal, Parameters, Placeholder, Query, Refused, Wildcard};
         let normal = |text: &str| NotNormal(text.to_owned());
         for (text, problem) in [
             ("", NotAbsolute),
@@ -929,16 +757,7 @@ mod tests {
         ] {
             assert_eq!(PathPattern::parse(text), Err(problem), "{text}");
         }
-        for text in [
-            "/",
-            "/*",
-            "/a/",
-            "/a/{id}/*",
-            "/{user_id}",
-            "/a%2Fb",
-            "/%2A",
-            "/.well-known/x",
-        ] {
+        for text in ["/", "/*", "/a/", "/a/{id}/*", "/{user_id}", "/a%2Fb", "/%2A", "/.well-known/x"] {
             assert_eq!(PathPattern::parse(text).unwrap().as_str(), text);
         }
     }
@@ -995,14 +814,8 @@ mod tests {
     #[test]
     fn host_patterns() {
         for (text, expected) in [
-            (
-                "App.Example.com.",
-                Ok(HostPattern::Exact("app.example.com".into())),
-            ),
-            (
-                "*.Example.com",
-                Ok(HostPattern::Wildcard("example.com".into())),
-            ),
+            ("App.Example.com.", Ok(HostPattern::Exact("app.example.com".into()))),
+            ("*.Example.com", Ok(HostPattern::Wildcard("example.com".into()))),
             ("[0::1]", Ok(HostPattern::Exact("[::1]".into()))),
             ("a.io:80", Err(HostProblem::Port)),
             ("[::1]:80", Err(HostProblem::Port)),
@@ -1019,21 +832,13 @@ mod tests {
 
     #[test]
     fn ten_thousand_routes_keep_their_places() {
-        let texts: Vec<String> = (0..10_000)
-            .map(|n| format!("h{}.io/s{n}/{{id}}/*", n % 100))
-            .collect();
+        let texts: Vec<String> = (0..10_000).map(|n| format!("h{}.io/s{n}/{{id}}/*", n % 100)).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let table = table(&texts);
         for n in [0, 1, 4_999, 9_999] {
             let host = format!("h{}.io", n % 100);
-            assert_eq!(
-                table.find(&host, &Method::GET, &path(&format!("/s{n}/x/y"))),
-                Found::Route(n)
-            );
-            assert_eq!(
-                table.find("h.io", &Method::GET, &path(&format!("/s{n}/x/y"))),
-                Found::NotFound
-            );
+            assert_eq!(table.find(&host, &Method::GET, &path(&format!("/s{n}/x/y"))), Found::Route(n));
+            assert_eq!(table.find("h.io", &Method::GET, &path(&format!("/s{n}/x/y"))), Found::NotFound);
         }
     }
 
@@ -1041,35 +846,19 @@ mod tests {
     mod reference {
         use super::*;
 
-        pub(super) fn find(
-            routes: &[RoutePattern],
-            host: &str,
-            method: &Method,
-            target: &str,
-        ) -> Found {
-            let matching: Vec<usize> = (0..routes.len())
-                .filter(|&index| rank(&routes[index], index, host, target).is_some())
-                .collect();
-            let accepting = matching
-                .iter()
-                .filter(|&&index| accepts(&routes[index]).is_none_or(|m| m.contains(method)));
-            if let Some(&best) =
-                accepting.min_by_key(|&&index| rank(&routes[index], index, host, target))
-            {
+        pub(super) fn find(routes: &[RoutePattern], host: &str, method: &Method, target: &str) -> Found {
+            let matching: Vec<usize> =
+                (0..routes.len()).filter(|&index| rank(&routes[index], index, host, target).is_some()).collect();
+            let accepting =
+                matching.iter().filter(|&&index| accepts(&routes[index]).is_none_or(|m| m.contains(method)));
+            if let Some(&best) = accepting.min_by_key(|&&index| rank(&routes[index], index, host, target)) {
                 return Found::Route(best);
             }
-            let mut allowed: Vec<Method> = matching
-                .iter()
-                .filter_map(|&index| accepts(&routes[index]))
-                .flatten()
-                .collect();
+            let mut allowed: Vec<Method> =
+                matching.iter().filter_map(|&index| accepts(&routes[index])).flatten().collect();
             allowed.sort_by_key(|method| method.as_str().to_owned());
             allowed.dedup();
-            if allowed.is_empty() {
-                Found::NotFound
-            } else {
-                Found::MethodNotAllowed(allowed)
-            }
+            if allowed.is_empty() { Found::NotFound } else { Found::MethodNotAllowed(allowed) }
         }
 
         fn accepts(route: &RoutePattern) -> Option<Vec<Method>> {
@@ -1085,9 +874,9 @@ mod tests {
         fn rank(route: &RoutePattern, index: usize, host: &str, target: &str) -> Option<Rank> {
             let (host_class, host_length) = match &route.host {
                 HostPattern::Exact(exact) => (exact == host).then_some((0, 0))?,
-                HostPattern::Wildcard(suffix) => host
-                    .ends_with(&format!(".{suffix}"))
-                    .then_some((1, -isize::try_from(suffix.len()).unwrap()))?,
+                HostPattern::Wildcard(suffix) => {
+                    host.ends_with(&format!(".{suffix}")).then_some((1, -isize::try_from(suffix.len()).unwrap()))?
+                }
                 HostPattern::Any => (2, 0),
             };
             let pattern = route.path.as_str();
@@ -1098,17 +887,11 @@ mod tests {
                 Some(_) => given.len() >= segments.len(),
                 None => given.len() == segments.len(),
             };
-            let placeholders: Vec<bool> = segments
+            let placeholders: Vec<bool> = segments.iter().map(|segment| segment.starts_with('{')).collect();
+            let same = segments
                 .iter()
-                .map(|segment| segment.starts_with('{'))
-                .collect();
-            let same = segments.iter().zip(&given).all(|(segment, given)| {
-                if segment.starts_with('{') {
-                    !given.is_empty()
-                } else {
-                    segment == given
-                }
-            });
+                .zip(&given)
+                .all(|(segment, given)| if segment.starts_with('{') { !given.is_empty() } else { segment == given });
             if !fits || !same {
                 return None;
             }
@@ -1116,40 +899,19 @@ mod tests {
                 Some(_) => (2, -isize::try_from(segments.len()).unwrap()),
                 None => (u8::from(placeholders.contains(&true)), 0),
             };
-            Some((
-                host_class,
-                host_length,
-                path_class,
-                path_length,
-                placeholders,
-                route.methods.is_none(),
-                index,
-            ))
+            Some((host_class, host_length, path_class, path_length, placeholders, route.methods.is_none(), index))
         }
     }
 
     fn any_route() -> impl Strategy<Value = String> {
-        let methods = prop::sample::select(vec![
-            "",
-            "",
-            "GET ",
-            "POST ",
-            "GET,POST ",
-            "HEAD,PUT ",
-            "PUT ",
-        ]);
+        let methods = prop::sample::select(vec!["", "", "GET ", "POST ", "GET,POST ", "HEAD,PUT ", "PUT "]);
         let host = prop::sample::select(vec!["", "", "a.x.io", "*.x.io", "*.io", "*.a.x.io"]);
         let segment = prop::sample::select(vec!["/a", "/b", "/{p}"]);
         let end = prop::sample::select(vec!["", "", "/", "/*"]);
-        (methods, host, prop::collection::vec(segment, 0..4), end).prop_map(
-            |(methods, host, segments, end)| {
-                let path = segments.concat() + end;
-                format!(
-                    "{methods}{host}{}",
-                    if path.is_empty() { "/" } else { &path }
-                )
-            },
-        )
+        (methods, host, prop::collection::vec(segment, 0..4), end).prop_map(|(methods, host, segments, end)| {
+            let path = segments.concat() + end;
+            format!("{methods}{host}{}", if path.is_empty() { "/" } else { &path })
+        })
     }
 
     proptest! {

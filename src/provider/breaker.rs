@@ -27,11 +27,7 @@ enum State {
 
 impl Breaker {
     pub(super) fn new(threshold: u32, longest_pause: Duration) -> Breaker {
-        Breaker {
-            threshold,
-            longest_pause,
-            state: Mutex::new(State::Closed { failures: 0 }),
-        }
+        Breaker { threshold, longest_pause, state: Mutex::new(State::Closed { failures: 0 }) }
     }
 
     /// Asks to make one call that takes at most `call`.
@@ -42,15 +38,10 @@ impl Breaker {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match *state {
             State::Closed { .. } => Ok(()),
-            State::Open { until, .. } | State::Probing { until, .. } if now < until => {
-                Err(until.since(now))
-            }
+            State::Open { until, .. } | State::Probing { until, .. } if now < until => Err(until.since(now)),
             State::Open { pause, .. } | State::Probing { pause, .. } => {
                 // A probe whose caller went away is given up after the time it could have taken.
-                *state = State::Probing {
-                    until: now.after(call),
-                    pause,
-                };
+                *state = State::Probing { until: now.after(call), pause };
                 Ok(())
             }
         }
@@ -61,25 +52,18 @@ impl Breaker {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER));
         let open = |pause: Duration| State::Open {
-            until: now.after(
-                asked
-                    .unwrap_or_default()
-                    .max(pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)),
-            ),
+            until: now.after(asked.unwrap_or_default().max(pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))),
             pause,
         };
         *state = match *state {
             State::Closed { failures } if failures + 1 < self.threshold && asked.is_none() => {
-                State::Closed {
-                    failures: failures + 1,
-                }
+                State::Closed { failures: failures + 1 }
             }
             State::Closed { .. } => open(FIRST_PAUSE),
             State::Probing { pause, .. } => open((pause * 2).min(self.longest_pause)),
-            State::Open { until, pause } => State::Open {
-                until: until.max(now.after(asked.unwrap_or_default())),
-                pause,
-            },
+            State::Open { until, pause } => {
+                State::Open { until: until.max(now.after(asked.unwrap_or_default())), pause }
+            }
         };
     }
 
@@ -107,28 +91,16 @@ mod tests {
     fn one_probe_at_a_time_and_pauses_that_double() {
         let breaker = Breaker::new(2, Duration::from_secs(3));
         breaker.failed(second(0), None, 1.0);
-        assert_eq!(
-            breaker.admit(second(0), CALL),
-            Ok(()),
-            "one failure is below the threshold"
-        );
+        assert_eq!(breaker.admit(second(0), CALL), Ok(()), "one failure is below the threshold");
         breaker.failed(second(0), None, 1.0);
         assert_eq!(breaker.admit(second(0), CALL), Err(Duration::from_secs(1)));
         assert_eq!(breaker.admit(second(1), CALL), Ok(()));
-        assert_eq!(
-            breaker.admit(second(1), CALL),
-            Err(CALL),
-            "the probe is still out"
-        );
+        assert_eq!(breaker.admit(second(1), CALL), Err(CALL), "the probe is still out");
         breaker.failed(second(2), None, 1.0);
         assert_eq!(breaker.admit(second(2), CALL), Err(Duration::from_secs(2)));
         assert_eq!(breaker.admit(second(4), CALL), Ok(()));
         breaker.failed(second(4), None, 1.0);
-        assert_eq!(
-            breaker.admit(second(4), CALL),
-            Err(Duration::from_secs(3)),
-            "never longer than the longest pause"
-        );
+        assert_eq!(breaker.admit(second(4), CALL), Err(Duration::from_secs(3)), "never longer than the longest pause");
         assert_eq!(breaker.admit(second(7), CALL), Ok(()));
         breaker.succeeded();
         assert_eq!(breaker.admit(second(7), CALL), Ok(()));

@@ -71,10 +71,7 @@ impl std::error::Error for ProviderError {}
 
 impl From<HttpError> for ProviderError {
     fn from(error: HttpError) -> ProviderError {
-        ProviderError::Unavailable {
-            reason: error.reason(),
-            retry_after: None,
-        }
+        ProviderError::Unavailable { reason: error.reason(), retry_after: None }
     }
 }
 
@@ -127,18 +124,9 @@ impl From<ProviderError> for RefreshError {
     fn from(error: ProviderError) -> RefreshError {
         match error {
             ProviderError::Refused { reason } => RefreshError::Refused { reason },
-            ProviderError::Unavailable {
-                reason,
-                retry_after,
-            } => RefreshError::Unavailable {
-                reason,
-                retry_after,
-            },
+            ProviderError::Unavailable { reason, retry_after } => RefreshError::Unavailable { reason, retry_after },
             // Wrong metadata says nothing about a session.
-            ProviderError::Invalid { reason } => RefreshError::Unavailable {
-                reason,
-                retry_after: None,
-            },
+            ProviderError::Invalid { reason } => RefreshError::Unavailable { reason, retry_after: None },
             ProviderError::Misconfigured { reason } => RefreshError::Misconfigured { reason },
         }
     }

@@ -59,8 +59,7 @@ enum Transport {
     InProcess(Arc<InProcess>),
 }
 
-type InProcess =
-    dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync;
+type InProcess = dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync;
 
 impl HttpClient {
     /// HTTP/1.1 over TCP, and over TLS with the roots of this machine.
@@ -89,23 +88,15 @@ impl HttpClient {
         F: Fn(Request<Bytes>) -> A + Send + Sync + 'static,
         A: Future<Output = Response<Bytes>> + Send + 'static,
     {
-        HttpClient(Transport::InProcess(Arc::new(move |request| {
-            Box::pin(answer(request))
-        })))
+        HttpClient(Transport::InProcess(Arc::new(move |request| Box::pin(answer(request)))))
     }
 
     /// One exchange, from connecting to the last byte of the body, within `timeout`.
     ///
     /// # Errors
     /// [`HttpError`], when there is no whole answer.
-    pub(super) async fn send(
-        &self,
-        request: Request<Bytes>,
-        timeout: Duration,
-    ) -> Result<Response<Bytes>, HttpError> {
-        tokio::time::timeout(timeout, self.exchange(request))
-            .await
-            .unwrap_or(Err(HttpError::Timeout))
+    pub(super) async fn send(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, HttpError> {
+        tokio::time::timeout(timeout, self.exchange(request)).await.unwrap_or(Err(HttpError::Timeout))
     }
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
@@ -116,13 +107,7 @@ impl HttpClient {
         let answer = client
             .request(request.map(Full::new))
             .await
-            .map_err(|error| {
-                if error.is_connect() {
-                    HttpError::Connect
-                } else {
-                    HttpError::Broken
-                }
-            })?;
+            .map_err(|error| if error.is_connect() { HttpError::Connect } else { HttpError::Broken })?;
         let (head, mut body) = answer.into_parts();
         let mut whole = BytesMut::new();
         while let Some(frame) = body.frame().await {
@@ -141,26 +126,18 @@ impl HttpClient {
 
 /// A GET for JSON. A bearer token goes into the header and nowhere else (RFC 6750 §2.1).
 pub(super) fn get(url: &Url, bearer: Option<&SecretString>) -> Result<Request<Bytes>, HttpError> {
-    let mut request = Request::get(url.as_str())
-        .header(ACCEPT, JSON)
-        .header(USER_AGENT, NAME);
+    let mut request = Request::get(url.as_str()).header(ACCEPT, JSON).header(USER_AGENT, NAME);
     if let Some(token) = bearer {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))
-            .map_err(|_| HttpError::Unsendable)?;
+        let mut value =
+            HeaderValue::try_from(format!("Bearer {}", token.expose_secret())).map_err(|_| HttpError::Unsendable)?;
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
-    request
-        .body(Bytes::new())
-        .map_err(|_| HttpError::Unsendable)
+    request.body(Bytes::new()).map_err(|_| HttpError::Unsendable)
 }
 
 /// A POST of a form, with the client's credentials when they go into the header.
-pub(super) fn post(
-    url: &Url,
-    authorization: Option<HeaderValue>,
-    form: String,
-) -> Result<Request<Bytes>, HttpError> {
+pub(super) fn post(url: &Url, authorization: Option<HeaderValue>, form: String) -> Result<Request<Bytes>, HttpError> {
     let mut request = Request::post(url.as_str())
         .header(ACCEPT, JSON)
         .header(USER_AGENT, NAME)
@@ -168,9 +145,7 @@ pub(super) fn post(
     if let Some(value) = authorization {
         request = request.header(AUTHORIZATION, value);
     }
-    request
-        .body(Bytes::from(form))
-        .map_err(|_| HttpError::Unsendable)
+    request.body(Bytes::from(form)).map_err(|_| HttpError::Unsendable)
 }
 
 /// How long the provider asks to be left alone: seconds, or a date (RFC 9110 §10.2.3).
@@ -179,10 +154,7 @@ pub(super) fn retry_after(answer: &Response<Bytes>, now: Now) -> Option<Duration
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = httpdate::parse_http_date(value)
-        .ok()?
-        .duration_since(UNIX_EPOCH)
-        .ok()?;
+    let date = httpdate::parse_http_date(value).ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some(date.saturating_sub(Duration::from_secs(now.unix)))
 }
 

@@ -15,19 +15,14 @@ pub(super) fn object(text: &[u8]) -> Option<Map<String, Value>> {
 
 /// A non-empty string member.
 pub(super) fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    members
-        .get(name)
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
+    members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 struct Unambiguous(Value);
 
 impl<'de> Deserialize<'de> for Unambiguous {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unambiguous, D::Error> {
-        deserializer
-            .deserialize_any(UnambiguousVisitor)
-            .map(Unambiguous)
+        deserializer.deserialize_any(UnambiguousVisitor).map(Unambiguous)
     }
 }
 
@@ -57,9 +52,7 @@ impl<'de> Visitor<'de> for UnambiguousVisitor {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("not a number"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a number"))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
@@ -105,12 +98,7 @@ mod tests {
             deep.as_bytes(),
         ];
         for text in refused {
-            assert_eq!(
-                object(text),
-                None,
-                "{}",
-                String::from_utf8_lossy(&text[..text.len().min(40)])
-            );
+            assert_eq!(object(text), None, "{}", String::from_utf8_lossy(&text[..text.len().min(40)]));
         }
     }
 
@@ -118,9 +106,6 @@ mod tests {
     fn keeps_every_type() {
         let text = r#"{"n":null,"b":true,"u":18446744073709551615,"i":-1,"f":1.5,"s":"é","a":[1,{"x":[]}]}"#;
         let members = object(text.as_bytes()).unwrap();
-        assert_eq!(
-            Value::Object(members),
-            serde_json::from_str::<Value>(text).unwrap()
-        );
+        assert_eq!(Value::Object(members), serde_json::from_str::<Value>(text).unwrap());
     }
 }

@@ -26,13 +26,7 @@ impl KeySet {
     pub(super) fn parse(text: &[u8]) -> Option<KeySet> {
         let document = json::object(text)?;
         let keys = document.get("keys")?.as_array()?;
-        Some(KeySet(
-            keys.iter()
-                .filter_map(Value::as_object)
-                .filter_map(parse_key)
-                .take(MOST_KEYS)
-                .collect(),
-        ))
+        Some(KeySet(keys.iter().filter_map(Value::as_object).filter_map(parse_key).take(MOST_KEYS).collect()))
     }
 
     /// The keys that may have made a signature: the algorithm fits the key, and `kid`, where the token names one, is the key's.
@@ -90,11 +84,7 @@ pub(super) struct KeysUnavailable;
 
 impl KeyCache {
     pub(super) fn new(provider: &str) -> KeyCache {
-        KeyCache {
-            provider: provider.to_owned(),
-            kept: Mutex::default(),
-            flight: tokio::sync::Mutex::default(),
-        }
+        KeyCache { provider: provider.to_owned(), kept: Mutex::default(), flight: tokio::sync::Mutex::default() }
     }
 
     /// The key set to judge one token by. `knows` tells whether a set holds the key of that token; the provider's set, just got by
@@ -102,12 +92,7 @@ impl KeyCache {
     ///
     /// # Errors
     /// [`KeysUnavailable`].
-    pub(super) async fn keys<K, F>(
-        &self,
-        knows: K,
-        now: Mono,
-        fetch: F,
-    ) -> Result<Arc<KeySet>, KeysUnavailable>
+    pub(super) async fn keys<K, F>(&self, knows: K, now: Mono, fetch: F) -> Result<Arc<KeySet>, KeysUnavailable>
     where
         K: Fn(&KeySet) -> bool,
         F: Future<Output = Option<KeySet>>,
@@ -121,10 +106,7 @@ impl KeyCache {
             return Ok(keys);
         }
         if now < kept.limited_until {
-            return kept
-                .usable(now)
-                .filter(|keys| knows(keys))
-                .ok_or(KeysUnavailable);
+            return kept.usable(now).filter(|keys| knows(keys)).ok_or(KeysUnavailable);
         }
         let was_fresh = kept.fresh(now).is_some();
         let answer = fetch.await.filter(|keys| !keys.is_empty());
@@ -148,16 +130,11 @@ impl KeyCache {
             kept.fetched = Some(now);
         }
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept.clone();
-        kept.usable(now)
-            .filter(|keys| fetched || knows(keys))
-            .ok_or(KeysUnavailable)
+        kept.usable(now).filter(|keys| fetched || knows(keys)).ok_or(KeysUnavailable)
     }
 
     fn kept(&self) -> Kept {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -167,15 +144,11 @@ impl Kept {
     }
 
     fn fresh(&self, now: Mono) -> Option<Arc<KeySet>> {
-        self.age(now)
-            .filter(|age| *age < REFRESH_AFTER)
-            .map(|_| Arc::clone(&self.keys))
+        self.age(now).filter(|age| *age < REFRESH_AFTER).map(|_| Arc::clone(&self.keys))
     }
 
     fn usable(&self, now: Mono) -> Option<Arc<KeySet>> {
-        self.age(now)
-            .filter(|age| *age < STALE_AFTER)
-            .map(|_| Arc::clone(&self.keys))
+        self.age(now).filter(|age| *age < STALE_AFTER).map(|_| Arc::clone(&self.keys))
     }
 }
 
@@ -194,31 +167,26 @@ fn parse_key(key: &Map<String, Value>) -> Option<Key> {
         return None;
     }
     if let Some(operations) = key.get("key_ops")
-        && !operations
-            .as_array()?
-            .iter()
-            .any(|operation| operation == "verify")
+        && !operations.as_array()?.iter().any(|operation| operation == "verify")
     {
         return None;
     }
     let bytes = |name: &str| URL_SAFE_NO_PAD.decode(json::text(key, name)?).ok();
-    let (fitting, decoding): (&'static [Algorithm], _) =
-        match (json::text(key, "kty")?, json::text(key, "crv")) {
-            ("RSA", _) => {
-                let (n, e) = (bytes("n")?, bytes("e")?);
-                if !is_strong_rsa(&n, &e) {
-                    return None;
-                }
-                (&RSA, DecodingKey::from_rsa_raw_components(&n, &e))
+    let (fitting, decoding): (&'static [Algorithm], _) = match (json::text(key, "kty")?, json::text(key, "crv")) {
+        ("RSA", _) => {
+            let (n, e) = (bytes("n")?, bytes("e")?);
+            if !is_strong_rsa(&n, &e) {
+                return None;
             }
-            ("EC", Some("P-256")) => (&[Algorithm::ES256], ec_point(bytes("x")?, bytes("y")?, 32)?),
-            ("EC", Some("P-384")) => (&[Algorithm::ES384], ec_point(bytes("x")?, bytes("y")?, 48)?),
-            ("OKP", Some("Ed25519")) => (
-                &[Algorithm::EdDSA],
-                DecodingKey::from_ed_der(&bytes("x").filter(|x| x.len() == 32)?),
-            ),
-            _ => return None,
-        };
+            (&RSA, DecodingKey::from_rsa_raw_components(&n, &e))
+        }
+        ("EC", Some("P-256")) => (&[Algorithm::ES256], ec_point(bytes("x")?, bytes("y")?, 32)?),
+        ("EC", Some("P-384")) => (&[Algorithm::ES384], ec_point(bytes("x")?, bytes("y")?, 48)?),
+        ("OKP", Some("Ed25519")) => {
+            (&[Algorithm::EdDSA], DecodingKey::from_ed_der(&bytes("x").filter(|x| x.len() == 32)?))
+        }
+        _ => return None,
+    };
     let algorithms = match key.get("alg") {
         None => fitting,
         Some(named) => {
@@ -231,11 +199,7 @@ fn parse_key(key: &Map<String, Value>) -> Option<Key> {
         None => None,
         Some(kid) => Some(kid.as_str()?.to_owned()),
     };
-    Some(Key {
-        kid,
-        algorithms,
-        decoding,
-    })
+    Some(Key { kid, algorithms, decoding })
 }
 
 fn ec_point(x: Vec<u8>, y: Vec<u8>, coordinate: usize) -> Option<DecodingKey> {
@@ -249,16 +213,10 @@ fn ec_point(x: Vec<u8>, y: Vec<u8>, coordinate: usize) -> Option<DecodingKey> {
 }
 
 fn is_strong_rsa(n: &[u8], e: &[u8]) -> bool {
-    let significant = n
-        .iter()
-        .position(|byte| *byte != 0)
-        .map_or(&[][..], |first| &n[first..]);
-    let bits = significant.first().map_or(0, |first| {
-        significant.len() * 8 - first.leading_zeros() as usize
-    });
+    let significant = n.iter().position(|byte| *byte != 0).map_or(&[][..], |first| &n[first..]);
+    let bits = significant.first().map_or(0, |first| significant.len() * 8 - first.leading_zeros() as usize);
     let odd = e.last().is_some_and(|last| last % 2 == 1);
-    let at_least_three =
-        e.iter().rev().skip(1).any(|byte| *byte != 0) || e.last().is_some_and(|last| *last >= 3);
+    let at_least_three = e.iter().rev().skip(1).any(|byte| *byte != 0) || e.last().is_some_and(|last| *last >= 3);
     (2048..=8192).contains(&bits) && odd && at_least_three && !has_roca_fingerprint(significant)
 }
 
@@ -266,9 +224,7 @@ fn is_strong_rsa(n: &[u8], e: &[u8]) -> bool {
 /// Coppersmith's Attack", §2.3): their factors can be found. A sound modulus looks like this once in about 2^27.
 fn has_roca_fingerprint(n: &[u8]) -> bool {
     ROCA_PRIMES.iter().all(|prime| {
-        let residue = n.iter().fold(0, |residue, byte| {
-            (residue * 256 + u32::from(*byte)) % prime
-        });
+        let residue = n.iter().fold(0, |residue, byte| (residue * 256 + u32::from(*byte)) % prime);
         let mut power = 1;
         (0..*prime).any(|_| {
             let met = power == residue;
@@ -278,18 +234,12 @@ fn has_roca_fingerprint(n: &[u8]) -> bool {
     })
 }
 
-const RSA: [Algorithm; 6] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-];
+const RSA: [Algorithm; 6] =
+    [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 const UNCOMPRESSED: u8 = 4;
 const ROCA_PRIMES: [u32; 38] = [
-    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
-    101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109,
+    113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
 ];
 /// Bounds the work for one token without a `kid`.
 const MOST_KEYS: usize = 100;
@@ -344,14 +294,7 @@ mod tests {
 
     #[test]
     fn dm_08_what_is_no_key_set_is_none() {
-        for text in [
-            "{}",
-            "[]",
-            "<html>",
-            "",
-            r#"{"keys":{}}"#,
-            r#"{"keys":[],"keys":[]}"#,
-        ] {
+        for text in ["{}", "[]", "<html>", "", r#"{"keys":{}}"#, r#"{"keys":[],"keys":[]}"#] {
             assert!(KeySet::parse(text.as_bytes()).is_none(), "{text}");
         }
     }
@@ -377,28 +320,17 @@ mod tests {
 
     impl Counted {
         fn new() -> Counted {
-            Counted {
-                cache: KeyCache::new("corp"),
-                fetches: AtomicUsize::new(0),
-            }
+            Counted { cache: KeyCache::new("corp"), fetches: AtomicUsize::new(0) }
         }
 
         async fn ask(&self, kid: &str, second: u64, answer: Option<&[&str]>) -> bool {
             let fetch = async {
                 self.fetches.fetch_add(1, Ordering::SeqCst);
                 tokio::task::yield_now().await;
-                answer.map(|kids| {
-                    set(kids
-                        .iter()
-                        .map(|kid| SigningKey::es256(kid).jwk())
-                        .collect())
-                })
+                answer.map(|kids| set(kids.iter().map(|kid| SigningKey::es256(kid).jwk()).collect()))
             };
             let now = Mono(second * 1000);
-            self.cache
-                .keys(|keys| keys.names(kid), now, fetch)
-                .await
-                .is_ok_and(|keys| keys.names(kid))
+            self.cache.keys(|keys| keys.names(kid), now, fetch).await.is_ok_and(|keys| keys.names(kid))
         }
 
         fn fetches(&self) -> usize {
@@ -427,10 +359,7 @@ mod tests {
             assert_eq!(counted.fetches(), 2);
             assert!(!counted.ask("random", 61, answer).await);
             assert_eq!(counted.fetches(), 3);
-            assert!(
-                counted.ask("a", 61, answer).await,
-                "a known key keeps working"
-            );
+            assert!(counted.ask("a", 61, answer).await, "a known key keeps working");
         }
     }
 

@@ -44,13 +44,7 @@ impl MetadataSource {
     /// Does no I/O.
     pub(super) fn new(settings: &Settings, http: HttpClient, clock: Clock) -> MetadataSource {
         let (issuer, plain_http) = match &settings.kind {
-            Kind::OAuth2 {
-                authorization_endpoint,
-                token_endpoint,
-                userinfo_endpoint,
-                revocation_endpoint,
-                ..
-            } => {
+            Kind::OAuth2 { authorization_endpoint, token_endpoint, userinfo_endpoint, revocation_endpoint, .. } => {
                 return MetadataSource::Configured(Arc::new(Metadata {
                     issuer: token_endpoint.origin().ascii_serialization(),
                     authorization_endpoint: authorization_endpoint.clone(),
@@ -65,10 +59,7 @@ impl MetadataSource {
                     response_carries_issuer: false,
                 }));
             }
-            Kind::Oidc { issuer } => (
-                issuer.clone(),
-                Url::parse(issuer).is_ok_and(|url| is_plain_loopback(&url)),
-            ),
+            Kind::Oidc { issuer } => (issuer.clone(), Url::parse(issuer).is_ok_and(|url| is_plain_loopback(&url))),
             // Answered in process, wherever the browser finds it.
             Kind::Mock(mock) => (mock.issuer.clone(), true),
         };
@@ -141,32 +132,18 @@ impl Discovery {
     async fn refetch(&self) -> Result<Arc<Metadata>, ProviderError> {
         self.breaker
             .admit(self.clock.now().mono, self.timeout)
-            .map_err(|wait| ProviderError::Unavailable {
-                reason: "discovery_paused",
-                retry_after: Some(wait),
-            })?;
+            .map_err(|wait| ProviderError::Unavailable { reason: "discovery_paused", retry_after: Some(wait) })?;
         match self.discover().await {
             Ok(metadata) => {
                 self.breaker.succeeded();
                 let metadata = Arc::new(metadata);
-                let kept = Kept {
-                    metadata: Arc::clone(&metadata),
-                    fetched: self.clock.now().mono,
-                };
+                let kept = Kept { metadata: Arc::clone(&metadata), fetched: self.clock.now().mono };
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
                 Ok(metadata)
             }
             Err(error) => {
-                self.breaker.failed(
-                    self.clock.now().mono,
-                    error.retry_after(),
-                    random_fraction(),
-                );
-                tracing::warn!(
-                    provider = self.provider,
-                    reason = error.reason(),
-                    "discovery failed"
-                );
+                self.breaker.failed(self.clock.now().mono, error.retry_after(), random_fraction());
+                tracing::warn!(provider = self.provider, reason = error.reason(), "discovery failed");
                 Err(error)
             }
         }
@@ -178,22 +155,14 @@ impl Discovery {
         let answer = self.http.send(http::get(&url, None)?, self.timeout).await?;
         if answer.status() != StatusCode::OK {
             let retry_after = http::retry_after(&answer, self.clock.now());
-            return Err(ProviderError::Unavailable {
-                reason: "discovery_status",
-                retry_after,
-            });
+            return Err(ProviderError::Unavailable { reason: "discovery_status", retry_after });
         }
-        let document = json::object(answer.body()).ok_or(ProviderError::Invalid {
-            reason: "metadata_not_json",
-        })?;
+        let document = json::object(answer.body()).ok_or(ProviderError::Invalid { reason: "metadata_not_json" })?;
         check(&document, &self.issuer, self.plain_http)
     }
 
     fn kept(&self) -> Option<Kept> {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_fresh(&self, kept: &Kept) -> bool {
@@ -204,11 +173,8 @@ impl Discovery {
 /// Where the document is (Discovery §4): a terminating slash of the issuer goes first.
 fn well_known(issuer: &str) -> Result<Url, ProviderError> {
     let issuer = issuer.strip_suffix('/').unwrap_or(issuer);
-    Url::parse(&format!("{issuer}/.well-known/openid-configuration")).map_err(|_| {
-        ProviderError::Misconfigured {
-            reason: "issuer_not_a_url",
-        }
-    })
+    Url::parse(&format!("{issuer}/.well-known/openid-configuration"))
+        .map_err(|_| ProviderError::Misconfigured { reason: "issuer_not_a_url" })
 }
 
 /// Accepts a document only as a whole.
@@ -219,39 +185,22 @@ fn well_known(issuer: &str) -> Result<Url, ProviderError> {
 /// | `authorization_endpoint`, `token_endpoint`, `jwks_uri` | a URL over TLS | refused |
 /// | `userinfo_`, `revocation_`, `end_session_endpoint` | absent, or a URL over TLS | refused |
 /// | `id_token_signing_alg_values_supported` | names one we accept; absent means RS256 (Core §3.1.3.7, step 7) | refused |
-fn check(
-    document: &Map<String, Value>,
-    issuer: &str,
-    plain_http: bool,
-) -> Result<Metadata, ProviderError> {
+fn check(document: &Map<String, Value>, issuer: &str, plain_http: bool) -> Result<Metadata, ProviderError> {
     if document.get("issuer").and_then(Value::as_str) != Some(issuer) {
-        return Err(ProviderError::Invalid {
-            reason: "metadata_issuer_mismatch",
-        });
+        return Err(ProviderError::Invalid { reason: "metadata_issuer_mismatch" });
     }
     let optional = |name: &str| match document.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
             let url = value.as_str().and_then(|text| Url::parse(text).ok());
-            let url = url.ok_or(ProviderError::Invalid {
-                reason: "metadata_endpoint_not_a_url",
-            })?;
+            let url = url.ok_or(ProviderError::Invalid { reason: "metadata_endpoint_not_a_url" })?;
             require_safe(&url, plain_http).map(|()| Some(url))
         }
     };
-    let required = |name: &str| {
-        optional(name)?.ok_or(ProviderError::Invalid {
-            reason: "metadata_endpoint_missing",
-        })
-    };
+    let required = |name: &str| optional(name)?.ok_or(ProviderError::Invalid { reason: "metadata_endpoint_missing" });
     let texts = |name: &str| -> Option<Vec<String>> {
         let values = document.get(name)?.as_array()?;
-        Some(
-            values
-                .iter()
-                .filter_map(|value| value.as_str().map(str::to_owned))
-                .collect(),
-        )
+        Some(values.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect())
     };
     let id_token_algorithms = match texts("id_token_signing_alg_values_supported") {
         None => vec![Algorithm::RS256],
@@ -262,9 +211,7 @@ fn check(
             .collect(),
     };
     if id_token_algorithms.is_empty() {
-        return Err(ProviderError::Invalid {
-            reason: "metadata_without_usable_algorithm",
-        });
+        return Err(ProviderError::Invalid { reason: "metadata_without_usable_algorithm" });
     }
     Ok(Metadata {
         issuer: issuer.to_owned(),
@@ -290,14 +237,10 @@ fn require_safe(url: &Url, plain_http: bool) -> Result<(), ProviderError> {
         _ => false,
     };
     if !safe {
-        return Err(ProviderError::Invalid {
-            reason: "metadata_endpoint_without_tls",
-        });
+        return Err(ProviderError::Invalid { reason: "metadata_endpoint_without_tls" });
     }
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return Err(ProviderError::Invalid {
-            reason: "metadata_endpoint_not_a_url",
-        });
+        return Err(ProviderError::Invalid { reason: "metadata_endpoint_not_a_url" });
     }
     Ok(())
 }
@@ -356,22 +299,10 @@ mod tests {
     #[test]
     fn dm_16_well_known_is_below_the_issuer() {
         for (issuer, expected) in [
-            (
-                "https://op.example",
-                "https://op.example/.well-known/openid-configuration",
-            ),
-            (
-                "https://op.example/",
-                "https://op.example/.well-known/openid-configuration",
-            ),
-            (
-                "https://op.example:8443/realms/a",
-                "https://op.example:8443/realms/a/.well-known/openid-configuration",
-            ),
-            (
-                "https://op.example/a/",
-                "https://op.example/a/.well-known/openid-configuration",
-            ),
+            ("https://op.example", "https://op.example/.well-known/openid-configuration"),
+            ("https://op.example/", "https://op.example/.well-known/openid-configuration"),
+            ("https://op.example:8443/realms/a", "https://op.example:8443/realms/a/.well-known/openid-configuration"),
+            ("https://op.example/a/", "https://op.example/a/.well-known/openid-configuration"),
         ] {
             assert_eq!(well_known(issuer).unwrap().as_str(), expected);
         }
@@ -379,60 +310,24 @@ mod tests {
 
     #[test]
     fn dm_01_another_issuer_is_another_provider() {
-        for issuer in [
-            "https://op.example/",
-            "https://OP.example",
-            "http://op.example",
-            "https://op.example:443",
-            "",
-        ] {
-            assert_eq!(
-                reason(json!({ "issuer": issuer })),
-                "metadata_issuer_mismatch",
-                "{issuer}"
-            );
+        for issuer in ["https://op.example/", "https://OP.example", "http://op.example", "https://op.example:443", ""] {
+            assert_eq!(reason(json!({ "issuer": issuer })), "metadata_issuer_mismatch", "{issuer}");
         }
-        assert_eq!(
-            reason(json!({ "issuer": [ISSUER] })),
-            "metadata_issuer_mismatch"
-        );
+        assert_eq!(reason(json!({ "issuer": [ISSUER] })), "metadata_issuer_mismatch");
         assert_eq!(reason(json!({})), "accepted");
     }
 
     #[test]
     fn dm_02_endpoints_need_tls() {
-        for name in [
-            "authorization_endpoint",
-            "token_endpoint",
-            "jwks_uri",
-            "userinfo_endpoint",
-            "end_session_endpoint",
-        ] {
-            assert_eq!(
-                reason(json!({ name: "http://op.example/x" })),
-                "metadata_endpoint_without_tls",
-                "{name}"
-            );
-            assert_eq!(
-                reason(json!({ name: "file:///etc/passwd" })),
-                "metadata_endpoint_without_tls",
-                "{name}"
-            );
-            assert_eq!(
-                reason(json!({ name: "https://u:p@op.example/" })),
-                "metadata_endpoint_not_a_url",
-                "{name}"
-            );
-            assert_eq!(
-                reason(json!({ name: 7 })),
-                "metadata_endpoint_not_a_url",
-                "{name}"
-            );
+        for name in
+            ["authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint", "end_session_endpoint"]
+        {
+            assert_eq!(reason(json!({ name: "http://op.example/x" })), "metadata_endpoint_without_tls", "{name}");
+            assert_eq!(reason(json!({ name: "file:///etc/passwd" })), "metadata_endpoint_without_tls", "{name}");
+            assert_eq!(reason(json!({ name: "https://u:p@op.example/" })), "metadata_endpoint_not_a_url", "{name}");
+            assert_eq!(reason(json!({ name: 7 })), "metadata_endpoint_not_a_url", "{name}");
         }
-        assert_eq!(
-            reason(json!({ "token_endpoint": null })),
-            "metadata_endpoint_missing"
-        );
+        assert_eq!(reason(json!({ "token_endpoint": null })), "metadata_endpoint_missing");
         let over_http = document(json!({ "token_endpoint": "http://127.0.0.1:8080/token" }));
         assert!(check(&over_http, ISSUER, true).is_ok());
     }
@@ -449,37 +344,18 @@ mod tests {
             ("http://10.0.0.1", false),
             ("https://localhost", false),
         ] {
-            assert_eq!(
-                is_plain_loopback(&Url::parse(issuer).unwrap()),
-                loopback,
-                "{issuer}"
-            );
+            assert_eq!(is_plain_loopback(&Url::parse(issuer).unwrap()), loopback, "{issuer}");
         }
     }
 
     #[test]
     fn it_07_it_08_neither_none_nor_hmac_is_ever_accepted() {
         let algorithms = |names: Value| {
-            check(
-                &document(json!({ "id_token_signing_alg_values_supported": names })),
-                ISSUER,
-                false,
-            )
-            .map(|metadata| metadata.id_token_algorithms)
+            check(&document(json!({ "id_token_signing_alg_values_supported": names })), ISSUER, false)
+                .map(|metadata| metadata.id_token_algorithms)
         };
-        assert_eq!(
-            algorithms(json!(["none", "HS256", "ES256"])).unwrap(),
-            [Algorithm::ES256]
-        );
-        assert_eq!(
-            algorithms(json!(["none", "HS256"])).unwrap_err().reason(),
-            "metadata_without_usable_algorithm"
-        );
-        assert_eq!(
-            check(&document(json!({})), ISSUER, false)
-                .unwrap()
-                .id_token_algorithms,
-            [Algorithm::RS256]
-        );
+        assert_eq!(algorithms(json!(["none", "HS256", "ES256"])).unwrap(), [Algorithm::ES256]);
+        assert_eq!(algorithms(json!(["none", "HS256"])).unwrap_err().reason(), "metadata_without_usable_algorithm");
+        assert_eq!(check(&document(json!({})), ISSUER, false).unwrap().id_token_algorithms, [Algorithm::RS256]);
     }
 }

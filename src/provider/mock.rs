@@ -61,16 +61,9 @@ impl MockProvider {
     #[must_use]
     pub fn new(settings: MockSettings, clock: Clock) -> MockProvider {
         MockProvider {
-            origin: Url::parse(&settings.issuer)
-                .ok()
-                .map(|issuer| issuer.origin()),
+            origin: Url::parse(&settings.issuer).ok().map(|issuer| issuer.origin()),
             issuer: settings.issuer,
-            personas: settings
-                .users
-                .iter()
-                .filter_map(Persona::new)
-                .map(Arc::new)
-                .collect(),
+            personas: settings.users.iter().filter_map(Persona::new).map(Arc::new).collect(),
             access_life: settings.access_ttl,
             clock,
             key: SigningKey::generate(),
@@ -81,43 +74,27 @@ impl MockProvider {
     /// Answers a request for a path under `/mock`. The browser's and the gateway's own requests
     /// come here alike; only the path, the query, the body and `Authorization` are looked at.
     pub fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let Some((_, methods, endpoint)) = ENDPOINTS
-            .iter()
-            .find(|(path, ..)| *path == request.uri().path())
-        else {
+        let Some((_, methods, endpoint)) = ENDPOINTS.iter().find(|(path, ..)| *path == request.uri().path()) else {
             return message_page(
                 StatusCode::NOT_FOUND,
                 "Nothing here",
                 "There is nothing at this address of the mock provider.",
             );
         };
-        let method = if request.method() == Method::HEAD {
-            &Method::GET
-        } else {
-            request.method()
-        };
+        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
         if !methods.contains(method) {
             let allow: Vec<&str> = methods.iter().map(Method::as_str).collect();
-            let mut response = json_response(
-                StatusCode::METHOD_NOT_ALLOWED,
-                &json!({ "error": "invalid_request" }),
-            );
-            response
-                .headers_mut()
-                .insert(ALLOW, header_value(&allow.join(", ")));
+            let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "invalid_request" }));
+            response.headers_mut().insert(ALLOW, header_value(&allow.join(", ")));
             return response;
         }
         match endpoint {
             Endpoint::Discovery => json_response(StatusCode::OK, &self.metadata()),
             Endpoint::Jwks => json_response(StatusCode::OK, &self.key.jwks()),
             Endpoint::Authorize => self.authorize(&request),
-            Endpoint::Token => self
-                .token(&request)
-                .unwrap_or_else(TokenError::into_response),
+            Endpoint::Token => self.token(&request).unwrap_or_else(TokenError::into_response),
             Endpoint::UserInfo => self.userinfo(&request),
-            Endpoint::Revoke => self
-                .revoke(&request)
-                .unwrap_or_else(TokenError::into_response),
+            Endpoint::Revoke => self.revoke(&request).unwrap_or_else(TokenError::into_response),
             Endpoint::EndSession => self.end_session(&request),
         }
     }
@@ -151,10 +128,7 @@ impl MockProvider {
     /// OIDC Core §5.3; refusals after RFC 6750 §3.
     fn userinfo(&self, request: &Request<Bytes>) -> Response<Bytes> {
         let Some(token) = bearer(request) else {
-            return unauthorized(
-                r#"Bearer realm="mock""#,
-                &json!({ "error": "invalid_request" }),
-            );
+            return unauthorized(r#"Bearer realm="mock""#, &json!({ "error": "invalid_request" }));
         };
         let now = self.clock.now();
         let claims = self.key.open(TokenType::Access, token).and_then(|token| {
@@ -166,10 +140,7 @@ impl MockProvider {
         });
         match claims {
             Some(claims) => json_response(StatusCode::OK, &Value::Object(claims)),
-            None => unauthorized(
-                r#"Bearer realm="mock", error="invalid_token""#,
-                &json!({ "error": "invalid_token" }),
-            ),
+            None => unauthorized(r#"Bearer realm="mock", error="invalid_token""#, &json!({ "error": "invalid_token" })),
         }
     }
 
@@ -177,9 +148,7 @@ impl MockProvider {
     fn revoke(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, TokenError> {
         let parameters = Parameters::of_form(request)?;
         let client_id = client_id(request, &parameters)?;
-        let token = parameters
-            .get("token")
-            .ok_or(TokenError::invalid_request("token is missing"))?;
+        let token = parameters.get("token").ok_or(TokenError::invalid_request("token is missing"))?;
         let now = self.clock.now();
         let mut grants = self.grants();
         let family = grants.family_of(token).or_else(|| {
@@ -187,9 +156,7 @@ impl MockProvider {
             FamilyId::from_sid(claims.get("sid")?.as_str()?)
         });
         if let Some(family) = family
-            && grants
-                .consent(family, now.mono)
-                .is_some_and(|consent| consent.client_id == client_id)
+            && grants.consent(family, now.mono).is_some_and(|consent| consent.client_id == client_id)
         {
             grants.end(family);
         }
@@ -206,20 +173,12 @@ impl MockProvider {
             let Some(claims) = self.key.open(TokenType::Id, hint) else {
                 return problem_page("The id_token_hint is not an ID token of this provider.");
             };
-            if let Some(family) = claims
-                .get("sid")
-                .and_then(Value::as_str)
-                .and_then(FamilyId::from_sid)
-            {
+            if let Some(family) = claims.get("sid").and_then(Value::as_str).and_then(FamilyId::from_sid) {
                 self.grants().end(family);
             }
         }
         let Some(uri) = parameters.get("post_logout_redirect_uri") else {
-            return message_page(
-                StatusCode::OK,
-                "You are signed out",
-                "The mock provider has ended your session.",
-            );
+            return message_page(StatusCode::OK, "You are signed out", "The mock provider has ended your session.");
         };
         let Some(mut target) = self.own_url(uri) else {
             return problem_page(
@@ -260,29 +219,13 @@ enum Endpoint {
 
 /// GET stands for HEAD too.
 const ENDPOINTS: [(&str, &[Method], Endpoint); 7] = [
-    (
-        "/mock/.well-known/openid-configuration",
-        &[Method::GET],
-        Endpoint::Discovery,
-    ),
+    ("/mock/.well-known/openid-configuration", &[Method::GET], Endpoint::Discovery),
     ("/mock/jwks", &[Method::GET], Endpoint::Jwks),
-    (
-        "/mock/authorize",
-        &[Method::GET, Method::POST],
-        Endpoint::Authorize,
-    ),
+    ("/mock/authorize", &[Method::GET, Method::POST], Endpoint::Authorize),
     ("/mock/token", &[Method::POST], Endpoint::Token),
-    (
-        "/mock/userinfo",
-        &[Method::GET, Method::POST],
-        Endpoint::UserInfo,
-    ),
+    ("/mock/userinfo", &[Method::GET, Method::POST], Endpoint::UserInfo),
     ("/mock/revoke", &[Method::POST], Endpoint::Revoke),
-    (
-        "/mock/logout",
-        &[Method::GET, Method::POST],
-        Endpoint::EndSession,
-    ),
+    ("/mock/logout", &[Method::GET, Method::POST], Endpoint::EndSession),
 ];
 
 #[cfg(test)]
@@ -293,8 +236,7 @@ mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     use http::header::{
-        AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER,
-        WWW_AUTHENTICATE,
+        AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
     };
     use serde_json::Map;
     use url::form_urlencoded;
@@ -316,38 +258,25 @@ mod tests {
             ]);
             let clock = Clock::system();
             let settings = MockSettings {
-                users: users
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(|user| user.as_object().unwrap().clone())
-                    .collect(),
+                users: users.as_array().unwrap().iter().map(|user| user.as_object().unwrap().clone()).collect(),
                 access_ttl: Duration::from_secs(60),
                 issuer: "http://localhost:8080/mock".to_owned(),
             };
-            Mock {
-                provider: MockProvider::new(settings, clock.clone()),
-                clock,
-            }
+            Mock { provider: MockProvider::new(settings, clock.clone()), clock }
         }
 
         fn get(&self, target: &str) -> Response<Bytes> {
-            self.provider
-                .handle(Request::get(target).body(Bytes::new()).unwrap())
+            self.provider.handle(Request::get(target).body(Bytes::new()).unwrap())
         }
 
         fn post(&self, path: &str, form: &[(&str, &str)]) -> Response<Bytes> {
-            let body = form_urlencoded::Serializer::new(String::new())
-                .extend_pairs(form)
-                .finish();
-            let request =
-                Request::post(path).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+            let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+            let request = Request::post(path).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
             self.provider.handle(request.body(body.into()).unwrap())
         }
 
         fn userinfo(&self, access_token: &str) -> Response<Bytes> {
-            let request = Request::get("/mock/userinfo")
-                .header(AUTHORIZATION, format!("Bearer {access_token}"));
+            let request = Request::get("/mock/userinfo").header(AUTHORIZATION, format!("Bearer {access_token}"));
             self.provider.handle(request.body(Bytes::new()).unwrap())
         }
 
@@ -366,17 +295,12 @@ mod tests {
             ];
             parameters.retain(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
             parameters.extend(changes.iter().filter(|(_, value)| !value.is_empty()));
-            let query = form_urlencoded::Serializer::new(String::new())
-                .extend_pairs(parameters)
-                .finish();
+            let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
             self.get(&format!("/mock/authorize?{query}"))
         }
 
         fn code(&self, changes: &[(&str, &str)]) -> String {
-            callback(&self.authorize(changes))["code"]
-                .as_str()
-                .unwrap()
-                .to_owned()
+            callback(&self.authorize(changes))["code"].as_str().unwrap().to_owned()
         }
 
         fn redeem(&self, code: &str) -> Response<Bytes> {
@@ -401,11 +325,8 @@ mod tests {
         }
 
         fn refresh_with(&self, refresh_token: &str, more: &[(&str, &str)]) -> Response<Bytes> {
-            let mut form = vec![
-                ("grant_type", "refresh_token"),
-                ("refresh_token", refresh_token),
-                ("client_id", "gateway"),
-            ];
+            let mut form =
+                vec![("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("client_id", "gateway")];
             form.extend(more);
             self.post("/mock/token", &form)
         }
@@ -427,10 +348,7 @@ mod tests {
     }
 
     fn refused(response: &Response<Bytes>) -> (u16, String) {
-        (
-            response.status().as_u16(),
-            text(&body(response)["error"]).to_owned(),
-        )
+        (response.status().as_u16(), text(&body(response)["error"]).to_owned())
     }
 
     fn invalid_grant() -> (u16, String) {
@@ -439,19 +357,11 @@ mod tests {
 
     /// The query of the redirect back to the client, as an object.
     fn callback(response: &Response<Bytes>) -> Value {
-        assert_eq!(
-            response.status(),
-            StatusCode::FOUND,
-            "{:?}",
-            response.body()
-        );
+        assert_eq!(response.status(), StatusCode::FOUND, "{:?}", response.body());
         assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
         let location = Url::parse(response.headers()[LOCATION].to_str().unwrap()).unwrap();
         assert_eq!(location[..url::Position::AfterPath], *REDIRECT_URI);
-        location
-            .query_pairs()
-            .map(|(name, value)| (name.into_owned(), Value::from(&*value)))
-            .collect()
+        location.query_pairs().map(|(name, value)| (name.into_owned(), Value::from(&*value))).collect()
     }
 
     fn claims(mock: &Mock, kind: TokenType, token: &Value) -> Map<String, Value> {
@@ -463,11 +373,8 @@ mod tests {
         let mock = Mock::new();
         let metadata = body(&mock.get("/mock/.well-known/openid-configuration"));
         assert_eq!(metadata["issuer"], "http://localhost:8080/mock");
-        let endpoints = metadata
-            .as_object()
-            .unwrap()
-            .iter()
-            .filter(|(name, _)| name.ends_with("_endpoint") || *name == "jwks_uri");
+        let endpoints =
+            metadata.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_endpoint") || *name == "jwks_uri");
         let mut count = 0;
         for (name, address) in endpoints {
             let path = Url::parse(text(address)).unwrap().path().to_owned();
@@ -511,10 +418,7 @@ mod tests {
             ("email", json!("ada@example.com")),
             ("role", json!("admin")),
             ("acr", json!("mfa")),
-            (
-                "at_hash",
-                json!(left_half_of_sha256(text(&tokens["access_token"]))),
-            ),
+            ("at_hash", json!(left_half_of_sha256(text(&tokens["access_token"])))),
         ] {
             assert_eq!(id[claim], expected, "{claim}");
         }
@@ -522,10 +426,7 @@ mod tests {
 
         let access = claims(&mock, TokenType::Access, &tokens["access_token"]);
         assert_eq!(access["sub"], "ada");
-        assert_eq!(
-            access["exp"].as_u64().unwrap() - access["iat"].as_u64().unwrap(),
-            60
-        );
+        assert_eq!(access["exp"].as_u64().unwrap() - access["iat"].as_u64().unwrap(), 60);
         assert_eq!(access["sid"], id["sid"]);
 
         let userinfo = body(&mock.userinfo(text(&tokens["access_token"])));
@@ -536,25 +437,15 @@ mod tests {
     #[test]
     fn at_hash_is_the_left_half() {
         // OIDC Core, appendix A.3
-        assert_eq!(
-            left_half_of_sha256("jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y"),
-            "77QmUPtjPfzWtF2AnpK9RQ"
-        );
+        assert_eq!(left_half_of_sha256("jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y"), "77QmUPtjPfzWtF2AnpK9RQ");
     }
 
     #[test]
     fn scopes_decide_what_is_issued() {
         let mock = Mock::new();
         let tokens = mock.sign_in(&[("user", "ada"), ("scope", "openid")]);
-        assert_eq!(
-            tokens.get("refresh_token"),
-            None,
-            "offline_access was not asked for"
-        );
-        assert_eq!(
-            claims(&mock, TokenType::Id, &tokens["id_token"]).get("email"),
-            None
-        );
+        assert_eq!(tokens.get("refresh_token"), None, "offline_access was not asked for");
+        assert_eq!(claims(&mock, TokenType::Id, &tokens["id_token"]).get("email"), None);
         let tokens = mock.sign_in(&[("user", "ada"), ("scope", "")]);
         assert_eq!(tokens.get("id_token"), None, "this is plain OAuth");
     }
@@ -562,15 +453,10 @@ mod tests {
     #[test]
     fn people_do_not_leak_into_each_other() {
         let mock = Mock::new();
-        let codes: Vec<_> = ["ada", "bob", "eve"]
-            .map(|user| (user, mock.code(&[("user", user)])))
-            .into();
+        let codes: Vec<_> = ["ada", "bob", "eve"].map(|user| (user, mock.code(&[("user", user)]))).into();
         for (user, code) in codes.into_iter().rev() {
             let tokens = body(&mock.redeem(&code));
-            assert_eq!(
-                claims(&mock, TokenType::Id, &tokens["id_token"])["sub"],
-                user
-            );
+            assert_eq!(claims(&mock, TokenType::Id, &tokens["id_token"])["sub"], user);
         }
     }
 
@@ -580,38 +466,18 @@ mod tests {
         let response = mock.authorize(&[("ttl", "5")]);
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
-        assert!(
-            response.headers()[CONTENT_SECURITY_POLICY]
-                .to_str()
-                .unwrap()
-                .contains("frame-ancestors 'none'")
-        );
+        assert!(response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().contains("frame-ancestors 'none'"));
         let html = std::str::from_utf8(response.body()).unwrap();
-        assert!(
-            !html.contains("<b>Example") && html.contains("Bob &#60;b&#62;Example"),
-            "{html}"
-        );
+        assert!(!html.contains("<b>Example") && html.contains("Bob &#60;b&#62;Example"), "{html}");
         assert!(!html.contains("<script") && !html.contains("<form"));
 
-        let links: Vec<String> = html
-            .split("href=\"?")
-            .skip(1)
-            .map(|rest| rest.split('"').next().unwrap().replace("&#38;", "&"))
-            .collect();
+        let links: Vec<String> =
+            html.split("href=\"?").skip(1).map(|rest| rest.split('"').next().unwrap().replace("&#38;", "&")).collect();
         let ada = links.iter().find(|link| link.contains("user=ada")).unwrap();
-        let tokens = body(&mock.redeem(text(
-            &callback(&mock.get(&format!("/mock/authorize?{ada}")))["code"],
-        )));
+        let tokens = body(&mock.redeem(text(&callback(&mock.get(&format!("/mock/authorize?{ada}")))["code"])));
         assert_eq!(tokens["expires_in"], 5, "the chosen life is kept");
-        let cancel = links
-            .iter()
-            .rev()
-            .find(|link| link.contains("mock_error=access_denied"))
-            .unwrap();
-        assert_eq!(
-            callback(&mock.get(&format!("/mock/authorize?{cancel}")))["error"],
-            "access_denied"
-        );
+        let cancel = links.iter().rev().find(|link| link.contains("mock_error=access_denied")).unwrap();
+        assert_eq!(callback(&mock.get(&format!("/mock/authorize?{cancel}")))["error"], "access_denied");
     }
 
     #[test]
@@ -619,38 +485,18 @@ mod tests {
         let mock = Mock::new();
         for hint in ["ada", "ada@example.com"] {
             let tokens = mock.sign_in(&[("login_hint", hint)]);
-            assert_eq!(
-                claims(&mock, TokenType::Id, &tokens["id_token"])["sub"],
-                "ada"
-            );
+            assert_eq!(claims(&mock, TokenType::Id, &tokens["id_token"])["sub"], "ada");
         }
-        assert_eq!(
-            mock.authorize(&[("login_hint", "zoe")]).status(),
-            StatusCode::OK,
-            "the page to choose"
-        );
-        assert_eq!(
-            mock.authorize(&[("user", "zoe")]).status(),
-            StatusCode::BAD_REQUEST
-        );
+        assert_eq!(mock.authorize(&[("login_hint", "zoe")]).status(), StatusCode::OK, "the page to choose");
+        assert_eq!(mock.authorize(&[("user", "zoe")]).status(), StatusCode::BAD_REQUEST);
     }
 
     #[test]
     fn prompt_none_shows_no_page() {
         let mock = Mock::new();
-        assert_eq!(
-            callback(&mock.authorize(&[("prompt", "none")]))["error"],
-            "login_required"
-        );
-        assert!(
-            callback(&mock.authorize(&[("prompt", "none"), ("user", "ada")]))
-                .get("code")
-                .is_some()
-        );
-        assert_eq!(
-            callback(&mock.authorize(&[("prompt", "none login")]))["error"],
-            "invalid_request"
-        );
+        assert_eq!(callback(&mock.authorize(&[("prompt", "none")]))["error"], "login_required");
+        assert!(callback(&mock.authorize(&[("prompt", "none"), ("user", "ada")])).get("code").is_some());
+        assert_eq!(callback(&mock.authorize(&[("prompt", "none login")]))["error"], "invalid_request");
     }
 
     #[test]
@@ -708,14 +554,8 @@ mod tests {
         let code = mock.code(&[("user", "ada")]);
         let tokens = body(&mock.redeem(&code));
         assert_eq!(refused(&mock.redeem(&code)), invalid_grant());
-        assert_eq!(
-            refused(&mock.refresh(text(&tokens["refresh_token"]))),
-            invalid_grant()
-        );
-        assert_eq!(
-            mock.userinfo(text(&tokens["access_token"])).status(),
-            StatusCode::UNAUTHORIZED
-        );
+        assert_eq!(refused(&mock.refresh(text(&tokens["refresh_token"]))), invalid_grant());
+        assert_eq!(mock.userinfo(text(&tokens["access_token"])).status(), StatusCode::UNAUTHORIZED);
     }
 
     #[test]
@@ -733,26 +573,15 @@ mod tests {
         let mock = Mock::new();
         let other_verifier = "x".repeat(43);
         for (change, expected) in [
-            (
-                ("redirect_uri", "http://localhost:8080/auth/demo/"),
-                invalid_grant(),
-            ),
+            (("redirect_uri", "http://localhost:8080/auth/demo/"), invalid_grant()),
             (("redirect_uri", ""), invalid_grant()),
             (("code_verifier", &other_verifier[..]), invalid_grant()),
             (("code_verifier", "too-short"), invalid_grant()),
             (("client_id", "another"), (401, "invalid_client".to_owned())),
         ] {
             let code = mock.code(&[("user", "ada")]);
-            assert_eq!(
-                refused(&mock.redeem_with(&code, &[change])),
-                expected,
-                "{change:?}"
-            );
-            assert_eq!(
-                refused(&mock.redeem(&code)),
-                invalid_grant(),
-                "a failed try spends the code: {change:?}"
-            );
+            assert_eq!(refused(&mock.redeem_with(&code, &[change])), expected, "{change:?}");
+            assert_eq!(refused(&mock.redeem(&code)), invalid_grant(), "a failed try spends the code: {change:?}");
         }
     }
 
@@ -771,18 +600,9 @@ mod tests {
             let (status, error) = refused(&mock.redeem_with(&code, &[change]));
             assert_eq!((status, &error[..]), expected, "{change:?}");
         }
-        let json = Request::post("/mock/token")
-            .header(CONTENT_TYPE, "application/json")
-            .body(Bytes::from("{}"));
-        assert_eq!(
-            refused(&mock.provider.handle(json.unwrap())),
-            (400, "invalid_request".to_owned())
-        );
-        assert_eq!(
-            mock.redeem(&code).status(),
-            StatusCode::OK,
-            "none of them was about this code"
-        );
+        let json = Request::post("/mock/token").header(CONTENT_TYPE, "application/json").body(Bytes::from("{}"));
+        assert_eq!(refused(&mock.provider.handle(json.unwrap())), (400, "invalid_request".to_owned()));
+        assert_eq!(mock.redeem(&code).status(), StatusCode::OK, "none of them was about this code");
     }
 
     #[test]
@@ -798,20 +618,9 @@ mod tests {
             ])
             .finish();
         let request = Request::post("/mock/token")
-            .header(
-                CONTENT_TYPE,
-                "application/x-www-form-urlencoded; charset=UTF-8",
-            )
-            .header(
-                AUTHORIZATION,
-                format!("Basic {}", STANDARD.encode("my+app%3A1:any secret")),
-            );
-        assert_eq!(
-            mock.provider
-                .handle(request.body(form.into()).unwrap())
-                .status(),
-            StatusCode::OK
-        );
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=UTF-8")
+            .header(AUTHORIZATION, format!("Basic {}", STANDARD.encode("my+app%3A1:any secret")));
+        assert_eq!(mock.provider.handle(request.body(form.into()).unwrap()).status(), StatusCode::OK);
     }
 
     #[test]
@@ -859,24 +668,10 @@ mod tests {
         let first = mock.sign_in(&[("user", "ada")]);
         let other = mock.sign_in(&[("user", "ada")]);
         let second = body(&mock.refresh(text(&first["refresh_token"])));
-        assert_eq!(
-            refused(&mock.refresh(text(&first["refresh_token"]))),
-            invalid_grant()
-        );
-        assert_eq!(
-            refused(&mock.refresh(text(&second["refresh_token"]))),
-            invalid_grant(),
-            "the successor died too"
-        );
-        assert_eq!(
-            mock.userinfo(text(&second["access_token"])).status(),
-            StatusCode::UNAUTHORIZED
-        );
-        assert_eq!(
-            mock.refresh(text(&other["refresh_token"])).status(),
-            StatusCode::OK,
-            "another login lives on"
-        );
+        assert_eq!(refused(&mock.refresh(text(&first["refresh_token"]))), invalid_grant());
+        assert_eq!(refused(&mock.refresh(text(&second["refresh_token"]))), invalid_grant(), "the successor died too");
+        assert_eq!(mock.userinfo(text(&second["access_token"])).status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(mock.refresh(text(&other["refresh_token"])).status(), StatusCode::OK, "another login lives on");
     }
 
     #[test]
@@ -899,10 +694,7 @@ mod tests {
             ("refresh_token", text(&tokens["refresh_token"])),
             ("client_id", "another"),
         ];
-        assert_eq!(
-            refused(&mock.post("/mock/token", &form)),
-            (401, "invalid_client".to_owned())
-        );
+        assert_eq!(refused(&mock.post("/mock/token", &form)), (401, "invalid_client".to_owned()));
     }
 
     #[test]
@@ -915,16 +707,8 @@ mod tests {
         mock.clock.advance(Duration::from_secs(3));
         let expired = mock.userinfo(access_token);
         assert_eq!(expired.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(
-            expired.headers()[WWW_AUTHENTICATE],
-            r#"Bearer realm="mock", error="invalid_token""#
-        );
-        for token in [
-            text(&tokens["id_token"]),
-            text(&tokens["refresh_token"]),
-            "nonsense",
-            "",
-        ] {
+        assert_eq!(expired.headers()[WWW_AUTHENTICATE], r#"Bearer realm="mock", error="invalid_token""#);
+        for token in [text(&tokens["id_token"]), text(&tokens["refresh_token"]), "nonsense", ""] {
             assert_eq!(mock.userinfo(token).status(), StatusCode::UNAUTHORIZED);
         }
         let absent = mock.get("/mock/userinfo");
@@ -934,21 +718,13 @@ mod tests {
     #[test]
     fn authorization_errors_can_be_rehearsed() {
         let mock = Mock::new();
-        for code in [
-            "access_denied",
-            "invalid_scope",
-            "server_error",
-            "temporarily_unavailable",
-        ] {
+        for code in ["access_denied", "invalid_scope", "server_error", "temporarily_unavailable"] {
             let answer = callback(&mock.authorize(&[("mock_error", code)]));
             assert_eq!(answer["error"], code);
             assert_eq!(answer["state"], "a state&more");
         }
         let unknown = callback(&mock.authorize(&[("mock_error", "no_such_code"), ("user", "ada")]));
-        assert!(
-            unknown.get("code").is_some(),
-            "a value that names no error changes nothing"
-        );
+        assert!(unknown.get("code").is_some(), "a value that names no error changes nothing");
     }
 
     #[test]
@@ -958,11 +734,7 @@ mod tests {
             ("invalid_grant", 400, "invalid_grant"),
             ("invalid_client", 401, "invalid_client"),
             ("token:server_error", 500, "server_error"),
-            (
-                "token:temporarily_unavailable",
-                503,
-                "temporarily_unavailable",
-            ),
+            ("token:temporarily_unavailable", 503, "temporarily_unavailable"),
         ] {
             let response = mock.redeem(&mock.code(&[("user", "ada"), ("mock_error", value)]));
             assert_eq!(refused(&response), (status, error.to_owned()), "{value}");
@@ -973,21 +745,12 @@ mod tests {
     #[test]
     fn refresh_errors_can_be_rehearsed() {
         let mock = Mock::new();
-        let down = mock.sign_in(&[
-            ("user", "ada"),
-            ("mock_error", "refresh:temporarily_unavailable"),
-        ]);
+        let down = mock.sign_in(&[("user", "ada"), ("mock_error", "refresh:temporarily_unavailable")]);
         for _ in 0..2 {
-            assert_eq!(
-                mock.refresh(text(&down["refresh_token"])).status(),
-                StatusCode::SERVICE_UNAVAILABLE
-            );
+            assert_eq!(mock.refresh(text(&down["refresh_token"])).status(), StatusCode::SERVICE_UNAVAILABLE);
         }
         let eve = mock.sign_in(&[("user", "eve")]);
-        assert_eq!(
-            refused(&mock.refresh(text(&eve["refresh_token"]))),
-            invalid_grant()
-        );
+        assert_eq!(refused(&mock.refresh(text(&eve["refresh_token"]))), invalid_grant());
     }
 
     #[test]
@@ -997,27 +760,13 @@ mod tests {
             let tokens = mock.sign_in(&[("user", "ada")]);
             let foreign = [("token", text(&tokens[which])), ("client_id", "another")];
             assert_eq!(mock.post("/mock/revoke", &foreign).status(), StatusCode::OK);
-            assert_eq!(
-                mock.userinfo(text(&tokens["access_token"])).status(),
-                StatusCode::OK,
-                "not its token"
-            );
+            assert_eq!(mock.userinfo(text(&tokens["access_token"])).status(), StatusCode::OK, "not its token");
 
             let own = [("token", text(&tokens[which])), ("client_id", "gateway")];
             assert_eq!(mock.post("/mock/revoke", &own).status(), StatusCode::OK);
-            assert_eq!(
-                mock.userinfo(text(&tokens["access_token"])).status(),
-                StatusCode::UNAUTHORIZED
-            );
-            assert_eq!(
-                refused(&mock.refresh(text(&tokens["refresh_token"]))),
-                invalid_grant()
-            );
-            assert_eq!(
-                mock.post("/mock/revoke", &own).status(),
-                StatusCode::OK,
-                "idempotent"
-            );
+            assert_eq!(mock.userinfo(text(&tokens["access_token"])).status(), StatusCode::UNAUTHORIZED);
+            assert_eq!(refused(&mock.refresh(text(&tokens["refresh_token"]))), invalid_grant());
+            assert_eq!(mock.post("/mock/revoke", &own).status(), StatusCode::OK, "idempotent");
         }
     }
 
@@ -1031,21 +780,12 @@ mod tests {
             "/mock/logout?id_token_hint={hint}&post_logout_redirect_uri=http://localhost:8080/bye&state=s"
         ));
         assert_eq!(response.status(), StatusCode::FOUND);
-        assert_eq!(
-            response.headers()[LOCATION],
-            "http://localhost:8080/bye?state=s"
-        );
-        assert_eq!(
-            refused(&mock.refresh(text(&tokens["refresh_token"]))),
-            invalid_grant()
-        );
+        assert_eq!(response.headers()[LOCATION], "http://localhost:8080/bye?state=s");
+        assert_eq!(refused(&mock.refresh(text(&tokens["refresh_token"]))), invalid_grant());
 
         assert_eq!(mock.get("/mock/logout").status(), StatusCode::OK);
         let elsewhere = mock.get("/mock/logout?post_logout_redirect_uri=https://evil.example/");
         assert_eq!(elsewhere.status(), StatusCode::BAD_REQUEST);
-        assert_eq!(
-            mock.get("/mock/logout?id_token_hint=forged").status(),
-            StatusCode::BAD_REQUEST
-        );
+        assert_eq!(mock.get("/mock/logout?id_token_hint=forged").status(), StatusCode::BAD_REQUEST);
     }
 }

@@ -208,11 +208,7 @@ impl Provider {
             Kind::Mock(_) if settings.client_id.is_empty() => MOCK_CLIENT_ID.to_owned(),
             _ => settings.client_id.clone(),
         };
-        let client = Client {
-            id,
-            secret: settings.client_secret.clone(),
-            auth: settings.client_auth,
-        };
+        let client = Client { id, secret: settings.client_secret.clone(), auth: settings.client_auth };
         Provider {
             metadata: MetadataSource::new(&settings, http.clone(), clock.clone()),
             keys: KeyCache::new(&settings.name),
@@ -235,19 +231,14 @@ impl Provider {
     ///
     /// # Errors
     /// No metadata, or metadata that excludes `S256`.
-    pub async fn authorization_url(
-        &self,
-        request: &AuthorizationRequest,
-    ) -> Result<Url, ProviderError> {
+    pub async fn authorization_url(&self, request: &AuthorizationRequest) -> Result<Url, ProviderError> {
         let metadata = self.metadata.current().await?;
         if metadata
             .code_challenge_methods
             .as_ref()
             .is_some_and(|methods| !methods.iter().any(|method| method == "S256"))
         {
-            return Err(ProviderError::Misconfigured {
-                reason: "provider_without_pkce_s256",
-            });
+            return Err(ProviderError::Misconfigured { reason: "provider_without_pkce_s256" });
         }
         let scope = self.scopes(&metadata).join(" ");
         let mut owned = vec![
@@ -285,12 +276,10 @@ impl Provider {
         let metadata = self.metadata.current().await?;
         match iss {
             Some(iss) if iss == metadata.issuer => Ok(()),
-            Some(_) => Err(ProviderError::Invalid {
-                reason: "callback_other_issuer",
-            }),
-            None if metadata.response_carries_issuer => Err(ProviderError::Invalid {
-                reason: "callback_without_issuer",
-            }),
+            Some(_) => Err(ProviderError::Invalid { reason: "callback_other_issuer" }),
+            None if metadata.response_carries_issuer => {
+                Err(ProviderError::Invalid { reason: "callback_without_issuer" })
+            }
             None => Ok(()),
         }
     }
@@ -301,10 +290,7 @@ impl Provider {
     ///
     /// # Errors
     /// The provider refuses or does not answer, or what it says of the user cannot be verified.
-    pub async fn redeem_code(
-        &self,
-        redemption: &CodeRedemption,
-    ) -> Result<SignedIn, ProviderError> {
+    pub async fn redeem_code(&self, redemption: &CodeRedemption) -> Result<SignedIn, ProviderError> {
         let metadata = self.metadata.current().await?;
         let parameters = [
             ("grant_type", "authorization_code"),
@@ -314,14 +300,8 @@ impl Provider {
         ];
         let tokens = self.call_token_endpoint(&metadata, &parameters).await?;
         match &self.settings.kind {
-            Kind::OAuth2 { subject, .. } => {
-                self.identify_by_userinfo(&metadata, tokens, subject.as_deref())
-                    .await
-            }
-            Kind::Oidc { .. } | Kind::Mock(_) => {
-                self.identify_by_id_token(&metadata, tokens, redemption)
-                    .await
-            }
+            Kind::OAuth2 { subject, .. } => self.identify_by_userinfo(&metadata, tokens, subject.as_deref()).await,
+            Kind::Oidc { .. } | Kind::Mock(_) => self.identify_by_id_token(&metadata, tokens, redemption).await,
         }
     }
 
@@ -329,34 +309,18 @@ impl Provider {
     ///
     /// # Errors
     /// [`RefreshError`].
-    pub async fn refresh(
-        &self,
-        refresh_token: &SecretString,
-        subject: &str,
-    ) -> Result<Renewed, RefreshError> {
+    pub async fn refresh(&self, refresh_token: &SecretString, subject: &str) -> Result<Renewed, RefreshError> {
         let metadata = self.metadata.current().await?;
-        let parameters = [
-            ("grant_type", "refresh_token"),
-            ("refresh_token", refresh_token.expose_secret()),
-        ];
+        let parameters = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose_secret())];
         // First come, first served: many sessions that expire at once are not a flood to the provider.
         let turn = self.turns.acquire().await;
         self.refreshes
             .admit(self.clock.now().mono, self.settings.timeout)
-            .map_err(|wait| RefreshError::Unavailable {
-                reason: "refresh_paused",
-                retry_after: Some(wait),
-            })?;
+            .map_err(|wait| RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(wait) })?;
         let answer = self.call_token_endpoint(&metadata, &parameters).await;
         match &answer {
-            Err(
-                error @ (ProviderError::Unavailable { .. } | ProviderError::Misconfigured { .. }),
-            ) => {
-                self.refreshes.failed(
-                    self.clock.now().mono,
-                    error.retry_after(),
-                    random_fraction(),
-                );
+            Err(error @ (ProviderError::Unavailable { .. } | ProviderError::Misconfigured { .. })) => {
+                self.refreshes.failed(self.clock.now().mono, error.retry_after(), random_fraction());
             }
             _ => self.refreshes.succeeded(),
         }
@@ -373,10 +337,7 @@ impl Provider {
         let Some(endpoint) = &metadata.revocation_endpoint else {
             return Ok(());
         };
-        let parameters = [
-            ("token", refresh_token.expose_secret()),
-            ("token_type_hint", "refresh_token"),
-        ];
+        let parameters = [("token", refresh_token.expose_secret()), ("token_type_hint", "refresh_token")];
         let request = self.client.request(endpoint, &parameters)?;
         let answer = self.http.send(request, self.settings.timeout).await?;
         if answer.status().is_success() {
@@ -398,10 +359,7 @@ impl Provider {
         let mut url = metadata.end_session_endpoint.clone()?;
         url.query_pairs_mut()
             .append_pair("client_id", &self.client.id)
-            .append_pair(
-                "post_logout_redirect_uri",
-                post_logout_redirect_uri.as_str(),
-            )
+            .append_pair("post_logout_redirect_uri", post_logout_redirect_uri.as_str())
             .extend_pairs(id_token_hint.map(|hint| ("id_token_hint", hint)))
             .extend_pairs(state.map(|state| ("state", state)));
         Some(url)
@@ -431,35 +389,23 @@ impl Provider {
         tokens: TokenResponse,
         redemption: &CodeRedemption,
     ) -> Result<SignedIn, ProviderError> {
-        let id_token = tokens.id_token.as_ref().ok_or(ProviderError::Invalid {
-            reason: "id_token_missing",
-        })?;
+        let id_token = tokens.id_token.as_ref().ok_or(ProviderError::Invalid { reason: "id_token_missing" })?;
         let occasion = Occasion::Login {
             nonce: &redemption.nonce,
             code: redemption.code.expose_secret(),
             max_age: redemption.max_age,
         };
-        let mut claims = match self
-            .verify(metadata, id_token, &tokens.access_token, occasion)
-            .await
-        {
+        let mut claims = match self.verify(metadata, id_token, &tokens.access_token, occasion).await {
             Ok(claims) => claims,
             Err(Unverified::ForLackOfKeys) => {
-                return Err(ProviderError::Unavailable {
-                    reason: "keys_unavailable",
-                    retry_after: None,
-                });
+                return Err(ProviderError::Unavailable { reason: "keys_unavailable", retry_after: None });
             }
             Err(Unverified::Because(error)) => {
-                return Err(ProviderError::Invalid {
-                    reason: error.reason(),
-                });
+                return Err(ProviderError::Invalid { reason: error.reason() });
             }
         };
         let text = |name: &str| json::text(&claims, name).map(str::to_owned);
-        let subject = text("sub").ok_or(ProviderError::Invalid {
-            reason: IdTokenError::Subject.reason(),
-        })?;
+        let subject = text("sub").ok_or(ProviderError::Invalid { reason: IdTokenError::Subject.reason() })?;
         let sid = text("sid");
         if !userinfo::is_complete(&claims, &self.settings.scopes)
             && let Some(endpoint) = &metadata.userinfo_endpoint
@@ -468,22 +414,12 @@ impl Provider {
                 Ok(userinfo) => userinfo::complete(&mut claims, userinfo)?,
                 // An access token for another audience never opens userinfo. Who the user is, the ID token has said.
                 Err(error @ ProviderError::Refused { .. }) => {
-                    tracing::warn!(
-                        provider = self.name(),
-                        reason = error.reason(),
-                        "signed in without userinfo"
-                    );
+                    tracing::warn!(provider = self.name(), reason = error.reason(), "signed in without userinfo");
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(SignedIn {
-            issuer: metadata.issuer.clone(),
-            subject,
-            sid,
-            claims,
-            tokens,
-        })
+        Ok(SignedIn { issuer: metadata.issuer.clone(), subject, sid, claims, tokens })
     }
 
     async fn identify_by_userinfo(
@@ -495,24 +431,12 @@ impl Provider {
         let endpoint = metadata
             .userinfo_endpoint
             .as_ref()
-            .ok_or(ProviderError::Misconfigured {
-                reason: "no_userinfo_endpoint",
-            })?;
+            .ok_or(ProviderError::Misconfigured { reason: "no_userinfo_endpoint" })?;
         let claims = self.userinfo(endpoint, &tokens.access_token).await?;
-        let subject = userinfo::subject(&claims, subject).ok_or(ProviderError::Invalid {
-            reason: "userinfo_without_subject",
-        })?;
-        let tokens = TokenResponse {
-            id_token: None,
-            ..tokens
-        };
-        Ok(SignedIn {
-            issuer: metadata.issuer.clone(),
-            subject,
-            sid: None,
-            claims,
-            tokens,
-        })
+        let subject =
+            userinfo::subject(&claims, subject).ok_or(ProviderError::Invalid { reason: "userinfo_without_subject" })?;
+        let tokens = TokenResponse { id_token: None, ..tokens };
+        Ok(SignedIn { issuer: metadata.issuer.clone(), subject, sid: None, claims, tokens })
     }
 
     /// A new ID token must be the same user's. If only clocks or missing keys are in the way, it is left out instead: the refresh
@@ -525,20 +449,11 @@ impl Provider {
     ) -> Result<Renewed, RefreshError> {
         let verified = match &tokens.id_token {
             Some(id_token) if self.speaks_oidc() => {
-                self.verify(
-                    metadata,
-                    id_token,
-                    &tokens.access_token,
-                    Occasion::Refresh { subject },
-                )
-                .await
+                self.verify(metadata, id_token, &tokens.access_token, Occasion::Refresh { subject }).await
             }
             _ => {
                 return Ok(Renewed {
-                    tokens: TokenResponse {
-                        id_token: None,
-                        ..tokens
-                    },
+                    tokens: TokenResponse { id_token: None, ..tokens },
                     claims: None,
                     replaces_all: false,
                 });
@@ -547,36 +462,19 @@ impl Provider {
         let reason = match verified {
             Ok(claims) => {
                 let replaces_all = userinfo::is_complete(&claims, &self.settings.scopes);
-                return Ok(Renewed {
-                    tokens,
-                    claims: Some(claims),
-                    replaces_all,
-                });
+                return Ok(Renewed { tokens, claims: Some(claims), replaces_all });
             }
             Err(Unverified::Because(IdTokenError::OtherSubject)) => {
                 return Err(RefreshError::OtherSubject);
             }
             Err(Unverified::Because(error)) if !error.is_about_time() => {
-                return Err(RefreshError::Refused {
-                    reason: error.reason(),
-                });
+                return Err(RefreshError::Refused { reason: error.reason() });
             }
             Err(Unverified::Because(error)) => error.reason(),
             Err(Unverified::ForLackOfKeys) => "keys_unavailable",
         };
-        tracing::warn!(
-            provider = self.name(),
-            reason,
-            "refreshed without the new ID token"
-        );
-        Ok(Renewed {
-            tokens: TokenResponse {
-                id_token: None,
-                ..tokens
-            },
-            claims: None,
-            replaces_all: false,
-        })
+        tracing::warn!(provider = self.name(), reason, "refreshed without the new ID token");
+        Ok(Renewed { tokens: TokenResponse { id_token: None, ..tokens }, claims: None, replaces_all: false })
     }
 
     async fn verify(
@@ -590,11 +488,7 @@ impl Provider {
         let now = self.clock.now();
         let keys = self
             .keys
-            .keys(
-                |keys| token.is_signed_by_one_of(keys),
-                now.mono,
-                self.fetch_keys(metadata),
-            )
+            .keys(|keys| token.is_signed_by_one_of(keys), now.mono, self.fetch_keys(metadata))
             .await
             .map_err(|_| Unverified::ForLackOfKeys)?;
         let expected = Expectations {
@@ -625,39 +519,19 @@ impl Provider {
     async fn fetch_keys(&self, metadata: &Metadata) -> Option<KeySet> {
         let request = http::get(metadata.jwks_uri.as_ref()?, None).ok()?;
         let answer = self.http.send(request, self.settings.timeout).await.ok()?;
-        KeySet::parse(
-            Some(answer)
-                .filter(|answer| answer.status() == StatusCode::OK)?
-                .body(),
-        )
+        KeySet::parse(Some(answer).filter(|answer| answer.status() == StatusCode::OK)?.body())
     }
 
-    async fn userinfo(
-        &self,
-        endpoint: &Url,
-        access_token: &SecretString,
-    ) -> Result<Map<String, Value>, ProviderError> {
-        userinfo::userinfo(
-            &self.http,
-            endpoint,
-            access_token,
-            self.settings.timeout,
-            self.clock.now(),
-        )
-        .await
+    async fn userinfo(&self, endpoint: &Url, access_token: &SecretString) -> Result<Map<String, Value>, ProviderError> {
+        userinfo::userinfo(&self.http, endpoint, access_token, self.settings.timeout, self.clock.now()).await
     }
 
     /// What to ask for: `openid` in any case with OIDC, and no `offline_access` from a provider that lists its scopes without it,
     /// for several refuse the whole login over a scope they do not know.
     fn scopes(&self, metadata: &Metadata) -> Vec<&str> {
-        let known = |scope: &str| {
-            metadata
-                .scopes
-                .as_ref()
-                .is_none_or(|scopes| scopes.iter().any(|listed| listed == scope))
-        };
-        let openid =
-            self.speaks_oidc() && !self.settings.scopes.iter().any(|scope| scope == "openid");
+        let known =
+            |scope: &str| metadata.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|listed| listed == scope));
+        let openid = self.speaks_oidc() && !self.settings.scopes.iter().any(|scope| scope == "openid");
         openid
             .then_some("openid")
             .into_iter()

@@ -52,10 +52,6 @@ mod tests {
 
     #[test]
     fn fractions_stay_below_one() {
-        assert!(
-            (0..1000)
-                .map(|_| random_fraction())
-                .all(|fraction| (0.0..1.0).contains(&fraction))
-        );
+        assert!((0..1000).map(|_| random_fraction()).all(|fraction| (0.0..1.0).contains(&fraction)));
     }
 }

@@ -6,8 +6,8 @@ use ::http::{Request, Response};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
-    RsaKeyPair, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    RsaPublicKeyComponents,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -40,32 +40,22 @@ enum Pair {
     Rsa(&'static RsaKeyPair),
 }
 
-static RSA_PAIR: LazyLock<RsaKeyPair> =
-    LazyLock::new(|| RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
+static RSA_PAIR: LazyLock<RsaKeyPair> = LazyLock::new(|| RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
 
 impl SigningKey {
     pub(super) fn es256(kid: &str) -> SigningKey {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-        SigningKey {
-            kid: kid.to_owned(),
-            pair: Pair::Ec(Arc::new(pair)),
-        }
+        SigningKey { kid: kid.to_owned(), pair: Pair::Ec(Arc::new(pair)) }
     }
 
     pub(super) fn ed25519(kid: &str) -> SigningKey {
         let pair = Ed25519KeyPair::generate().unwrap();
-        SigningKey {
-            kid: kid.to_owned(),
-            pair: Pair::Ed(Arc::new(pair)),
-        }
+        SigningKey { kid: kid.to_owned(), pair: Pair::Ed(Arc::new(pair)) }
     }
 
     /// Always the same key pair: making one takes long.
     pub(super) fn rs256(kid: &str) -> SigningKey {
-        SigningKey {
-            kid: kid.to_owned(),
-            pair: Pair::Rsa(&RSA_PAIR),
-        }
+        SigningKey { kid: kid.to_owned(), pair: Pair::Rsa(&RSA_PAIR) }
     }
 
     pub(super) fn algorithm(&self) -> &'static str {
@@ -100,28 +90,14 @@ impl SigningKey {
 
     /// A JWS in compact serialization of exactly this header and payload.
     pub(super) fn sign(&self, header: &[u8], payload: &[u8]) -> String {
-        let signed = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(header),
-            URL_SAFE_NO_PAD.encode(payload)
-        );
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         let random = SystemRandom::new();
         let signature = match &self.pair {
-            Pair::Ec(pair) => pair
-                .sign(&random, signed.as_bytes())
-                .unwrap()
-                .as_ref()
-                .to_vec(),
+            Pair::Ec(pair) => pair.sign(&random, signed.as_bytes()).unwrap().as_ref().to_vec(),
             Pair::Ed(pair) => pair.sign(signed.as_bytes()).as_ref().to_vec(),
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(
-                    &RSA_PKCS1_SHA256,
-                    &random,
-                    signed.as_bytes(),
-                    &mut signature,
-                )
-                .unwrap();
+                pair.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature).unwrap();
                 signature
             }
         };
@@ -129,10 +105,7 @@ impl SigningKey {
     }
 
     pub(super) fn sign_claims(&self, claims: &Value) -> String {
-        self.sign(
-            self.header().to_string().as_bytes(),
-            claims.to_string().as_bytes(),
-        )
+        self.sign(self.header().to_string().as_bytes(), claims.to_string().as_bytes())
     }
 }
 
@@ -184,11 +157,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(status: u16, body: impl ToString) -> Answer {
-        Answer {
-            status,
-            headers: Vec::new(),
-            body: body.to_string(),
-        }
+        Answer { status, headers: Vec::new(), body: body.to_string() }
     }
 
     pub(super) fn with(mut self, name: &'static str, value: &str) -> Answer {
@@ -227,26 +196,17 @@ impl TestProvider {
 
     pub(super) fn asked(&self, path: &str) -> Vec<Asked> {
         let script = self.script.lock().unwrap();
-        script
-            .asked
-            .iter()
-            .filter(|asked| asked.path == path)
-            .cloned()
-            .collect()
+        script.asked.iter().filter(|asked| asked.path == path).cloned().collect()
     }
 
     pub(super) fn settings(&self) -> Settings {
         Settings {
             name: "corp".to_owned(),
-            kind: Kind::Oidc {
-                issuer: self.script.lock().unwrap().issuer.clone(),
-            },
+            kind: Kind::Oidc { issuer: self.script.lock().unwrap().issuer.clone() },
             client_id: CLIENT_ID.to_owned(),
             client_secret: Some(SecretString::from("client-secret")),
             client_auth: ClientAuth::ClientSecretBasic,
-            scopes: ["openid", "profile", "email", "offline_access"]
-                .map(str::to_owned)
-                .to_vec(),
+            scopes: ["openid", "profile", "email", "offline_access"].map(str::to_owned).to_vec(),
             timeout: Duration::from_secs(2),
         }
     }
@@ -271,29 +231,23 @@ impl TestProvider {
 
     /// Listens on loopback and takes its address as issuer.
     pub(super) async fn listen(&self) -> SocketAddr {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .unwrap();
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         self.script(|script| script.issuer = format!("http://{address}"));
         let this = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let this = this.clone();
-                let service =
-                    hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                        let this = this.clone();
-                        async move {
-                            let (head, body) = request.into_parts();
-                            let body = body.collect().await.unwrap().to_bytes();
-                            Ok::<_, Infallible>(
-                                this.answer(&Request::from_parts(head, body)).map(Full::new),
-                            )
-                        }
-                    });
+                let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let this = this.clone();
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await.unwrap().to_bytes();
+                        Ok::<_, Infallible>(this.answer(&Request::from_parts(head, body)).map(Full::new))
+                    }
+                });
                 tokio::spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
                 );
             }
         });
@@ -303,25 +257,19 @@ impl TestProvider {
     pub(super) fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
         let mut script = self.script.lock().unwrap();
         let path = request.uri().path().to_owned();
-        let form: HashMap<String, String> = url::form_urlencoded::parse(request.body())
-            .into_owned()
-            .collect();
+        let form: HashMap<String, String> = url::form_urlencoded::parse(request.body()).into_owned().collect();
         if let Some(user) = form.get("code").filter(|_| script.user_is_code) {
             script.claims = json!({ "sub": user, "nonce": format!("{NONCE}-{user}") });
             script.tokens = json!({ "access_token": format!("{ACCESS_TOKEN}-{user}") });
         }
-        let answer = script
-            .instead
-            .get(path.as_str())
-            .cloned()
-            .unwrap_or_else(|| match path.as_str() {
-                "/.well-known/openid-configuration" => Answer::new(200, script.document()),
-                "/jwks" => Answer::new(200, json!({ "keys": [script.key.jwk()] })),
-                "/token" => Answer::new(200, script.token_answer(self.clock.now().unix)),
-                "/userinfo" => Answer::new(200, &script.userinfo),
-                "/revoke" => Answer::new(200, ""),
-                _ => Answer::new(404, ""),
-            });
+        let answer = script.instead.get(path.as_str()).cloned().unwrap_or_else(|| match path.as_str() {
+            "/.well-known/openid-configuration" => Answer::new(200, script.document()),
+            "/jwks" => Answer::new(200, json!({ "keys": [script.key.jwk()] })),
+            "/token" => Answer::new(200, script.token_answer(self.clock.now().unix)),
+            "/userinfo" => Answer::new(200, &script.userinfo),
+            "/revoke" => Answer::new(200, ""),
+            _ => Answer::new(404, ""),
+        });
         let authorization = request.headers().get("authorization");
         script.asked.push(Asked {
             path,

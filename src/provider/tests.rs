@@ -22,10 +22,7 @@ fn request(extra: &[(&str, &str)]) -> AuthorizationRequest {
         state: "the-state".to_owned(),
         nonce: NONCE.to_owned(),
         code_challenge: code_challenge(VERIFIER),
-        extra: extra
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect(),
+        extra: extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
     }
 }
 
@@ -48,28 +45,16 @@ fn parameters(url: &Url) -> Vec<(String, String)> {
 }
 
 async fn login_error(op: &TestProvider) -> ProviderError {
-    op.provider()
-        .redeem_code(&redemption())
-        .await
-        .err()
-        .expect("the login is refused")
+    op.provider().redeem_code(&redemption()).await.err().expect("the login is refused")
 }
 
 async fn refresh_error(op: &TestProvider) -> RefreshError {
-    op.provider()
-        .refresh(&refresh_token(), "ada")
-        .await
-        .err()
-        .expect("the refresh fails")
+    op.provider().refresh(&refresh_token(), "ada").await.err().expect("the refresh fails")
 }
 
 #[tokio::test]
 async fn az_01_the_authorization_request_is_complete() {
-    let url = TestProvider::new()
-        .provider()
-        .authorization_url(&request(&[]))
-        .await
-        .unwrap();
+    let url = TestProvider::new().provider().authorization_url(&request(&[])).await.unwrap();
     assert!(url.as_str().starts_with("https://op.example/authorize?"));
     let found: HashMap<String, String> = parameters(&url).into_iter().collect();
     let expected = [
@@ -79,18 +64,10 @@ async fn az_01_the_authorization_request_is_complete() {
         ("scope", "openid profile email offline_access"),
         ("state", "the-state"),
         ("nonce", NONCE),
-        (
-            "code_challenge",
-            "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
-        ),
+        ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
         ("code_challenge_method", "S256"),
     ];
-    assert_eq!(
-        found,
-        expected
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
-    );
+    assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     assert!(!url.as_str().contains(VERIFIER));
 }
 
@@ -102,9 +79,7 @@ async fn az_02_a_provider_without_s256_is_refused_and_a_silent_one_is_not() {
         (json!(null), None),
     ] {
         let op = TestProvider::new();
-        op.script(|script| {
-            script.metadata = json!({ "code_challenge_methods_supported": methods })
-        });
+        op.script(|script| script.metadata = json!({ "code_challenge_methods_supported": methods }));
         let outcome = op.provider().authorization_url(&request(&[])).await;
         assert_eq!(outcome.err().map(|error| error.reason()), expected);
     }
@@ -114,7 +89,8 @@ async fn az_02_a_provider_without_s256_is_refused_and_a_silent_one_is_not() {
 async fn az_12_az_13_owned_parameters_are_said_once_and_by_us() {
     let op = TestProvider::new();
     op.script(|script| {
-        script.metadata = json!({ "authorization_endpoint": "https://op.example/authorize?p=tenant&client_id=evil&scope=admin" });
+        script.metadata =
+            json!({ "authorization_endpoint": "https://op.example/authorize?p=tenant&client_id=evil&scope=admin" });
     });
     let extra = [
         ("login_hint", "ada&x=y"),
@@ -126,29 +102,14 @@ async fn az_12_az_13_owned_parameters_are_said_once_and_by_us() {
         ("resource", "a"),
         ("resource", "b"),
     ];
-    let url = op
-        .provider()
-        .authorization_url(&request(&extra))
-        .await
-        .unwrap();
+    let url = op.provider().authorization_url(&request(&extra)).await.unwrap();
     let found = parameters(&url);
     for name in OWNED_PARAMETERS {
-        assert!(
-            found.iter().filter(|pair| pair.0 == name).count() <= 1,
-            "{name}"
-        );
+        assert!(found.iter().filter(|pair| pair.0 == name).count() <= 1, "{name}");
     }
     assert!(!url.as_str().contains("evil") && !url.as_str().contains("request_uri"));
-    for (name, value) in [
-        ("p", "tenant"),
-        ("login_hint", "ada&x=y"),
-        ("resource", "a"),
-        ("resource", "b"),
-    ] {
-        assert!(
-            found.contains(&(name.to_owned(), value.to_owned())),
-            "{name}={value}"
-        );
+    for (name, value) in [("p", "tenant"), ("login_hint", "ada&x=y"), ("resource", "a"), ("resource", "b")] {
+        assert!(found.contains(&(name.to_owned(), value.to_owned())), "{name}={value}");
     }
 }
 
@@ -156,43 +117,19 @@ async fn az_12_az_13_owned_parameters_are_said_once_and_by_us() {
 async fn scopes_the_provider_would_choke_on_are_left_out() {
     let op = TestProvider::new();
     op.script(|script| script.metadata = json!({ "scopes_supported": ["openid", "email"] }));
-    let settings = Settings {
-        scopes: vec!["profile".to_owned(), "offline_access".to_owned()],
-        ..op.settings()
-    };
-    let url = op
-        .provider_with(settings)
-        .authorization_url(&request(&[]))
-        .await
-        .unwrap();
-    assert!(
-        parameters(&url).contains(&("scope".to_owned(), "openid profile".to_owned())),
-        "{url}"
-    );
+    let settings = Settings { scopes: vec!["profile".to_owned(), "offline_access".to_owned()], ..op.settings() };
+    let url = op.provider_with(settings).authorization_url(&request(&[])).await.unwrap();
+    assert!(parameters(&url).contains(&("scope".to_owned(), "openid profile".to_owned())), "{url}");
 }
 
 #[tokio::test]
 async fn cb_04_cb_06_the_callback_of_another_issuer() {
     let provider = TestProvider::new().provider();
-    assert_eq!(
-        provider
-            .check_callback_issuer(Some("https://op.example"))
-            .await,
-        Ok(())
-    );
-    assert_eq!(
-        provider.check_callback_issuer(None).await,
-        Ok(()),
-        "it never promised to send one"
-    );
-    for iss in [
-        "https://op.example/",
-        "https://OP.example",
-        "https://op.example:443",
-        "http://op.example",
-        "https://evil",
-        "",
-    ] {
+    assert_eq!(provider.check_callback_issuer(Some("https://op.example")).await, Ok(()));
+    assert_eq!(provider.check_callback_issuer(None).await, Ok(()), "it never promised to send one");
+    for iss in
+        ["https://op.example/", "https://OP.example", "https://op.example:443", "http://op.example", "https://evil", ""]
+    {
         let error = provider.check_callback_issuer(Some(iss)).await.unwrap_err();
         assert_eq!(error.reason(), "callback_other_issuer", "{iss}");
     }
@@ -201,9 +138,7 @@ async fn cb_04_cb_06_the_callback_of_another_issuer() {
 #[tokio::test]
 async fn cb_05_a_callback_without_the_promised_issuer() {
     let op = TestProvider::new();
-    op.script(|script| {
-        script.metadata = json!({ "authorization_response_iss_parameter_supported": true })
-    });
+    op.script(|script| script.metadata = json!({ "authorization_response_iss_parameter_supported": true }));
     let error = op.provider().check_callback_issuer(None).await.unwrap_err();
     assert_eq!(error.reason(), "callback_without_issuer");
 }
@@ -228,19 +163,8 @@ async fn a_login() {
         ("redirect_uri", "https://app.example/auth/corp"),
         ("code_verifier", VERIFIER),
     ];
-    assert_eq!(
-        asked[0].form,
-        expected
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
-    );
-    assert!(
-        asked[0]
-            .authorization
-            .as_deref()
-            .unwrap()
-            .starts_with("Basic ")
-    );
+    assert_eq!(asked[0].form, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    assert!(asked[0].authorization.as_deref().unwrap().starts_with("Basic "));
     assert_eq!(asked[0].query, "");
 }
 
@@ -256,10 +180,7 @@ async fn dm_01_nothing_of_another_issuers_document_is_used() {
 async fn dm_02_plain_http_beyond_loopback_is_never_asked() {
     let op = TestProvider::new();
     op.script(|script| script.issuer = "http://op.example".to_owned());
-    assert_eq!(
-        login_error(&op).await.reason(),
-        "metadata_endpoint_without_tls"
-    );
+    assert_eq!(login_error(&op).await.reason(), "metadata_endpoint_without_tls");
     assert!(op.asked("/.well-known/openid-configuration").is_empty());
 }
 
@@ -301,19 +222,9 @@ async fn dm_05_a_key_without_a_name_is_rotated() {
 async fn dm_09_a_changed_document_counts_after_an_hour_and_a_broken_one_never() {
     let op = TestProvider::new();
     let provider = op.provider();
-    let host = async || {
-        provider
-            .authorization_url(&request(&[]))
-            .await
-            .unwrap()
-            .host_str()
-            .unwrap()
-            .to_owned()
-    };
+    let host = async || provider.authorization_url(&request(&[])).await.unwrap().host_str().unwrap().to_owned();
     assert_eq!(host().await, "op.example");
-    op.script(|script| {
-        script.metadata = json!({ "authorization_endpoint": "https://new.example/authorize" })
-    });
+    op.script(|script| script.metadata = json!({ "authorization_endpoint": "https://new.example/authorize" }));
     assert_eq!(host().await, "op.example");
     op.clock.advance(Duration::from_secs(3600));
     assert_eq!(host().await, "new.example");
@@ -338,10 +249,7 @@ async fn ip_02_slow_metadata_holds_up_one_caller_and_no_more() {
             }
         }
     });
-    let settings = Settings {
-        timeout: Duration::from_secs(600),
-        ..op.settings()
-    };
+    let settings = Settings { timeout: Duration::from_secs(600), ..op.settings() };
     let provider = Arc::new(Provider::new(settings, http, op.clock.clone()));
     assert!(provider.authorization_url(&request(&[])).await.is_ok());
     op.clock.advance(Duration::from_secs(3600));
@@ -352,8 +260,7 @@ async fn ip_02_slow_metadata_holds_up_one_caller_and_no_more() {
     });
     tokio::task::yield_now().await;
     let other = request(&[]);
-    let other =
-        tokio::time::timeout(Duration::from_secs(5), provider.authorization_url(&other)).await;
+    let other = tokio::time::timeout(Duration::from_secs(5), provider.authorization_url(&other)).await;
     assert!(other.expect("the document at hand is used").is_ok());
     assert!(!held_up.is_finished());
     held_up.abort();
@@ -368,16 +275,9 @@ async fn dm_10_ip_01_a_provider_that_was_down_comes_back_without_a_restart() {
     let provider = op.provider();
     for _ in 0..20 {
         let error = provider.authorization_url(&request(&[])).await.unwrap_err();
-        assert!(
-            matches!(error, ProviderError::Unavailable { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ProviderError::Unavailable { .. }), "{error}");
     }
-    assert_eq!(
-        op.asked("/.well-known/openid-configuration").len(),
-        1,
-        "callers are answered without a call"
-    );
+    assert_eq!(op.asked("/.well-known/openid-configuration").len(), 1, "callers are answered without a call");
     op.script(|script| script.instead.clear());
     op.clock.advance(Duration::from_secs(1));
     assert!(provider.authorization_url(&request(&[])).await.is_ok());
@@ -385,10 +285,7 @@ async fn dm_10_ip_01_a_provider_that_was_down_comes_back_without_a_restart() {
 
 #[tokio::test]
 async fn dm_11_userinfo_of_somebody_else_refuses_the_login() {
-    for userinfo in [
-        json!({ "sub": "eve", "email": "eve@example.com" }),
-        json!({ "email": "eve@example.com" }),
-    ] {
+    for userinfo in [json!({ "sub": "eve", "email": "eve@example.com" }), json!({ "email": "eve@example.com" })] {
         let op = TestProvider::new();
         op.script(|script| {
             script.claims = json!({ "email": null });
@@ -403,8 +300,7 @@ async fn dm_12_userinfo_completes_and_the_token_goes_into_the_header_only() {
     let op = TestProvider::new();
     op.script(|script| {
         script.claims = json!({ "email": null });
-        script.userinfo =
-            json!({ "sub": "ada", "name": "Someone Else", "email": "ada@example.com" });
+        script.userinfo = json!({ "sub": "ada", "name": "Someone Else", "email": "ada@example.com" });
     });
     let signed_in = op.provider().redeem_code(&redemption()).await.ok().unwrap();
     assert_eq!(signed_in.claims["email"], "ada@example.com");
@@ -421,15 +317,9 @@ async fn dm_13_dm_14_userinfo_that_fails() {
         (Answer::new(403, ""), None),
         (Answer::new(500, ""), Some("userinfo_status")),
         (Answer::new(429, ""), Some("userinfo_status")),
-        (
-            Answer::new(302, "").with("location", "https://evil/"),
-            Some("userinfo_status"),
-        ),
+        (Answer::new(302, "").with("location", "https://evil/"), Some("userinfo_status")),
         (Answer::new(200, "[]"), Some("userinfo_not_json")),
-        (
-            Answer::new(200, "eyJ.eyJ.sig").with("content-type", "application/jwt"),
-            Some("userinfo_not_json"),
-        ),
+        (Answer::new(200, "eyJ.eyJ.sig").with("content-type", "application/jwt"), Some("userinfo_not_json")),
     ] {
         let op = TestProvider::new();
         op.script(|script| {
@@ -438,11 +328,7 @@ async fn dm_13_dm_14_userinfo_that_fails() {
         });
         let outcome = op.provider().redeem_code(&redemption()).await;
         assert_eq!(outcome.err().map(|error| error.reason()), expected);
-        assert_eq!(
-            op.asked("/token").len(),
-            1,
-            "no refresh token is spent on it"
-        );
+        assert_eq!(op.asked("/token").len(), 1, "no refresh token is spent on it");
     }
 }
 
@@ -457,43 +343,19 @@ async fn dm_15_a_login_without_an_id_token() {
 async fn it_16_the_nonce_reaches_the_check() {
     let op = TestProvider::new();
     op.script(|script| script.claims = json!({ "nonce": "other" }));
-    assert_eq!(
-        login_error(&op).await,
-        ProviderError::Invalid {
-            reason: "id_token_nonce"
-        }
-    );
+    assert_eq!(login_error(&op).await, ProviderError::Invalid { reason: "id_token_nonce" });
 }
 
 #[tokio::test]
 async fn cb_14_each_way_the_token_endpoint_fails_is_told_apart() {
     for (answer, expected) in [
-        (
-            Answer::new(400, r#"{"error":"invalid_grant"}"#),
-            ProviderError::Refused {
-                reason: "invalid_grant",
-            },
-        ),
-        (
-            Answer::new(401, r#"{"error":"invalid_client"}"#),
-            ProviderError::Misconfigured {
-                reason: "invalid_client",
-            },
-        ),
+        (Answer::new(400, r#"{"error":"invalid_grant"}"#), ProviderError::Refused { reason: "invalid_grant" }),
+        (Answer::new(401, r#"{"error":"invalid_client"}"#), ProviderError::Misconfigured { reason: "invalid_client" }),
         (
             Answer::new(503, "").with("retry-after", "7"),
-            ProviderError::Unavailable {
-                reason: "server_error_status",
-                retry_after: Some(Duration::from_secs(7)),
-            },
+            ProviderError::Unavailable { reason: "server_error_status", retry_after: Some(Duration::from_secs(7)) },
         ),
-        (
-            Answer::new(200, "<html>"),
-            ProviderError::Unavailable {
-                reason: "token_answer_not_json",
-                retry_after: None,
-            },
-        ),
+        (Answer::new(200, "<html>"), ProviderError::Unavailable { reason: "token_answer_not_json", retry_after: None }),
     ] {
         let op = TestProvider::new();
         op.script(|script| script.instead = [("/token", answer)].into());
@@ -514,25 +376,14 @@ async fn cb_18_logins_at_once_do_not_mix() {
             let user = format!("user-{n}");
             let code = SecretString::from(user.as_str());
             let nonce = format!("{NONCE}-{user}");
-            let signed_in = provider
-                .redeem_code(&CodeRedemption {
-                    code,
-                    nonce,
-                    ..redemption()
-                })
-                .await
-                .ok()
-                .unwrap();
+            let signed_in = provider.redeem_code(&CodeRedemption { code, nonce, ..redemption() }).await.ok().unwrap();
             (user, signed_in)
         });
     }
     while let Some(login) = logins.join_next().await {
         let (user, signed_in) = login.unwrap();
         assert_eq!(signed_in.subject, user);
-        assert_eq!(
-            signed_in.tokens.access_token.expose_secret(),
-            format!("{ACCESS_TOKEN}-{user}")
-        );
+        assert_eq!(signed_in.tokens.access_token.expose_secret(), format!("{ACCESS_TOKEN}-{user}"));
     }
     assert_eq!(op.asked("/.well-known/openid-configuration").len(), 1);
     assert_eq!(op.asked("/jwks").len(), 1);
@@ -540,27 +391,11 @@ async fn cb_18_logins_at_once_do_not_mix() {
 
 #[tokio::test]
 async fn tk_18_a_refresh_with_and_without_rotation() {
-    for (rotated, expected) in [
-        (json!("refresh-2"), Some("refresh-2")),
-        (json!(null), None),
-        (json!(""), None),
-    ] {
+    for (rotated, expected) in [(json!("refresh-2"), Some("refresh-2")), (json!(null), None), (json!(""), None)] {
         let op = TestProvider::new();
         op.script(|script| script.tokens = json!({ "refresh_token": rotated }));
-        let renewed = op
-            .provider()
-            .refresh(&refresh_token(), "ada")
-            .await
-            .ok()
-            .unwrap();
-        assert_eq!(
-            renewed
-                .tokens
-                .refresh_token
-                .as_ref()
-                .map(|token| token.expose_secret()),
-            expected
-        );
+        let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+        assert_eq!(renewed.tokens.refresh_token.as_ref().map(|token| token.expose_secret()), expected);
         let form = &op.asked("/token")[0].form;
         assert_eq!(form["grant_type"], "refresh_token");
         assert_eq!(form["refresh_token"], "refresh-0");
@@ -572,27 +407,9 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
     let eve = SigningKey::es256("key-1");
     for (claims, key, expected) in [
         (json!({ "sub": "eve" }), None, RefreshError::OtherSubject),
-        (
-            json!({ "iss": "https://evil" }),
-            None,
-            RefreshError::Refused {
-                reason: "id_token_iss",
-            },
-        ),
-        (
-            json!({ "aud": null }),
-            None,
-            RefreshError::Refused {
-                reason: "id_token_aud",
-            },
-        ),
-        (
-            json!({}),
-            Some(eve),
-            RefreshError::Refused {
-                reason: "id_token_signature",
-            },
-        ),
+        (json!({ "iss": "https://evil" }), None, RefreshError::Refused { reason: "id_token_iss" }),
+        (json!({ "aud": null }), None, RefreshError::Refused { reason: "id_token_aud" }),
+        (json!({}), Some(eve), RefreshError::Refused { reason: "id_token_signature" }),
     ] {
         let op = TestProvider::new();
         let provider = op.provider();
@@ -601,10 +418,7 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
             script.claims = claims;
             script.key = key.unwrap_or_else(|| script.key.clone());
         });
-        assert_eq!(
-            provider.refresh(&refresh_token(), "ada").await.err(),
-            Some(expected)
-        );
+        assert_eq!(provider.refresh(&refresh_token(), "ada").await.err(), Some(expected));
     }
 }
 
@@ -612,31 +426,17 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
 async fn rf_25_clocks_that_disagree_sign_nobody_out() {
     let op = TestProvider::new();
     op.script(|script| script.claims = json!({ "exp": 1_000_000_000, "nonce": null }));
-    let renewed = op
-        .provider()
-        .refresh(&refresh_token(), "ada")
-        .await
-        .ok()
-        .unwrap();
+    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
     assert!(renewed.claims.is_none() && renewed.tokens.id_token.is_none());
     assert_eq!(renewed.tokens.access_token.expose_secret(), ACCESS_TOKEN);
-    assert_eq!(
-        login_error(&op).await.reason(),
-        "id_token_exp",
-        "a login has no such excuse"
-    );
+    assert_eq!(login_error(&op).await.reason(), "id_token_exp", "a login has no such excuse");
 }
 
 #[tokio::test]
 async fn dm_07_keys_that_cannot_be_fetched_sign_nobody_out() {
     let op = TestProvider::new();
     op.script(|script| script.instead = [("/jwks", Answer::new(500, ""))].into());
-    let renewed = op
-        .provider()
-        .refresh(&refresh_token(), "ada")
-        .await
-        .ok()
-        .unwrap();
+    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
     assert!(renewed.claims.is_none() && renewed.tokens.id_token.is_none());
     assert_eq!(login_error(&op).await.reason(), "keys_unavailable");
 }
@@ -646,100 +446,31 @@ async fn it_32_a_group_the_user_lost_is_gone_after_the_refresh() {
     let claims = |value: Value| value.as_object().unwrap().clone();
     let before = claims(json!({ "sub": "ada", "groups": ["admin"], "email": "ada@example.com" }));
     let op = TestProvider::new();
-    let renewed = op
-        .provider()
-        .refresh(&refresh_token(), "ada")
-        .await
-        .ok()
-        .unwrap();
+    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
     assert!(!renewed.claims_after(&before).contains_key("groups"));
 
     op.script(|script| script.claims = json!({ "email": null, "groups": [] }));
-    let renewed = op
-        .provider()
-        .refresh(&refresh_token(), "ada")
-        .await
-        .ok()
-        .unwrap();
+    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
     let after = renewed.claims_after(&before);
-    assert_eq!(
-        after["email"], "ada@example.com",
-        "userinfo said it at the login"
-    );
+    assert_eq!(after["email"], "ada@example.com", "userinfo said it at the login");
     assert_eq!(after["groups"], json!([]));
 
     op.script(|script| script.tokens = json!({ "id_token": null }));
-    let renewed = op
-        .provider()
-        .refresh(&refresh_token(), "ada")
-        .await
-        .ok()
-        .unwrap();
+    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
     assert_eq!(renewed.claims_after(&before), before);
 }
 
 #[tokio::test]
 async fn rf_11_rf_12_rf_15_only_a_refusal_ends_a_session() {
     for (status, body, expected) in [
-        (
-            400,
-            r#"{"error":"invalid_grant"}"#,
-            RefreshError::Refused {
-                reason: "invalid_grant",
-            },
-        ),
-        (
-            403,
-            "",
-            RefreshError::Refused {
-                reason: "client_error_status",
-            },
-        ),
-        (
-            200,
-            "{}",
-            RefreshError::Refused {
-                reason: "no_access_token",
-            },
-        ),
-        (
-            401,
-            r#"{"error":"invalid_client"}"#,
-            RefreshError::Misconfigured {
-                reason: "invalid_client",
-            },
-        ),
-        (
-            400,
-            r#"{"error":"unauthorized_client"}"#,
-            RefreshError::Misconfigured {
-                reason: "unauthorized_client",
-            },
-        ),
-        (
-            500,
-            "",
-            RefreshError::Unavailable {
-                reason: "server_error_status",
-                retry_after: None,
-            },
-        ),
-        (
-            429,
-            "",
-            RefreshError::Unavailable {
-                reason: "too_many_requests",
-                retry_after: None,
-            },
-        ),
-        (
-            200,
-            "<html>",
-            RefreshError::Unavailable {
-                reason: "token_answer_not_json",
-                retry_after: None,
-            },
-        ),
+        (400, r#"{"error":"invalid_grant"}"#, RefreshError::Refused { reason: "invalid_grant" }),
+        (403, "", RefreshError::Refused { reason: "client_error_status" }),
+        (200, "{}", RefreshError::Refused { reason: "no_access_token" }),
+        (401, r#"{"error":"invalid_client"}"#, RefreshError::Misconfigured { reason: "invalid_client" }),
+        (400, r#"{"error":"unauthorized_client"}"#, RefreshError::Misconfigured { reason: "unauthorized_client" }),
+        (500, "", RefreshError::Unavailable { reason: "server_error_status", retry_after: None }),
+        (429, "", RefreshError::Unavailable { reason: "too_many_requests", retry_after: None }),
+        (200, "<html>", RefreshError::Unavailable { reason: "token_answer_not_json", retry_after: None }),
     ] {
         let op = TestProvider::new();
         op.script(|script| script.instead = [("/token", Answer::new(status, body))].into());
@@ -748,34 +479,19 @@ async fn rf_11_rf_12_rf_15_only_a_refusal_ends_a_session() {
     }
     let op = TestProvider::new();
     op.script(|script| script.metadata = json!({ "issuer": "https://evil.example" }));
-    assert!(matches!(
-        refresh_error(&op).await,
-        RefreshError::Unavailable { .. }
-    ));
+    assert!(matches!(refresh_error(&op).await, RefreshError::Unavailable { .. }));
 }
 
 #[tokio::test]
 async fn rf_13_retry_after_holds_for_every_session() {
     let op = TestProvider::new();
-    op.script(|script| {
-        script.instead = [("/token", Answer::new(429, "").with("retry-after", "30"))].into()
-    });
+    op.script(|script| script.instead = [("/token", Answer::new(429, "").with("retry-after", "30"))].into());
     let provider = op.provider();
     assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
     op.script(|script| script.instead.clear());
     for _ in 0..10 {
-        let error = provider
-            .refresh(&refresh_token(), "ada")
-            .await
-            .err()
-            .unwrap();
-        assert!(matches!(
-            error,
-            RefreshError::Unavailable {
-                reason: "refresh_paused",
-                retry_after: Some(_)
-            }
-        ));
+        let error = provider.refresh(&refresh_token(), "ada").await.err().unwrap();
+        assert!(matches!(error, RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(_) }));
     }
     assert_eq!(op.asked("/token").len(), 1);
     op.clock.advance(Duration::from_secs(30));
@@ -839,31 +555,13 @@ async fn a_revocation_names_the_token_and_the_client() {
     let asked = op.asked("/revoke");
     assert_eq!(asked[0].form["token"], "refresh-0");
     assert!(asked[0].authorization.is_some());
-    op.script(|script| {
-        script.instead = [("/revoke", Answer::new(503, "").with("retry-after", "1"))].into()
-    });
-    let retry_after = op
-        .provider()
-        .revoke(&refresh_token())
-        .await
-        .unwrap_err()
-        .retry_after();
+    op.script(|script| script.instead = [("/revoke", Answer::new(503, "").with("retry-after", "1"))].into());
+    let retry_after = op.provider().revoke(&refresh_token()).await.unwrap_err().retry_after();
     assert_eq!(retry_after, Some(Duration::from_secs(1)));
     op.script(|script| {
-        script.instead = [(
-            "/revoke",
-            Answer::new(400, r#"{"error":"unsupported_token_type"}"#),
-        )]
-        .into()
+        script.instead = [("/revoke", Answer::new(400, r#"{"error":"unsupported_token_type"}"#))].into()
     });
-    assert_eq!(
-        op.provider()
-            .revoke(&refresh_token())
-            .await
-            .unwrap_err()
-            .reason(),
-        "unsupported_token_type"
-    );
+    assert_eq!(op.provider().revoke(&refresh_token()).await.unwrap_err().reason(), "unsupported_token_type");
     op.script(|script| script.metadata = json!({ "revocation_endpoint": null }));
     assert_eq!(op.provider().revoke(&refresh_token()).await, Ok(()));
 }
@@ -872,25 +570,15 @@ async fn a_revocation_names_the_token_and_the_client() {
 async fn lo_01_the_way_out() {
     let op = TestProvider::new();
     let home = Url::parse("https://app.example/").unwrap();
-    let url = op
-        .provider()
-        .end_session_url(Some("the.id.token"), &home, Some("s"))
-        .await
-        .unwrap();
-    assert!(
-        url.as_str()
-            .starts_with("https://op.example/logout?tenant=a&")
-    );
+    let url = op.provider().end_session_url(Some("the.id.token"), &home, Some("s")).await.unwrap();
+    assert!(url.as_str().starts_with("https://op.example/logout?tenant=a&"));
     for (name, value) in [
         ("client_id", CLIENT_ID),
         ("post_logout_redirect_uri", "https://app.example/"),
         ("id_token_hint", "the.id.token"),
         ("state", "s"),
     ] {
-        assert!(
-            parameters(&url).contains(&(name.to_owned(), value.to_owned())),
-            "{name}"
-        );
+        assert!(parameters(&url).contains(&(name.to_owned(), value.to_owned())), "{name}");
     }
     op.script(|script| script.metadata = json!({ "end_session_endpoint": null }));
     assert_eq!(op.provider().end_session_url(None, &home, None).await, None);
@@ -919,49 +607,19 @@ async fn plain_oauth2_takes_the_user_from_userinfo_and_believes_no_id_token() {
     let url = provider.authorization_url(&request(&[])).await.unwrap();
     assert!(parameters(&url).contains(&("scope".to_owned(), "user:email".to_owned())));
     assert!(!url.as_str().contains("nonce"));
-    assert_eq!(
-        provider
-            .check_callback_issuer(Some("https://github.com/login/oauth"))
-            .await,
-        Ok(())
-    );
+    assert_eq!(provider.check_callback_issuer(Some("https://github.com/login/oauth")).await, Ok(()));
     let signed_in = provider.redeem_code(&redemption()).await.ok().unwrap();
-    assert_eq!(
-        (signed_in.issuer.as_str(), signed_in.subject.as_str()),
-        ("https://op.example", "583231")
-    );
+    assert_eq!((signed_in.issuer.as_str(), signed_in.subject.as_str()), ("https://op.example", "583231"));
     assert_eq!(signed_in.claims["login"], "ada");
     assert!(signed_in.tokens.id_token.is_none());
-    let renewed = provider
-        .refresh(&refresh_token(), "583231")
-        .await
-        .ok()
-        .unwrap();
+    let renewed = provider.refresh(&refresh_token(), "583231").await.ok().unwrap();
     assert!(renewed.tokens.id_token.is_none() && renewed.claims.is_none());
-    assert!(
-        op.asked("/.well-known/openid-configuration").is_empty() && op.asked("/jwks").is_empty()
-    );
+    assert!(op.asked("/.well-known/openid-configuration").is_empty() && op.asked("/jwks").is_empty());
 
     let provider = op.provider_with(oauth2(&op, Some("uid")));
-    assert_eq!(
-        provider
-            .redeem_code(&redemption())
-            .await
-            .err()
-            .unwrap()
-            .reason(),
-        "userinfo_without_subject"
-    );
+    assert_eq!(provider.redeem_code(&redemption()).await.err().unwrap().reason(), "userinfo_without_subject");
     op.script(|script| script.instead = [("/userinfo", Answer::new(401, ""))].into());
-    assert_eq!(
-        provider
-            .redeem_code(&redemption())
-            .await
-            .err()
-            .unwrap()
-            .reason(),
-        "userinfo_refused"
-    );
+    assert_eq!(provider.redeem_code(&redemption()).await.err().unwrap().reason(), "userinfo_refused");
 }
 
 #[tokio::test]
@@ -969,15 +627,7 @@ async fn over_a_network_it_is_the_same() {
     let op = TestProvider::new();
     op.listen().await;
     let provider = Provider::new(op.settings(), HttpClient::network(), op.clock.clone());
-    assert_eq!(
-        provider
-            .redeem_code(&redemption())
-            .await
-            .ok()
-            .unwrap()
-            .subject,
-        "ada"
-    );
+    assert_eq!(provider.redeem_code(&redemption()).await.ok().unwrap().subject, "ada");
     assert!(provider.refresh(&refresh_token(), "ada").await.is_ok());
 }
 
@@ -994,8 +644,7 @@ async fn dm_03_redirects_are_not_followed() {
         for status in [301, 302, 307, 308] {
             let op = TestProvider::new();
             op.listen().await;
-            let redirect =
-                Answer::new(status, "").with("location", &format!("http://{target}{path}"));
+            let redirect = Answer::new(status, "").with("location", &format!("http://{target}{path}"));
             op.script(|script| {
                 script.instead = [(path, redirect)].into();
                 script.claims = json!({ "email": null });
@@ -1010,12 +659,7 @@ async fn dm_03_redirects_are_not_followed() {
 
 #[tokio::test]
 async fn tk_21_answers_without_end_are_cut_off() {
-    for path in [
-        "/.well-known/openid-configuration",
-        "/token",
-        "/jwks",
-        "/userinfo",
-    ] {
+    for path in ["/.well-known/openid-configuration", "/token", "/jwks", "/userinfo"] {
         let op = TestProvider::new();
         op.listen().await;
         op.script(|script| {
@@ -1024,10 +668,7 @@ async fn tk_21_answers_without_end_are_cut_off() {
         });
         let provider = Provider::new(op.settings(), HttpClient::network(), op.clock.clone());
         let error = provider.redeem_code(&redemption()).await.err().unwrap();
-        assert!(
-            ["answer_too_large", "keys_unavailable"].contains(&error.reason()),
-            "{error}"
-        );
+        assert!(["answer_too_large", "keys_unavailable"].contains(&error.reason()), "{error}");
     }
 }
 
@@ -1037,9 +678,7 @@ where
     F: Fn(tokio::net::TcpStream) -> A + Send + 'static,
     A: Future<Output = ()> + Send + 'static,
 {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-        .await
-        .unwrap();
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let issuer = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -1048,23 +687,14 @@ where
             tokio::spawn(behave(stream));
         }
     });
-    Settings {
-        kind: Kind::Oidc { issuer },
-        timeout: Duration::from_millis(300),
-        ..TestProvider::new().settings()
-    }
+    Settings { kind: Kind::Oidc { issuer }, timeout: Duration::from_millis(300), ..TestProvider::new().settings() }
 }
 
 #[tokio::test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the deadline of a network call is real time"
-)]
+#[expect(clippy::disallowed_methods, reason = "the deadline of a network call is real time")]
 async fn ip_02_ip_03_a_provider_that_drips_hangs_or_hangs_up() {
     let drip = raw(async |mut stream| {
-        let _ = stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
-            .await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
         while stream.write_all(b" ").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -1074,19 +704,9 @@ async fn ip_02_ip_03_a_provider_that_drips_hangs_or_hangs_up() {
         drop(stream);
     });
     let reset = raw(async |stream| drop(stream));
-    let noise = raw(async |mut stream| {
-        stream
-            .write_all(b"220 smtp ready\r\n")
-            .await
-            .unwrap_or_default()
-    });
+    let noise = raw(async |mut stream| stream.write_all(b"220 smtp ready\r\n").await.unwrap_or_default());
     let nobody = async {
-        Settings {
-            kind: Kind::Oidc {
-                issuer: "http://127.0.0.1:1".to_owned(),
-            },
-            ..TestProvider::new().settings()
-        }
+        Settings { kind: Kind::Oidc { issuer: "http://127.0.0.1:1".to_owned() }, ..TestProvider::new().settings() }
     };
     for (settings, reason) in [
         (drip.await, "timeout"),
@@ -1114,26 +734,12 @@ async fn tk_02_a_code_is_never_sent_twice() {
         async move { drop(stream) }
     })
     .await;
-    let Kind::Oidc { issuer } = broken.kind else {
-        unreachable!()
-    };
+    let Kind::Oidc { issuer } = broken.kind else { unreachable!() };
     op.script(|script| script.metadata = json!({ "token_endpoint": issuer }));
     let provider = Provider::new(op.settings(), HttpClient::network(), op.clock.clone());
-    assert_eq!(
-        provider
-            .redeem_code(&redemption())
-            .await
-            .err()
-            .unwrap()
-            .reason(),
-        "connection_lost"
-    );
+    assert_eq!(provider.redeem_code(&redemption()).await.err().unwrap().reason(), "connection_lost");
     assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
-    assert_eq!(
-        calls.load(SeqCst),
-        2,
-        "one call for the code, one for the refresh token"
-    );
+    assert_eq!(calls.load(SeqCst), 2, "one call for the code, one for the refresh token");
 }
 
 #[tokio::test]
@@ -1153,12 +759,7 @@ async fn the_mock_provider_is_an_oidc_provider_without_a_client() {
         client_secret: None,
         ..op.settings()
     };
-    let signed_in = op
-        .provider_with(settings)
-        .redeem_code(&redemption())
-        .await
-        .ok()
-        .unwrap();
+    let signed_in = op.provider_with(settings).redeem_code(&redemption()).await.ok().unwrap();
     assert_eq!(signed_in.subject, "ada");
     assert_eq!(op.asked("/token")[0].form["client_id"], MOCK_CLIENT_ID);
 }

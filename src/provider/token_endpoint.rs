@@ -39,18 +39,13 @@ pub(super) struct Client {
 
 impl Client {
     /// A form to the token or revocation endpoint. The client authenticates with exactly one method (RFC 6749 §2.3).
-    pub(super) fn request(
-        &self,
-        url: &Url,
-        parameters: &[(&str, &str)],
-    ) -> Result<Request<Bytes>, HttpError> {
+    pub(super) fn request(&self, url: &Url, parameters: &[(&str, &str)]) -> Result<Request<Bytes>, HttpError> {
         let mut form = Serializer::new(String::new());
         form.extend_pairs(parameters);
         let authorization = match (self.auth, &self.secret) {
             (ClientAuth::ClientSecretBasic, Some(secret)) => Some(self.basic(secret)?),
             (ClientAuth::ClientSecretPost, Some(secret)) => {
-                form.append_pair("client_id", &self.id)
-                    .append_pair("client_secret", secret.expose_secret());
+                form.append_pair("client_id", &self.id).append_pair("client_secret", secret.expose_secret());
                 None
             }
             (ClientAuth::None, _) | (_, None) => {
@@ -64,13 +59,8 @@ impl Client {
     /// RFC 6749 §2.3.1: id and secret are form-encoded before they are joined, so that neither can contain the colon.
     fn basic(&self, secret: &SecretString) -> Result<HeaderValue, HttpError> {
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-        let credentials = STANDARD.encode(format!(
-            "{}:{}",
-            encoded(&self.id),
-            encoded(secret.expose_secret())
-        ));
-        let mut value = HeaderValue::try_from(format!("Basic {credentials}"))
-            .map_err(|_| HttpError::Unsendable)?;
+        let credentials = STANDARD.encode(format!("{}:{}", encoded(&self.id), encoded(secret.expose_secret())));
+        let mut value = HeaderValue::try_from(format!("Basic {credentials}")).map_err(|_| HttpError::Unsendable)?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -89,32 +79,20 @@ impl Client {
 /// | 4xx | any | refused |
 /// | any other, redirects included | any | unavailable, `Retry-After` |
 pub(super) fn read(answer: &Response<Bytes>, now: Now) -> Result<TokenResponse, ProviderError> {
-    let unavailable = |reason| ProviderError::Unavailable {
-        reason,
-        retry_after: http::retry_after(answer, now),
-    };
+    let unavailable = |reason| ProviderError::Unavailable { reason, retry_after: http::retry_after(answer, now) };
     let body = json::object(answer.body());
-    let error = body
-        .as_ref()
-        .and_then(|body| json::text(body, "error"))
-        .map(error_label);
+    let error = body.as_ref().and_then(|body| json::text(body, "error")).map(error_label);
     match (answer.status(), body) {
         (status, Some(body)) if status.is_success() => {
-            tokens(&body).ok_or(ProviderError::Refused {
-                reason: error.unwrap_or("no_access_token"),
-            })
+            tokens(&body).ok_or(ProviderError::Refused { reason: error.unwrap_or("no_access_token") })
         }
         (status, None) if status.is_success() => Err(unavailable("token_answer_not_json")),
         (StatusCode::TOO_MANY_REQUESTS, _) => Err(unavailable("too_many_requests")),
         (status, _) if status.is_client_error() => Err(match error {
-            Some(reason @ ("invalid_client" | "unauthorized_client")) => {
-                ProviderError::Misconfigured { reason }
-            }
+            Some(reason @ ("invalid_client" | "unauthorized_client")) => ProviderError::Misconfigured { reason },
             Some(reason @ ("temporarily_unavailable" | "server_error")) => unavailable(reason),
             Some(reason) => ProviderError::Refused { reason },
-            None => ProviderError::Refused {
-                reason: "client_error_status",
-            },
+            None => ProviderError::Refused { reason: "client_error_status" },
         }),
         (status, _) if status.is_redirection() => Err(unavailable("redirect")),
         _ => Err(unavailable("server_error_status")),
@@ -123,25 +101,16 @@ pub(super) fn read(answer: &Response<Bytes>, now: Now) -> Result<TokenResponse, 
 
 /// An OAuth error code as a label. What the provider says in its own words goes no further.
 pub(super) fn error_label(code: &str) -> &'static str {
-    ERROR_CODES
-        .iter()
-        .find(|known| **known == code)
-        .copied()
-        .unwrap_or("other_error")
+    ERROR_CODES.iter().find(|known| **known == code).copied().unwrap_or("other_error")
 }
 
 fn tokens(body: &Map<String, Value>) -> Option<TokenResponse> {
     let secret = |name: &str| {
-        json::text(body, name)
-            .filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()))
-            .map(SecretString::from)
+        json::text(body, name).filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic())).map(SecretString::from)
     };
     // RFC 6749 §7.1: a token of a type one does not understand is not to be used. The type's case means nothing (§5.1).
-    if body.get("token_type").is_some_and(|kind| {
-        !kind
-            .as_str()
-            .is_some_and(|kind| kind.eq_ignore_ascii_case("bearer"))
-    }) {
+    if body.get("token_type").is_some_and(|kind| !kind.as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")))
+    {
         return None;
     }
     Some(TokenResponse {
@@ -189,10 +158,7 @@ mod tests {
     use serde_json::json;
 
     fn answer(status: u16, body: impl Into<Bytes>) -> Response<Bytes> {
-        Response::builder()
-            .status(status)
-            .body(body.into())
-            .unwrap()
+        Response::builder().status(status).body(body.into()).unwrap()
     }
 
     fn outcome(status: u16, body: &str) -> String {
@@ -208,85 +174,33 @@ mod tests {
     #[test]
     fn cb_14_rf_12_rf_15_every_answer_has_its_meaning() {
         for (status, body, expected) in [
-            (
-                200,
-                r#"{"access_token":"a","token_type":"Bearer"}"#,
-                "tokens",
-            ),
-            (
-                201,
-                r#"{"access_token":"a","token_type":"bEARER","x":{}}"#,
-                "tokens",
-            ),
+            (200, r#"{"access_token":"a","token_type":"Bearer"}"#, "tokens"),
+            (201, r#"{"access_token":"a","token_type":"bEARER","x":{}}"#, "tokens"),
             (200, r#"{"access_token":"a"}"#, "tokens"),
-            (
-                200,
-                r#"{"access_token":"a","token_type":"DPoP"}"#,
-                "refused no_access_token",
-            ),
-            (
-                200,
-                r#"{"access_token":"a","token_type":7}"#,
-                "refused no_access_token",
-            ),
+            (200, r#"{"access_token":"a","token_type":"DPoP"}"#, "refused no_access_token"),
+            (200, r#"{"access_token":"a","token_type":7}"#, "refused no_access_token"),
             (200, r#"{"access_token":""}"#, "refused no_access_token"),
-            (
-                200,
-                r#"{"access_token":"a\r\nX-Admin: 1"}"#,
-                "refused no_access_token",
-            ),
+            (200, r#"{"access_token":"a\r\nX-Admin: 1"}"#, "refused no_access_token"),
             (200, r#"{"access_token":["a"]}"#, "refused no_access_token"),
             (200, "{}", "refused no_access_token"),
-            (
-                200,
-                r#"{"error":"bad_verification_code"}"#,
-                "refused bad_verification_code",
-            ),
+            (200, r#"{"error":"bad_verification_code"}"#, "refused bad_verification_code"),
             (200, "<html>", "unavailable token_answer_not_json"),
             (200, "", "unavailable token_answer_not_json"),
-            (
-                200,
-                r#"{"access_token":"a","access_token":"b"}"#,
-                "unavailable token_answer_not_json",
-            ),
+            (200, r#"{"access_token":"a","access_token":"b"}"#, "unavailable token_answer_not_json"),
             (204, "", "unavailable token_answer_not_json"),
             (302, r#"{"access_token":"a"}"#, "unavailable redirect"),
             (400, r#"{"error":"invalid_grant"}"#, "refused invalid_grant"),
             (401, r#"{"error":"invalid_grant"}"#, "refused invalid_grant"),
-            (
-                400,
-                r#"{"error":"invalid_client"}"#,
-                "misconfigured invalid_client",
-            ),
-            (
-                401,
-                r#"{"error":"invalid_client"}"#,
-                "misconfigured invalid_client",
-            ),
-            (
-                400,
-                r#"{"error":"unauthorized_client"}"#,
-                "misconfigured unauthorized_client",
-            ),
-            (
-                400,
-                r#"{"error":"temporarily_unavailable"}"#,
-                "unavailable temporarily_unavailable",
-            ),
+            (400, r#"{"error":"invalid_client"}"#, "misconfigured invalid_client"),
+            (401, r#"{"error":"invalid_client"}"#, "misconfigured invalid_client"),
+            (400, r#"{"error":"unauthorized_client"}"#, "misconfigured unauthorized_client"),
+            (400, r#"{"error":"temporarily_unavailable"}"#, "unavailable temporarily_unavailable"),
             (400, r#"{"error":"<script>"}"#, "refused other_error"),
             (400, "<html>", "refused client_error_status"),
             (401, "", "refused client_error_status"),
             (403, "", "refused client_error_status"),
-            (
-                429,
-                r#"{"error":"invalid_grant"}"#,
-                "unavailable too_many_requests",
-            ),
-            (
-                500,
-                r#"{"error":"invalid_grant"}"#,
-                "unavailable server_error_status",
-            ),
+            (429, r#"{"error":"invalid_grant"}"#, "unavailable too_many_requests"),
+            (500, r#"{"error":"invalid_grant"}"#, "unavailable server_error_status"),
             (503, "", "unavailable server_error_status"),
         ] {
             assert_eq!(outcome(status, body), expected, "{status} {body}");
@@ -295,10 +209,7 @@ mod tests {
 
     #[test]
     fn rf_13_retry_after_is_read_as_seconds_and_as_a_date() {
-        let now = Now {
-            unix: 784_111_777,
-            ..Clock::system().now()
-        };
+        let now = Now { unix: 784_111_777, ..Clock::system().now() };
         for (value, expected) in [
             ("7", Some(7)),
             ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10)),
@@ -307,17 +218,12 @@ mod tests {
             ("soon", None),
         ] {
             let mut answer = answer(503, "");
-            answer
-                .headers_mut()
-                .insert("retry-after", value.parse().unwrap());
+            answer.headers_mut().insert("retry-after", value.parse().unwrap());
             let expected = expected.map(Duration::from_secs);
             let error = read(&answer, now).err().unwrap();
             assert_eq!(
                 error,
-                ProviderError::Unavailable {
-                    reason: "server_error_status",
-                    retry_after: expected
-                },
+                ProviderError::Unavailable { reason: "server_error_status", retry_after: expected },
                 "{value}"
             );
         }
@@ -340,11 +246,7 @@ mod tests {
             (json!(1e300), Some(LONGEST_LIFE.as_secs())),
             (json!("inf"), Some(LONGEST_LIFE.as_secs())),
         ] {
-            assert_eq!(
-                lifetime(&value).map(|life| life.as_secs()),
-                seconds,
-                "{value}"
-            );
+            assert_eq!(lifetime(&value).map(|life| life.as_secs()), seconds, "{value}");
         }
     }
 
@@ -352,46 +254,23 @@ mod tests {
     fn tk_01_one_way_to_authenticate_and_nothing_ambiguous_in_it() {
         let url = Url::parse("https://op.example/token").unwrap();
         let request = |auth, secret: Option<&str>| {
-            let client = Client {
-                id: "a:b+c/ü".to_owned(),
-                secret: secret.map(SecretString::from),
-                auth,
-            };
+            let client = Client { id: "a:b+c/ü".to_owned(), secret: secret.map(SecretString::from), auth };
             let request = client.request(&url, &[("code", "x&y")]).unwrap();
-            let header = request
-                .headers()
-                .get("authorization")
-                .map(|value| value.to_str().unwrap().to_owned());
+            let header = request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
             (header, String::from_utf8(request.body().to_vec()).unwrap())
         };
         let basic = format!("Basic {}", STANDARD.encode("a%3Ab%2Bc%2F%C3%BC:s+%25%3A"));
-        assert_eq!(
-            request(ClientAuth::ClientSecretBasic, Some("s %:")),
-            (Some(basic), "code=x%26y".to_owned())
-        );
+        assert_eq!(request(ClientAuth::ClientSecretBasic, Some("s %:")), (Some(basic), "code=x%26y".to_owned()));
         let id = "code=x%26y&client_id=a%3Ab%2Bc%2F%C3%BC";
-        assert_eq!(
-            request(ClientAuth::ClientSecretPost, Some("s %:")),
-            (None, format!("{id}&client_secret=s+%25%3A"))
-        );
-        assert_eq!(
-            request(ClientAuth::None, Some("unused")),
-            (None, id.to_owned())
-        );
-        assert_eq!(
-            request(ClientAuth::ClientSecretBasic, None),
-            (None, id.to_owned())
-        );
+        assert_eq!(request(ClientAuth::ClientSecretPost, Some("s %:")), (None, format!("{id}&client_secret=s+%25%3A")));
+        assert_eq!(request(ClientAuth::None, Some("unused")), (None, id.to_owned()));
+        assert_eq!(request(ClientAuth::ClientSecretBasic, None), (None, id.to_owned()));
     }
 
     #[test]
     fn cr_02_tokens_do_not_print() {
-        let tokens = tokens(
-            json!({ "access_token": "canary", "refresh_token": "canary" })
-                .as_object()
-                .unwrap(),
-        )
-        .unwrap();
+        let tokens =
+            tokens(json!({ "access_token": "canary", "refresh_token": "canary" }).as_object().unwrap()).unwrap();
         assert!(!format!("{tokens:?}").contains("canary"));
     }
 }

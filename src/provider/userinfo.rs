@@ -17,44 +17,32 @@ pub(super) async fn userinfo(
     timeout: Duration,
     now: Now,
 ) -> Result<Map<String, Value>, ProviderError> {
-    let answer = http
-        .send(http::get(endpoint, Some(access_token))?, timeout)
-        .await?;
+    let answer = http.send(http::get(endpoint, Some(access_token))?, timeout).await?;
     match answer.status() {
-        StatusCode::OK => json::object(answer.body()).ok_or(ProviderError::Invalid {
-            reason: "userinfo_not_json",
-        }),
+        StatusCode::OK => json::object(answer.body()).ok_or(ProviderError::Invalid { reason: "userinfo_not_json" }),
         status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-            Err(ProviderError::Refused {
-                reason: "userinfo_refused",
-            })
+            Err(ProviderError::Refused { reason: "userinfo_refused" })
         }
-        _ => Err(ProviderError::Unavailable {
-            reason: "userinfo_status",
-            retry_after: http::retry_after(&answer, now),
-        }),
+        _ => {
+            Err(ProviderError::Unavailable { reason: "userinfo_status", retry_after: http::retry_after(&answer, now) })
+        }
     }
 }
 
 /// Whether an ID token says all that the scopes ask for (OIDC Core §5.4): some providers put names and addresses only into userinfo.
 pub(super) fn is_complete(claims: &Map<String, Value>, scopes: &[String]) -> bool {
-    SCOPE_CLAIMS.iter().all(|(scope, claim)| {
-        claims.contains_key(*claim) || !scopes.iter().any(|requested| requested == scope)
-    })
+    SCOPE_CLAIMS
+        .iter()
+        .all(|(scope, claim)| claims.contains_key(*claim) || !scopes.iter().any(|requested| requested == scope))
 }
 
 /// Adds what userinfo says of the same user. The ID token has the last word, and the only one on how the user was authenticated.
 ///
 /// # Errors
 /// It is about somebody else, or does not say about whom (§5.3.2).
-pub(super) fn complete(
-    claims: &mut Map<String, Value>,
-    userinfo: Map<String, Value>,
-) -> Result<(), ProviderError> {
+pub(super) fn complete(claims: &mut Map<String, Value>, userinfo: Map<String, Value>) -> Result<(), ProviderError> {
     if json::text(&userinfo, "sub").is_none() || userinfo.get("sub") != claims.get("sub") {
-        return Err(ProviderError::Invalid {
-            reason: "userinfo_other_sub",
-        });
+        return Err(ProviderError::Invalid { reason: "userinfo_other_sub" });
     }
     for (name, value) in userinfo {
         if !ID_TOKEN_ONLY.contains(&name.as_str()) {
@@ -78,22 +66,8 @@ pub(super) fn subject(profile: &Map<String, Value>, member: Option<&str>) -> Opt
 }
 
 const SCOPE_CLAIMS: [(&str, &str); 2] = [("profile", "name"), ("email", "email")];
-const ID_TOKEN_ONLY: [&str; 14] = [
-    "iss",
-    "aud",
-    "exp",
-    "iat",
-    "nbf",
-    "jti",
-    "azp",
-    "nonce",
-    "auth_time",
-    "acr",
-    "amr",
-    "sid",
-    "at_hash",
-    "c_hash",
-];
+const ID_TOKEN_ONLY: [&str; 14] =
+    ["iss", "aud", "exp", "iat", "nbf", "jti", "azp", "nonce", "auth_time", "acr", "amr", "sid", "at_hash", "c_hash"];
 
 #[cfg(test)]
 mod tests {
@@ -124,26 +98,15 @@ mod tests {
         let mut claims = map(json!({ "sub": "ada", "name": "Ada" }));
         let userinfo = json!({ "sub": "ada", "name": "Eve", "email": "ada@example.com", "acr": "mfa", "sid": "1" });
         complete(&mut claims, map(userinfo)).unwrap();
-        assert_eq!(
-            Value::Object(claims),
-            json!({ "sub": "ada", "name": "Ada", "email": "ada@example.com" })
-        );
+        assert_eq!(Value::Object(claims), json!({ "sub": "ada", "name": "Ada", "email": "ada@example.com" }));
     }
 
     #[test]
     fn asked_for_only_what_was_requested() {
-        let scopes = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>()
-        };
+        let scopes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let claims = map(json!({ "sub": "ada", "name": "Ada" }));
         assert!(is_complete(&claims, &scopes(&["openid", "profile"])));
-        assert!(!is_complete(
-            &claims,
-            &scopes(&["openid", "profile", "email"])
-        ));
+        assert!(!is_complete(&claims, &scopes(&["openid", "profile", "email"])));
         assert!(is_complete(&map(json!({})), &scopes(&["openid"])));
     }
 
@@ -154,10 +117,6 @@ mod tests {
         assert_eq!(subject(&profile, Some("login")).as_deref(), Some("ada"));
         assert_eq!(subject(&profile, Some("f")), None);
         assert_eq!(subject(&profile, Some("n")), None);
-        assert_eq!(
-            subject(&profile, Some("uid")),
-            None,
-            "another member is no substitute for the configured one"
-        );
+        assert_eq!(subject(&profile, Some("uid")), None, "another member is no substitute for the configured one");
     }
 }

@@ -92,10 +92,7 @@ impl IdTokenError {
 
     /// Whether clocks that disagree can be the cause.
     pub(super) fn is_about_time(self) -> bool {
-        matches!(
-            self,
-            IdTokenError::Expired | IdTokenError::NotYetValid | IdTokenError::IssuedAt
-        )
+        matches!(self, IdTokenError::Expired | IdTokenError::NotYetValid | IdTokenError::IssuedAt)
     }
 }
 
@@ -119,16 +116,11 @@ pub(super) fn id_token(
         return Err(IdTokenError::Issuer);
     }
     // §2: `sub` is required, at most 255 ASCII characters. We are lenient about the characters only.
-    let subject = json::text(&claims, "sub")
-        .filter(|sub| sub.len() <= 255)
-        .ok_or(IdTokenError::Subject)?;
+    let subject = json::text(&claims, "sub").filter(|sub| sub.len() <= 255).ok_or(IdTokenError::Subject)?;
     // Step 3. We are the audience, and nobody else is: there is no list of other audiences to trust.
     check_audience(&claims, expected.client_id)?;
     // Steps 4 and 5. Whoever else asked for the token did not get it for us.
-    if claims
-        .get("azp")
-        .is_some_and(|azp| azp != expected.client_id)
-    {
+    if claims.get("azp").is_some_and(|azp| azp != expected.client_id) {
         return Err(IdTokenError::AuthorizedParty);
     }
     // Step 9. The current time is before `exp`.
@@ -149,11 +141,7 @@ pub(super) fn id_token(
         return Err(IdTokenError::IssuedAt);
     }
     match expected.occasion {
-        Occasion::Login {
-            nonce,
-            code,
-            max_age,
-        } => {
+        Occasion::Login { nonce, code, max_age } => {
             if issued + LONGEST_LOGIN + SKEW < now.unix {
                 return Err(IdTokenError::IssuedAt);
             }
@@ -165,15 +153,13 @@ pub(super) fn id_token(
             // Step 12, `acr`: a route's `require` judges it, on the claims returned here.
             // Step 13.
             if let Some(max_age) = max_age {
-                let authenticated =
-                    numeric_date(&claims, "auth_time").ok_or(IdTokenError::AuthTime)?;
+                let authenticated = numeric_date(&claims, "auth_time").ok_or(IdTokenError::AuthTime)?;
                 if authenticated.saturating_add(max_age).saturating_add(SKEW) < now.unix {
                     return Err(IdTokenError::AuthTime);
                 }
             }
             // §3.3.2.11: not asked for here, but what is there must be right.
-            check_hash(&claims, "c_hash", code, token.algorithm)
-                .map_err(|()| IdTokenError::CodeHash)?;
+            check_hash(&claims, "c_hash", code, token.algorithm).map_err(|()| IdTokenError::CodeHash)?;
         }
         // §12.2.
         Occasion::Refresh { subject: known } if subject != known => {
@@ -211,9 +197,7 @@ impl<'a> Jws<'a> {
             _ => return Err(IdTokenError::NotAJws),
         };
         let signed = &token[..header.len() + 1 + payload.len()];
-        let header = URL_SAFE_NO_PAD
-            .decode(header)
-            .map_err(|_| IdTokenError::Header)?;
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| IdTokenError::Header)?;
         let header = json::object(&header).ok_or(IdTokenError::Header)?;
         // RFC 7515 §4.1.11: we understand no extension, `b64` (RFC 7797) included.
         if header.contains_key("crit") || header.contains_key("b64") {
@@ -224,34 +208,19 @@ impl<'a> Jws<'a> {
         }
         // RFC 8725 §3.11: a token made for another purpose says so (`at+jwt`, `logout+jwt`, `dpop+jwt`).
         if let Some(typ) = header.get("typ")
-            && typ
-                .as_str()
-                .is_none_or(|typ| typ.to_ascii_lowercase().ends_with("+jwt"))
+            && typ.as_str().is_none_or(|typ| typ.to_ascii_lowercase().ends_with("+jwt"))
         {
             return Err(IdTokenError::Type);
         }
-        let algorithm = json::text(&header, "alg")
-            .and_then(|alg| alg.parse().ok())
-            .ok_or(IdTokenError::Algorithm)?;
+        let algorithm = json::text(&header, "alg").and_then(|alg| alg.parse().ok()).ok_or(IdTokenError::Algorithm)?;
         let kid = match header.get("kid") {
             None => None,
-            Some(kid) => Some(
-                kid.as_str()
-                    .filter(|kid| kid.len() <= KID_LIMIT)
-                    .ok_or(IdTokenError::Header)?
-                    .to_owned(),
-            ),
+            Some(kid) => {
+                Some(kid.as_str().filter(|kid| kid.len() <= KID_LIMIT).ok_or(IdTokenError::Header)?.to_owned())
+            }
         };
-        let payload = URL_SAFE_NO_PAD
-            .decode(payload)
-            .map_err(|_| IdTokenError::Payload)?;
-        Ok(Jws {
-            signed,
-            signature,
-            algorithm,
-            kid,
-            payload,
-        })
+        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| IdTokenError::Payload)?;
+        Ok(Jws { signed, signature, algorithm, kid, payload })
     }
 
     /// Whether a key set holds the key this token is signed with. A token that does not name its key has to be tried.
@@ -274,13 +243,8 @@ impl<'a> Jws<'a> {
         }
         keys.candidates(self.kid.as_deref(), self.algorithm)
             .any(|key| {
-                jsonwebtoken::crypto::verify(
-                    self.signature,
-                    self.signed.as_bytes(),
-                    &key.decoding,
-                    self.algorithm,
-                )
-                .unwrap_or(false)
+                jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), &key.decoding, self.algorithm)
+                    .unwrap_or(false)
             })
             .then_some(())
             .ok_or(IdTokenError::Signature)
@@ -304,25 +268,14 @@ fn numeric_date(claims: &Map<String, Value>, name: &str) -> Option<u64> {
     let value = claims.get(name)?;
     let seconds = match value.as_u64() {
         Some(seconds) => seconds,
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "the range is checked just before"
-        )]
-        None => value
-            .as_f64()
-            .filter(|seconds| (0.0..=LAST_DATE as f64).contains(seconds))? as u64,
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked just before")]
+        None => value.as_f64().filter(|seconds| (0.0..=LAST_DATE as f64).contains(seconds))? as u64,
     };
     (seconds <= LAST_DATE).then_some(seconds)
 }
 
 /// `at_hash`, `c_hash`: the left half of the hash that belongs to the signature algorithm (§3.1.3.6).
-fn check_hash(
-    claims: &Map<String, Value>,
-    name: &str,
-    value: &str,
-    algorithm: Algorithm,
-) -> Result<(), ()> {
+fn check_hash(claims: &Map<String, Value>, name: &str, value: &str, algorithm: Algorithm) -> Result<(), ()> {
     let Some(claimed) = claims.get(name) else {
         return Ok(());
     };
@@ -382,28 +335,12 @@ mod tests {
         changed(claims, changes)
     }
 
-    fn judge(
-        token: &str,
-        keys: &KeySet,
-        expected: &Expectations<'_>,
-    ) -> Result<Map<String, Value>, IdTokenError> {
-        id_token(
-            &Jws::parse(token)?,
-            keys,
-            expected,
-            Now {
-                mono: Mono(0),
-                unix: NOW,
-            },
-        )
+    fn judge(token: &str, keys: &KeySet, expected: &Expectations<'_>) -> Result<Map<String, Value>, IdTokenError> {
+        id_token(&Jws::parse(token)?, keys, expected, Now { mono: Mono(0), unix: NOW })
     }
 
     fn login(token: &str) -> Result<(), IdTokenError> {
-        let occasion = Occasion::Login {
-            nonce: NONCE,
-            code: CODE,
-            max_age: None,
-        };
+        let occasion = Occasion::Login { nonce: NONCE, code: CODE, max_age: None };
         judge(token, &key_set(&[&KEY]), &expectations(occasion)).map(drop)
     }
 
@@ -412,21 +349,16 @@ mod tests {
     }
 
     fn with_header(changes: &Value) -> Result<(), IdTokenError> {
-        login(&KEY.sign(
-            changed(KEY.header(), changes).to_string().as_bytes(),
-            claims(&json!({})).to_string().as_bytes(),
-        ))
+        login(
+            &KEY.sign(changed(KEY.header(), changes).to_string().as_bytes(), claims(&json!({})).to_string().as_bytes()),
+        )
     }
 
     #[test]
     fn a_good_token_is_accepted_with_every_key_type() {
         assert_eq!(with_claims(&json!({})), Ok(()));
         for key in [SigningKey::rs256("r"), SigningKey::ed25519("e")] {
-            let occasion = Occasion::Login {
-                nonce: NONCE,
-                code: CODE,
-                max_age: None,
-            };
+            let occasion = Occasion::Login { nonce: NONCE, code: CODE, max_age: None };
             let token = key.sign_claims(&claims(&json!({})));
             assert!(judge(&token, &key_set(&[&KEY, &key]), &expectations(occasion)).is_ok());
         }
@@ -441,16 +373,9 @@ mod tests {
             json!([ISSUER]),
             json!(""),
         ] {
-            assert_eq!(
-                with_claims(&json!({ "iss": iss })),
-                Err(IdTokenError::Issuer),
-                "{iss}"
-            );
+            assert_eq!(with_claims(&json!({ "iss": iss })), Err(IdTokenError::Issuer), "{iss}");
         }
-        assert_eq!(
-            with_claims(&json!({ "iss": null })),
-            Err(IdTokenError::Issuer)
-        );
+        assert_eq!(with_claims(&json!({ "iss": null })), Err(IdTokenError::Issuer));
     }
 
     #[test]
@@ -468,32 +393,17 @@ mod tests {
             json!([CLIENT_ID, "other"]),
             json!({ CLIENT_ID: true }),
         ] {
-            assert_eq!(
-                with_claims(&json!({ "aud": aud })),
-                Err(IdTokenError::Audience),
-                "{aud}"
-            );
-            assert_eq!(
-                with_claims(&json!({ "aud": aud, "azp": CLIENT_ID })),
-                Err(IdTokenError::Audience),
-                "{aud}"
-            );
+            assert_eq!(with_claims(&json!({ "aud": aud })), Err(IdTokenError::Audience), "{aud}");
+            assert_eq!(with_claims(&json!({ "aud": aud, "azp": CLIENT_ID })), Err(IdTokenError::Audience), "{aud}");
         }
-        assert_eq!(
-            with_claims(&json!({ "aud": null })),
-            Err(IdTokenError::Audience)
-        );
+        assert_eq!(with_claims(&json!({ "aud": null })), Err(IdTokenError::Audience));
     }
 
     #[test]
     fn it_05_another_authorized_party() {
         assert_eq!(with_claims(&json!({ "azp": CLIENT_ID })), Ok(()));
         for azp in [json!("other"), json!(""), json!([CLIENT_ID])] {
-            assert_eq!(
-                with_claims(&json!({ "azp": azp })),
-                Err(IdTokenError::AuthorizedParty),
-                "{azp}"
-            );
+            assert_eq!(with_claims(&json!({ "azp": azp })), Err(IdTokenError::AuthorizedParty), "{azp}");
         }
     }
 
@@ -504,70 +414,35 @@ mod tests {
         let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
         let mut flipped = bytes.clone();
         flipped[10] ^= 1;
-        let der = [
-            &[0x30, 0x44, 0x02, 0x20][..],
-            &bytes[..32],
-            &[0x02, 0x20],
-            &bytes[32..],
-        ]
-        .concat();
+        let der = [&[0x30, 0x44, 0x02, 0x20][..], &bytes[..32], &[0x02, 0x20], &bytes[32..]].concat();
         for bad in [&flipped[..], &bytes[..63], &[], &[0; 64], &der] {
             let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(bad));
             assert_eq!(login(&token), Err(IdTokenError::Signature));
         }
         assert_eq!(login(&format!("{token}=")), Err(IdTokenError::Signature));
-        assert_eq!(
-            login(&SigningKey::es256("k").sign_claims(&claims(&json!({})))),
-            Err(IdTokenError::Signature)
-        );
+        assert_eq!(login(&SigningKey::es256("k").sign_claims(&claims(&json!({})))), Err(IdTokenError::Signature));
     }
 
     #[test]
     fn it_07_no_signature_at_all() {
         for alg in ["none", "None", "NONE", "nOnE", "", " none"] {
-            assert_eq!(
-                with_header(&json!({ "alg": alg })),
-                Err(IdTokenError::Algorithm),
-                "{alg}"
-            );
+            assert_eq!(with_header(&json!({ "alg": alg })), Err(IdTokenError::Algorithm), "{alg}");
         }
-        assert_eq!(
-            with_header(&json!({ "alg": null })),
-            Err(IdTokenError::Algorithm)
-        );
-        assert_eq!(
-            with_header(&json!({ "alg": ["ES256"] })),
-            Err(IdTokenError::Algorithm)
-        );
+        assert_eq!(with_header(&json!({ "alg": null })), Err(IdTokenError::Algorithm));
+        assert_eq!(with_header(&json!({ "alg": ["ES256"] })), Err(IdTokenError::Algorithm));
     }
 
     #[test]
     fn it_08_public_keys_and_client_secrets_are_no_hmac_keys() {
         let rsa = SigningKey::rs256("k");
         let header = json!({ "alg": "HS256", "kid": "k" }).to_string();
-        let signed = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(header),
-            URL_SAFE_NO_PAD.encode(claims(&json!({})).to_string())
-        );
-        for secret in [
-            rsa.jwk().to_string(),
-            rsa.jwk()["n"].as_str().unwrap().to_owned(),
-            "client-secret".to_owned(),
-        ] {
+        let signed =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims(&json!({})).to_string()));
+        for secret in [rsa.jwk().to_string(), rsa.jwk()["n"].as_str().unwrap().to_owned(), "client-secret".to_owned()] {
             let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
-            let mac =
-                jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
-            let occasion = Occasion::Login {
-                nonce: NONCE,
-                code: CODE,
-                max_age: None,
-            };
-            let verdict = judge(
-                &format!("{signed}.{mac}"),
-                &key_set(&[&rsa]),
-                &expectations(occasion),
-            );
+            let mac = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
+            let occasion = Occasion::Login { nonce: NONCE, code: CODE, max_age: None };
+            let verdict = judge(&format!("{signed}.{mac}"), &key_set(&[&rsa]), &expectations(occasion));
             assert_eq!(verdict.err(), Some(IdTokenError::Algorithm));
         }
     }
@@ -575,62 +450,25 @@ mod tests {
     #[test]
     fn it_09_an_algorithm_that_was_not_agreed_on() {
         let rsa = SigningKey::rs256("k");
-        let occasion = Occasion::Login {
-            nonce: NONCE,
-            code: CODE,
-            max_age: None,
-        };
-        let pinned = Expectations {
-            algorithms: &[Algorithm::ES256],
-            ..expectations(occasion)
-        };
-        let verdict = judge(
-            &rsa.sign_claims(&claims(&json!({}))),
-            &key_set(&[&rsa, &KEY]),
-            &pinned,
-        );
+        let occasion = Occasion::Login { nonce: NONCE, code: CODE, max_age: None };
+        let pinned = Expectations { algorithms: &[Algorithm::ES256], ..expectations(occasion) };
+        let verdict = judge(&rsa.sign_claims(&claims(&json!({}))), &key_set(&[&rsa, &KEY]), &pinned);
         assert_eq!(verdict.err(), Some(IdTokenError::Algorithm));
     }
 
     #[test]
     fn it_08_an_algorithm_that_does_not_fit_the_key() {
-        assert_eq!(
-            with_header(&json!({ "alg": "RS256" })),
-            Err(IdTokenError::Signature)
-        );
-        assert_eq!(
-            with_header(&json!({ "alg": "EdDSA" })),
-            Err(IdTokenError::Signature)
-        );
+        assert_eq!(with_header(&json!({ "alg": "RS256" })), Err(IdTokenError::Signature));
+        assert_eq!(with_header(&json!({ "alg": "EdDSA" })), Err(IdTokenError::Signature));
     }
 
     #[test]
     fn it_10_it_11_without_kid_the_keys_that_fit_are_tried() {
-        let token = KEY.sign(
-            br#"{"alg":"ES256"}"#,
-            claims(&json!({})).to_string().as_bytes(),
-        );
-        let others = [
-            SigningKey::es256("a"),
-            SigningKey::es256("b"),
-            SigningKey::rs256("c"),
-        ];
-        let occasion = || {
-            expectations(Occasion::Login {
-                nonce: NONCE,
-                code: CODE,
-                max_age: None,
-            })
-        };
+        let token = KEY.sign(br#"{"alg":"ES256"}"#, claims(&json!({})).to_string().as_bytes());
+        let others = [SigningKey::es256("a"), SigningKey::es256("b"), SigningKey::rs256("c")];
+        let occasion = || expectations(Occasion::Login { nonce: NONCE, code: CODE, max_age: None });
         assert!(judge(&token, &key_set(&[&KEY]), &occasion()).is_ok());
-        assert!(
-            judge(
-                &token,
-                &key_set(&[&others[0], &others[1], &others[2], &KEY]),
-                &occasion()
-            )
-            .is_ok()
-        );
+        assert!(judge(&token, &key_set(&[&others[0], &others[1], &others[2], &KEY]), &occasion()).is_ok());
         let verdict = judge(&token, &key_set(&[&others[0], &others[1]]), &occasion());
         assert_eq!(verdict.err(), Some(IdTokenError::Signature));
     }
@@ -638,17 +476,10 @@ mod tests {
     #[test]
     fn it_12_a_kid_is_a_name_and_nothing_else() {
         for kid in ["unknown", "../../etc/passwd", "' OR 1=1 --", "", "K"] {
-            assert_eq!(
-                with_header(&json!({ "kid": kid })),
-                Err(IdTokenError::Signature),
-                "{kid}"
-            );
+            assert_eq!(with_header(&json!({ "kid": kid })), Err(IdTokenError::Signature), "{kid}");
         }
         for kid in [json!(7), json!(["k"]), json!("k".repeat(2000))] {
-            assert_eq!(
-                with_header(&json!({ "kid": kid })),
-                Err(IdTokenError::Header)
-            );
+            assert_eq!(with_header(&json!({ "kid": kid })), Err(IdTokenError::Header));
         }
     }
 
@@ -676,38 +507,19 @@ mod tests {
             ("nbf", 61, Err(IdTokenError::NotYetValid)),
             ("nbf", 600, Err(IdTokenError::NotYetValid)),
         ] {
-            assert_eq!(
-                with_claims(&json!({ name: at(offset) })),
-                verdict,
-                "{name} {offset}"
-            );
+            assert_eq!(with_claims(&json!({ name: at(offset) })), verdict, "{name} {offset}");
         }
     }
 
     #[test]
     fn it_14_required_claims() {
         for wrong in [json!(null), json!([]), json!({}), json!(true)] {
-            assert_eq!(
-                with_claims(&json!({ "exp": wrong })),
-                Err(IdTokenError::Expired),
-                "{wrong}"
-            );
-            assert_eq!(
-                with_claims(&json!({ "iat": wrong })),
-                Err(IdTokenError::IssuedAt),
-                "{wrong}"
-            );
-            assert_eq!(
-                with_claims(&json!({ "sub": wrong })),
-                Err(IdTokenError::Subject),
-                "{wrong}"
-            );
+            assert_eq!(with_claims(&json!({ "exp": wrong })), Err(IdTokenError::Expired), "{wrong}");
+            assert_eq!(with_claims(&json!({ "iat": wrong })), Err(IdTokenError::IssuedAt), "{wrong}");
+            assert_eq!(with_claims(&json!({ "sub": wrong })), Err(IdTokenError::Subject), "{wrong}");
         }
         for sub in [json!(7), json!(""), json!("x".repeat(256))] {
-            assert_eq!(
-                with_claims(&json!({ "sub": sub })),
-                Err(IdTokenError::Subject)
-            );
+            assert_eq!(with_claims(&json!({ "sub": sub })), Err(IdTokenError::Subject));
         }
     }
 
@@ -723,66 +535,31 @@ mod tests {
             json!(u64::MAX),
             json!(LAST_DATE + 1),
         ] {
-            assert_eq!(
-                with_claims(&json!({ "exp": exp })),
-                Err(IdTokenError::Expired),
-                "{exp}"
-            );
+            assert_eq!(with_claims(&json!({ "exp": exp })), Err(IdTokenError::Expired), "{exp}");
         }
-        assert_eq!(
-            with_claims(&json!({ "nbf": "x" })),
-            Err(IdTokenError::NotYetValid)
-        );
+        assert_eq!(with_claims(&json!({ "nbf": "x" })), Err(IdTokenError::NotYetValid));
     }
 
     #[test]
     fn it_16_the_nonce_of_another_login() {
-        for nonce in [
-            json!(null),
-            json!(""),
-            json!("other"),
-            json!([NONCE]),
-            json!(NONCE.to_uppercase()),
-        ] {
-            assert_eq!(
-                with_claims(&json!({ "nonce": nonce })),
-                Err(IdTokenError::Nonce),
-                "{nonce}"
-            );
+        for nonce in [json!(null), json!(""), json!("other"), json!([NONCE]), json!(NONCE.to_uppercase())] {
+            assert_eq!(with_claims(&json!({ "nonce": nonce })), Err(IdTokenError::Nonce), "{nonce}");
         }
     }
 
     #[test]
     fn it_17_hashes_of_other_tokens() {
-        let half = |text: &str| {
-            URL_SAFE_NO_PAD.encode(&digest::digest(&digest::SHA256, text.as_bytes()).as_ref()[..16])
-        };
-        assert_eq!(
-            with_claims(&json!({ "at_hash": half(ACCESS_TOKEN), "c_hash": half(CODE) })),
-            Ok(())
-        );
+        let half =
+            |text: &str| URL_SAFE_NO_PAD.encode(&digest::digest(&digest::SHA256, text.as_bytes()).as_ref()[..16]);
+        assert_eq!(with_claims(&json!({ "at_hash": half(ACCESS_TOKEN), "c_hash": half(CODE) })), Ok(()));
         for wrong in [json!(half("other")), json!(""), json!(7)] {
-            assert_eq!(
-                with_claims(&json!({ "at_hash": wrong })),
-                Err(IdTokenError::AccessTokenHash)
-            );
-            assert_eq!(
-                with_claims(&json!({ "c_hash": wrong })),
-                Err(IdTokenError::CodeHash)
-            );
+            assert_eq!(with_claims(&json!({ "at_hash": wrong })), Err(IdTokenError::AccessTokenHash));
+            assert_eq!(with_claims(&json!({ "c_hash": wrong })), Err(IdTokenError::CodeHash));
         }
         // The example of OIDC Core appendix A.3 (RS256).
         let claims = json!({ "at_hash": "77QmUPtjPfzWtF2AnpK9RQ" });
         let token = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
-        assert_eq!(
-            check_hash(
-                claims.as_object().unwrap(),
-                "at_hash",
-                token,
-                Algorithm::RS256
-            ),
-            Ok(())
-        );
+        assert_eq!(check_hash(claims.as_object().unwrap(), "at_hash", token, Algorithm::RS256), Ok(()));
     }
 
     #[test]
@@ -794,16 +571,8 @@ mod tests {
             (json!(NOW - 360), Ok(())),
         ] {
             let token = KEY.sign_claims(&claims(&json!({ "auth_time": auth_time })));
-            let expected = expectations(Occasion::Login {
-                nonce: NONCE,
-                code: CODE,
-                max_age: Some(300),
-            });
-            assert_eq!(
-                judge(&token, &key_set(&[&KEY]), &expected).map(drop),
-                verdict,
-                "{auth_time}"
-            );
+            let expected = expectations(Occasion::Login { nonce: NONCE, code: CODE, max_age: Some(300) });
+            assert_eq!(judge(&token, &key_set(&[&KEY]), &expected).map(drop), verdict, "{auth_time}");
         }
         assert_eq!(with_claims(&json!({ "auth_time": null })), Ok(()));
     }
@@ -811,7 +580,8 @@ mod tests {
     #[test]
     fn it_19_a_token_does_not_bring_its_own_key() {
         let attacker = SigningKey::es256("k");
-        let brought = json!({ "jwk": attacker.jwk(), "jku": "https://evil/jwks", "x5u": "https://evil/x5u", "x5c": ["AA=="] });
+        let brought =
+            json!({ "jwk": attacker.jwk(), "jku": "https://evil/jwks", "x5u": "https://evil/x5u", "x5c": ["AA=="] });
         let header = changed(attacker.header(), &brought).to_string();
         let token = attacker.sign(header.as_bytes(), claims(&json!({})).to_string().as_bytes());
         assert_eq!(login(&token), Err(IdTokenError::Signature));
@@ -826,28 +596,14 @@ mod tests {
             json!({ "crit": ["b64"], "b64": false }),
             json!({ "b64": false }),
         ] {
-            assert_eq!(
-                with_header(&changes),
-                Err(IdTokenError::CriticalExtension),
-                "{changes}"
-            );
+            assert_eq!(with_header(&changes), Err(IdTokenError::CriticalExtension), "{changes}");
         }
     }
 
     #[test]
     fn it_21_tokens_made_for_another_purpose() {
-        for typ in [
-            json!("at+jwt"),
-            json!("application/at+JWT"),
-            json!("logout+jwt"),
-            json!("dpop+jwt"),
-            json!(7),
-        ] {
-            assert_eq!(
-                with_header(&json!({ "typ": typ })),
-                Err(IdTokenError::Type),
-                "{typ}"
-            );
+        for typ in [json!("at+jwt"), json!("application/at+JWT"), json!("logout+jwt"), json!("dpop+jwt"), json!(7)] {
+            assert_eq!(with_header(&json!({ "typ": typ })), Err(IdTokenError::Type), "{typ}");
         }
         for typ in [json!("jwt"), json!(null)] {
             assert_eq!(with_header(&json!({ "typ": typ })), Ok(()), "{typ}");
@@ -860,23 +616,12 @@ mod tests {
         let twice = good.replacen('{', r#"{"sub":"eve","#, 1);
         let utf16: Vec<u8> = good.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
-        for payload in [
-            twice.as_bytes(),
-            b"[]",
-            b"\"x\"",
-            b"",
-            b"{\"sub\":\"\xff\"}",
-            &utf16,
-            deep.as_bytes(),
-        ] {
+        for payload in [twice.as_bytes(), b"[]", b"\"x\"", b"", b"{\"sub\":\"\xff\"}", &utf16, deep.as_bytes()] {
             let token = KEY.sign(KEY.header().to_string().as_bytes(), payload);
             assert_eq!(login(&token), Err(IdTokenError::Payload));
         }
         let header = br#"{"alg":"none","alg":"ES256","kid":"k"}"#;
-        assert_eq!(
-            login(&KEY.sign(header, good.as_bytes())),
-            Err(IdTokenError::Header)
-        );
+        assert_eq!(login(&KEY.sign(header, good.as_bytes())), Err(IdTokenError::Header));
     }
 
     #[test]
@@ -885,62 +630,31 @@ mod tests {
         assert_eq!(login(&".".repeat(10_000)), Err(IdTokenError::NotAJws));
         assert_eq!(login(""), Err(IdTokenError::NotAJws));
         assert_eq!(login(".."), Err(IdTokenError::Header));
-        assert_eq!(
-            with_header(&json!({ "x": "y".repeat(1 << 20) })),
-            Err(IdTokenError::TooLarge)
-        );
+        assert_eq!(with_header(&json!({ "x": "y".repeat(1 << 20) })), Err(IdTokenError::TooLarge));
     }
 
     #[test]
     fn it_26_encrypted_and_compressed_tokens() {
         assert_eq!(login("a.b.c.d.e"), Err(IdTokenError::Encrypted));
+        assert_eq!(with_header(&json!({ "zip": "DEF" })), Err(IdTokenError::Encrypted));
         assert_eq!(
-            with_header(&json!({ "zip": "DEF" })),
+            with_header(&json!({ "enc": "A128GCM", "alg": "PBES2-HS256+A128KW", "p2c": 1u64 << 31 })),
             Err(IdTokenError::Encrypted)
         );
-        assert_eq!(
-            with_header(
-                &json!({ "enc": "A128GCM", "alg": "PBES2-HS256+A128KW", "p2c": 1u64 << 31 })
-            ),
-            Err(IdTokenError::Encrypted)
-        );
-        assert_eq!(
-            with_header(&json!({ "alg": "RSA1_5" })),
-            Err(IdTokenError::Algorithm)
-        );
+        assert_eq!(with_header(&json!({ "alg": "RSA1_5" })), Err(IdTokenError::Algorithm));
     }
 
     #[test]
     fn tk_19_refreshed_tokens_are_the_same_users() {
         let judge_refresh = |changes: &Value| {
             let expected = expectations(Occasion::Refresh { subject: "ada" });
-            judge(
-                &KEY.sign_claims(&claims(changes)),
-                &key_set(&[&KEY]),
-                &expected,
-            )
-            .map(drop)
+            judge(&KEY.sign_claims(&claims(changes)), &key_set(&[&KEY]), &expected).map(drop)
         };
-        assert_eq!(
-            judge_refresh(&json!({ "nonce": null, "iat": NOW - 86_400 })),
-            Ok(())
-        );
-        assert_eq!(
-            judge_refresh(&json!({ "sub": "Ada" })),
-            Err(IdTokenError::OtherSubject)
-        );
-        assert_eq!(
-            judge_refresh(&json!({ "iss": "https://evil" })),
-            Err(IdTokenError::Issuer)
-        );
-        assert_eq!(
-            judge_refresh(&json!({ "aud": null })),
-            Err(IdTokenError::Audience)
-        );
-        assert_eq!(
-            judge_refresh(&json!({ "exp": NOW - 60 })),
-            Err(IdTokenError::Expired)
-        );
+        assert_eq!(judge_refresh(&json!({ "nonce": null, "iat": NOW - 86_400 })), Ok(()));
+        assert_eq!(judge_refresh(&json!({ "sub": "Ada" })), Err(IdTokenError::OtherSubject));
+        assert_eq!(judge_refresh(&json!({ "iss": "https://evil" })), Err(IdTokenError::Issuer));
+        assert_eq!(judge_refresh(&json!({ "aud": null })), Err(IdTokenError::Audience));
+        assert_eq!(judge_refresh(&json!({ "exp": NOW - 60 })), Err(IdTokenError::Expired));
     }
 
     /// The vectors of Wycheproof: set `LATCHGATE_CORPORA` to the directory that has them.
@@ -960,10 +674,7 @@ mod tests {
     }
 
     fn check_vectors(vectors: &Value) -> usize {
-        let every: Vec<Algorithm> = SIGNATURE_ALGORITHMS
-            .iter()
-            .map(|(_, algorithm)| *algorithm)
-            .collect();
+        let every: Vec<Algorithm> = SIGNATURE_ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect();
         let mut accepted = 0;
         for group in vectors["testGroups"].as_array().unwrap() {
             let published = group.get("public").unwrap_or(&group["private"]);
@@ -972,25 +683,13 @@ mod tests {
                 None => json!([published]),
             };
             // HMACs are refused on purpose, and P-521 (here as "ES521") is no algorithm of the library.
-            let supported = keys
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|key| key["kty"] != "oct" && key["crv"] != "P-521");
+            let supported = keys.as_array().unwrap().iter().all(|key| key["kty"] != "oct" && key["crv"] != "P-521");
             let set = KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
             for test in group["tests"].as_array().unwrap() {
-                let token = test["jws"]
-                    .as_str()
-                    .map_or_else(|| test["jws"].to_string(), str::to_owned);
-                let good = Jws::parse(&token)
-                    .and_then(|jws| jws.check_signature(&set, &every))
-                    .is_ok();
+                let token = test["jws"].as_str().map_or_else(|| test["jws"].to_string(), str::to_owned);
+                let good = Jws::parse(&token).and_then(|jws| jws.check_signature(&set, &every)).is_ok();
                 let expected = test["result"] == "valid" && supported && !is_excepted(test);
-                assert_eq!(
-                    good, expected,
-                    "tcId {}: {} {}",
-                    test["tcId"], group["comment"], test["comment"]
-                );
+                assert_eq!(good, expected, "tcId {}: {} {}", test["tcId"], group["comment"], test["comment"]);
                 accepted += usize::from(good);
             }
         }

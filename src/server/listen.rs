@@ -80,8 +80,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 fn is_left_over(path: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 const BACKLOG: i32 = 4096;

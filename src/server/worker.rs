@@ -187,7 +187,8 @@ struct Place(Arc<AtomicUsize>);
 impl Place {
     fn take(door: &Door) -> Option<Place> {
         let most = door.limits.connections;
-        let taken = door.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
+        let taken =
+            door.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
         taken.is_ok().then(|| Place(Arc::clone(&door.open)))
     }
 }

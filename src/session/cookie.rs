@@ -178,7 +178,10 @@ mod tests {
             https.expire(Name::Login("x1")),
             "__Host-latchgate-login-x1=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0"
         );
-        assert_eq!(Cookies::new(false).set(Name::Session, "abc", None), "latchgate=abc; HttpOnly; SameSite=Lax; Path=/");
+        assert_eq!(
+            Cookies::new(false).set(Name::Session, "abc", None),
+            "latchgate=abc; HttpOnly; SameSite=Lax; Path=/"
+        );
     }
 
     #[test]

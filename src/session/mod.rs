@@ -405,12 +405,7 @@ pub(crate) mod tests {
         };
         Opening {
             provider: "corp".into(),
-            identity: Identity {
-                issuer: "https://idp".into(),
-                subject: subject.into(),
-                sid: None,
-                claims: Map::new(),
-            },
+            identity: Identity { issuer: "https://idp".into(), subject: subject.into(), sid: None, claims: Map::new() },
             tokens: TokenSet::new(answer, 1, Mono(0)).unwrap(),
         }
     }

@@ -52,8 +52,7 @@ impl OwnTokens {
     /// # Errors
     /// When the operating system has no random bytes to give.
     pub fn new(issuer: String, secrets: &[SecretString]) -> Result<OwnTokens, super::seal::NoRandomness> {
-        let mut keys: Vec<hmac::Tag> =
-            secrets.iter().map(|secret| derive(secret.expose_secret().as_bytes())).collect();
+        let mut keys: Vec<hmac::Tag> = secrets.iter().map(|secret| derive(secret.expose_secret().as_bytes())).collect();
         if keys.is_empty() {
             let mut secret = [0; 32];
             aws_lc_rs::rand::fill(&mut secret).map_err(|_| super::seal::NoRandomness)?;

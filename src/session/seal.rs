@@ -34,9 +34,8 @@ impl Sealer {
     /// When there is no randomness for the nonce.
     pub fn seal(&self, purpose: Purpose, holder: &str, plain: &[u8]) -> Result<String, NoRandomness> {
         let mut sealed = plain.to_vec();
-        let nonce = self.keys[0]
-            .seal_in_place_append_tag(bound_to(purpose, holder), &mut sealed)
-            .map_err(|_| NoRandomness)?;
+        let nonce =
+            self.keys[0].seal_in_place_append_tag(bound_to(purpose, holder), &mut sealed).map_err(|_| NoRandomness)?;
         let mut text = nonce.as_ref().to_vec();
         text.append(&mut sealed);
         Ok(URL_SAFE_NO_PAD.encode(text))

@@ -30,8 +30,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE,
-    PROXY_AUTHORIZATION, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
+    REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -49,10 +49,7 @@ impl DemoUpstream {
     /// A backend that nobody called yet.
     #[must_use]
     pub fn new(clock: Clock) -> DemoUpstream {
-        DemoUpstream {
-            clock,
-            memory: Mutex::default(),
-        }
+        DemoUpstream { clock, memory: Mutex::default() }
     }
 
     /// Answers any request. Only `/api/demo/events` answers with a stream.
@@ -60,14 +57,8 @@ impl DemoUpstream {
         let now = self.clock.now();
         let bearer = Bearer::of(request.headers());
         let mut memory = self.memory();
-        let refused = bearer
-            .as_ref()
-            .is_some_and(|bearer| memory.is_refused(bearer.hash()));
-        let outcome = decide(
-            request.method(),
-            request.uri().path(),
-            admit(bearer.as_ref(), refused, now.unix),
-        );
+        let refused = bearer.as_ref().is_some_and(|bearer| memory.is_refused(bearer.hash()));
+        let outcome = decide(request.method(), request.uri().path(), admit(bearer.as_ref(), refused, now.unix));
 
         if let (Outcome::Expire, Some(bearer)) = (&outcome, &bearer) {
             memory.refuse(bearer.hash());
@@ -88,16 +79,9 @@ impl DemoUpstream {
                 },
             );
         }
-        let calls = subject
-            .map(|subject| memory.calls(subject))
-            .unwrap_or_default();
+        let calls = subject.map(|subject| memory.calls(subject)).unwrap_or_default();
         drop(memory);
-        let seen = Seen {
-            request,
-            bearer,
-            calls,
-            now,
-        };
+        let seen = Seen { request, bearer, calls, now };
         seen.answer(&outcome)
     }
 
@@ -166,8 +150,7 @@ const POST: &str = "POST";
 
 /// Whether `path` is `prefix` or below it.
 fn is_under(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Outcome {
@@ -198,27 +181,19 @@ impl Seen {
                 "bytes": self.request.body().len(),
                 "sha256": hex(&sha256(self.request.body())),
             })),
-            Outcome::Expire => {
-                self.json(json!({ "refused": self.bearer.as_ref().map(Bearer::fingerprint) }))
-            }
+            Outcome::Expire => self.json(json!({ "refused": self.bearer.as_ref().map(Bearer::fingerprint) })),
             Outcome::Calls => self.json(json!({})),
             Outcome::Events => {
                 let events = DemoBody::Events(Events::every(Duration::from_secs(1)));
                 respond("text/event-stream", events)
             }
-            Outcome::Unauthorized(refusal, shape) => {
-                self.error(*shape, "A token is needed here", refusal.sentence())
-            }
+            Outcome::Unauthorized(refusal, shape) => self.error(*shape, "A token is needed here", refusal.sentence()),
             Outcome::MethodNotAllowed(_, shape) => self.error(
                 *shape,
                 "Another method is needed here",
                 "This address does not take the method of the request.",
             ),
-            Outcome::NotFound(shape) => self.error(
-                *shape,
-                "Nothing here",
-                "This backend has no page at this address.",
-            ),
+            Outcome::NotFound(shape) => self.error(*shape, "Nothing here", "This backend has no page at this address."),
         };
         *response.status_mut() = outcome.status();
         match outcome {
@@ -227,9 +202,7 @@ impl Seen {
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
             Outcome::MethodNotAllowed(allow, _) => {
-                response
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static(allow));
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             }
             _ => {}
         }
@@ -243,18 +216,10 @@ impl Seen {
             "secondsLeft": bearer.seconds_left(self.now.unix),
         })));
         answer["calls"] = json!(self.calls);
-        respond(
-            "application/json",
-            DemoBody::Full(answer.to_string().into()),
-        )
+        respond("application/json", DemoBody::Full(answer.to_string().into()))
     }
 
-    fn error(
-        &self,
-        shape: Shape,
-        title: &'static str,
-        sentence: &'static str,
-    ) -> Response<DemoBody> {
+    fn error(&self, shape: Shape, title: &'static str, sentence: &'static str) -> Response<DemoBody> {
         match shape {
             Shape::Json => {
                 let body = json!({ "message": sentence }).to_string();
@@ -264,38 +229,21 @@ impl Seen {
         }
     }
 
-    fn page(
-        &self,
-        title: &'static str,
-        introduction: &'static str,
-        is_problem: bool,
-    ) -> Response<DemoBody> {
+    fn page(&self, title: &'static str, introduction: &'static str, is_problem: bool) -> Response<DemoBody> {
         let headers = self.request.headers();
-        let target = self
-            .request
-            .uri()
-            .path_and_query()
-            .map_or("/", |target| target.as_str());
+        let target = self.request.uri().path_and_query().map_or("/", |target| target.as_str());
         let page = DemoPage {
             title,
             introduction,
             is_problem,
             path: self.request.uri().path(),
-            login: format!(
-                "/auth/login?return_to={}",
-                utf8_percent_encode(target, QUERY_VALUE)
-            ),
+            login: format!("/auth/login?return_to={}", utf8_percent_encode(target, QUERY_VALUE)),
             person: self.person(),
             token: self.bearer.as_ref().map(|bearer| TokenChip {
                 fingerprint: bearer.fingerprint(),
                 seconds_left: bearer.seconds_left(self.now.unix),
             }),
-            claims: self
-                .bearer
-                .iter()
-                .flat_map(Bearer::claims)
-                .map(|(name, value)| (&**name, plain(value)))
-                .collect(),
+            claims: self.bearer.iter().flat_map(Bearer::claims).map(|(name, value)| (&**name, plain(value))).collect(),
             identity: headers
                 .iter()
                 .filter(|(name, _)| IDENTITY_HEADERS.contains(&name.as_str()))
@@ -305,18 +253,13 @@ impl Seen {
             method: self.request.method().as_str(),
             target,
             version: format!("{:?}", self.request.version()),
-            headers: headers
-                .iter()
-                .map(|(name, value)| (name.as_str(), self.shown(name, value)))
-                .collect(),
+            headers: headers.iter().map(|(name, value)| (name.as_str(), self.shown(name, value))).collect(),
         };
         let Ok(html) = page.render() else {
             return respond("text/plain; charset=utf-8", DemoBody::Full(Bytes::new()));
         };
         let mut response = respond("text/html; charset=utf-8", DemoBody::Full(html.into()));
-        response
-            .headers_mut()
-            .insert(CONTENT_SECURITY_POLICY, PAGE_POLICY.clone());
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, PAGE_POLICY.clone());
         response
     }
 
@@ -335,11 +278,7 @@ impl Seen {
             .or_else(|| claim("sub"))
             .or_else(|| header("x-user"))?;
         Some(Person {
-            initials: name
-                .split_whitespace()
-                .take(2)
-                .filter_map(|word| word.chars().next())
-                .collect(),
+            initials: name.split_whitespace().take(2).filter_map(|word| word.chars().next()).collect(),
             email: email.filter(|email| *email != name),
             role: claim("role"),
             name,
@@ -347,8 +286,7 @@ impl Seen {
     }
 
     fn name(&self) -> String {
-        self.person()
-            .map_or_else(|| "whoever you are".to_owned(), |person| person.name)
+        self.person().map_or_else(|| "whoever you are".to_owned(), |person| person.name)
     }
 
     /// A header's value as the page may show it.
@@ -361,10 +299,8 @@ impl Seen {
     fn shown(&self, name: &HeaderName, value: &HeaderValue) -> String {
         if name == COOKIE {
             let cookies = lossy(value);
-            let names: Vec<&str> = cookies
-                .split(';')
-                .map(|pair| pair.split('=').next().unwrap_or_default().trim())
-                .collect();
+            let names: Vec<&str> =
+                cookies.split(';').map(|pair| pair.split('=').next().unwrap_or_default().trim()).collect();
             return format!("{} (values not shown)", names.join(", "));
         }
         if !value.is_sensitive() && !CREDENTIAL_HEADERS.contains(name) {
@@ -372,9 +308,7 @@ impl Seen {
         }
         let text = value.as_bytes();
         let space = text.iter().position(|byte| *byte == b' ');
-        let (scheme, credential) = space.map_or((&text[..0], text), |at| {
-            (&text[..=at], text[at..].trim_ascii())
-        });
+        let (scheme, credential) = space.map_or((&text[..0], text), |at| (&text[..=at], text[at..].trim_ascii()));
         let mut shown = format!("{}…", String::from_utf8_lossy(scheme));
         shown += &format!(" (SHA-256 {}…", hex(&sha256(credential)[..4]));
         let left = self
@@ -458,19 +392,13 @@ struct TokenChip {
 
 impl DemoPage<'_> {
     fn is_at(&self, prefix: &str) -> bool {
-        if prefix == "/" {
-            self.path == "/"
-        } else {
-            is_under(self.path, prefix)
-        }
+        if prefix == "/" { self.path == "/" } else { is_under(self.path, prefix) }
     }
 }
 
 /// The claim as text: strings as they are, anything else as JSON.
 fn plain(claim: &Value) -> String {
-    claim
-        .as_str()
-        .map_or_else(|| claim.to_string(), str::to_owned)
+    claim.as_str().map_or_else(|| claim.to_string(), str::to_owned)
 }
 
 fn lossy(value: &HeaderValue) -> String {
@@ -480,12 +408,7 @@ fn lossy(value: &HeaderValue) -> String {
 /// `HH:MM:SS`, UTC.
 fn time_of_day(unix: u64) -> String {
     let second = unix % 86_400;
-    format!(
-        "{:02}:{:02}:{:02}",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
+    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }
 
 fn respond(content_type: &'static str, body: DemoBody) -> Response<DemoBody> {
@@ -538,12 +461,7 @@ const IDENTITY_HEADERS: [&str; 12] = [
 ];
 
 /// What stands for itself in a query value.
-const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[cfg(test)]
 mod tests {
@@ -559,10 +477,7 @@ mod tests {
     impl Demo {
         fn new() -> Demo {
             let clock = Clock::system();
-            Demo {
-                upstream: DemoUpstream::new(clock.clone()),
-                clock,
-            }
+            Demo { upstream: DemoUpstream::new(clock.clone()), clock }
         }
 
         /// A JWT for `sub`; `jti` tells two of them apart.
@@ -575,19 +490,12 @@ mod tests {
         }
 
         fn send(&self, request: Builder, body: &str) -> (Response<()>, String) {
-            let request = request
-                .body(Bytes::copy_from_slice(body.as_bytes()))
-                .unwrap();
+            let request = request.body(Bytes::copy_from_slice(body.as_bytes())).unwrap();
             let (parts, body) = self.upstream.handle(request).into_parts();
             assert_eq!(parts.headers[CACHE_CONTROL], "no-store");
             assert_eq!(parts.headers[X_CONTENT_TYPE_OPTIONS], "nosniff");
-            let DemoBody::Full(body) = body else {
-                panic!("a stream")
-            };
-            (
-                Response::from_parts(parts, ()),
-                String::from_utf8(body.to_vec()).unwrap(),
-            )
+            let DemoBody::Full(body) = body else { panic!("a stream") };
+            (Response::from_parts(parts, ()), String::from_utf8(body.to_vec()).unwrap())
         }
 
         fn get(&self, path: &str) -> (Response<()>, String) {
@@ -595,22 +503,13 @@ mod tests {
         }
 
         fn call(&self, method: &str, path: &str, token: &str) -> (u16, Value) {
-            let request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header(AUTHORIZATION, format!("Bearer {token}"));
+            let request = Request::builder().method(method).uri(path).header(AUTHORIZATION, format!("Bearer {token}"));
             let (response, body) = self.send(request, "");
-            (
-                response.status().as_u16(),
-                serde_json::from_str(&body).unwrap(),
-            )
+            (response.status().as_u16(), serde_json::from_str(&body).unwrap())
         }
 
         fn page(&self, path: &str, token: &str) -> (Response<()>, String) {
-            self.send(
-                Request::get(path).header(AUTHORIZATION, format!("Bearer {token}")),
-                "",
-            )
+            self.send(Request::get(path).header(AUTHORIZATION, format!("Bearer {token}")), "")
         }
     }
 
@@ -625,40 +524,22 @@ mod tests {
             ("/api/demo/hello", Outcome::Hello),
             ("/api/demo/calls", Outcome::Calls),
             ("/api/demo/events", Outcome::Events),
-            (
-                "/api/demo/echo",
-                Outcome::MethodNotAllowed(POST, Shape::Json),
-            ),
+            ("/api/demo/echo", Outcome::MethodNotAllowed(POST, Shape::Json)),
             ("/api/other", Outcome::NotFound(Shape::Json)),
             ("/opening", Outcome::NotFound(Shape::Html)),
         ] {
             assert_eq!(decide(&get, path, Ok(())), outcome, "{path}");
         }
-        for path in [
-            "/api",
-            "/api/demo/hello",
-            "/api/other",
-            "/private",
-            "/private/a",
-        ] {
+        for path in ["/api", "/api/demo/hello", "/api/other", "/private", "/private/a"] {
             let outcome = decide(&get, path, Err(Refusal::Expired));
-            assert!(
-                matches!(outcome, Outcome::Unauthorized(Refusal::Expired, _)),
-                "{path}"
-            );
+            assert!(matches!(outcome, Outcome::Unauthorized(Refusal::Expired, _)), "{path}");
         }
         for path in ["/", "/open/", "/apiary", "/privateer"] {
             let outcome = decide(&get, path, Err(Refusal::Absent));
             assert!(!matches!(outcome, Outcome::Unauthorized(..)), "{path}");
         }
-        assert_eq!(
-            decide(&Method::HEAD, "/", Ok(())),
-            Outcome::Page(Area::Start)
-        );
-        assert_eq!(
-            decide(&Method::POST, "/", Ok(())),
-            Outcome::MethodNotAllowed(GET, Shape::Html)
-        );
+        assert_eq!(decide(&Method::HEAD, "/", Ok(())), Outcome::Page(Area::Start));
+        assert_eq!(decide(&Method::POST, "/", Ok(())), Outcome::MethodNotAllowed(GET, Shape::Html));
     }
 
     #[test]
@@ -674,10 +555,7 @@ mod tests {
         demo.clock.advance(Duration::from_secs(61));
         let (response, _) = demo.page("/api/demo/hello", &token);
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(
-            response.headers()[WWW_AUTHENTICATE],
-            r#"Bearer error="invalid_token""#
-        );
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], r#"Bearer error="invalid_token""#);
     }
 
     #[test]
@@ -688,15 +566,8 @@ mod tests {
         assert_eq!(status, 200);
         assert_eq!(answer["refused"], answer["token"]["fingerprint"]);
         assert_eq!(demo.call("GET", "/api/demo/hello", &first).0, 401);
-        assert_eq!(
-            demo.page("/private/", &first).0.status(),
-            StatusCode::UNAUTHORIZED
-        );
-        assert_eq!(
-            demo.page("/", &first).0.status(),
-            StatusCode::OK,
-            "the start page asks for no token"
-        );
+        assert_eq!(demo.page("/private/", &first).0.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(demo.page("/", &first).0.status(), StatusCode::OK, "the start page asks for no token");
         assert_eq!(demo.call("GET", "/api/demo/hello", &second).0, 200);
     }
 
@@ -713,22 +584,11 @@ mod tests {
             .iter()
             .map(|call| {
                 let text = |name: &str| call[name].as_str().unwrap();
-                (
-                    text("method"),
-                    text("path"),
-                    call["status"].as_u64().unwrap(),
-                )
+                (text("method"), text("path"), call["status"].as_u64().unwrap())
             })
             .collect();
         let path = "/api/demo/hello";
-        assert_eq!(
-            seen,
-            [
-                ("POST", "/api/demo/expire", 200),
-                ("GET", path, 401),
-                ("GET", path, 200)
-            ]
-        );
+        assert_eq!(seen, [("POST", "/api/demo/expire", 200), ("GET", path, 401), ("GET", path, 200)]);
         assert_eq!(calls[0]["token"], calls[1]["token"]);
         assert_ne!(calls[1]["token"], calls[2]["token"]);
 
@@ -740,25 +600,17 @@ mod tests {
     fn echo_tells_what_arrived() {
         let demo = Demo::new();
         let authorization = format!("Bearer {}", demo.token("ada", 1));
-        let (_, body) = demo.send(
-            Request::post("/api/demo/echo").header(AUTHORIZATION, authorization),
-            "abc",
-        );
+        let (_, body) = demo.send(Request::post("/api/demo/echo").header(AUTHORIZATION, authorization), "abc");
         let answer: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(answer["bytes"], 3);
         // FIPS 180-4
-        assert_eq!(
-            answer["sha256"],
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(answer["sha256"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 
     #[test]
     fn the_page_shows_the_request_and_none_of_its_credentials() {
         let demo = Demo::new();
-        let token = demo.jwt(
-            &json!({ "sub": "ada", "name": "Ada Example", "exp": demo.clock.now().unix + 60 }),
-        );
+        let token = demo.jwt(&json!({ "sub": "ada", "name": "Ada Example", "exp": demo.clock.now().unix + 60 }));
         let mut marked = HeaderValue::from_static("Basic marked-credential");
         marked.set_sensitive(true);
         let request = Request::get("/open/x?page=2")
@@ -768,18 +620,10 @@ mod tests {
             .header("x-custom", marked)
             .header("x-groups", "staff");
         let (_, html) = demo.send(request, "");
-        for shown in [
-            "Hello, Ada Example",
-            "GET /open/x?page=2 HTTP/1.1",
-            "theme, sid (values not shown)",
-            "staff",
-        ] {
+        for shown in ["Hello, Ada Example", "GET /open/x?page=2 HTTP/1.1", "theme, sid (values not shown)", "staff"] {
             assert!(html.contains(shown), "{shown}");
         }
-        assert!(html.contains(&format!(
-            "Bearer … (SHA-256 {}…, 60 s left)",
-            hex(&sha256(token.as_bytes())[..4])
-        )));
+        assert!(html.contains(&format!("Bearer … (SHA-256 {}…, 60 s left)", hex(&sha256(token.as_bytes())[..4]))));
         for hidden in [&token[..], "cookie-value", "key-value", "marked-credential"] {
             assert!(!html.contains(hidden), "{hidden}");
         }
@@ -788,27 +632,17 @@ mod tests {
     #[test]
     fn signing_in_leads_back_here() {
         let (_, html) = Demo::new().get("/open/x?page=2&a=b");
-        assert!(
-            html.contains("\"/auth/login?return_to=/open/x%3Fpage%3D2%26a%3Db\""),
-            "{html}"
-        );
+        assert!(html.contains("\"/auth/login?return_to=/open/x%3Fpage%3D2%26a%3Db\""), "{html}");
     }
 
     #[test]
     fn nothing_from_the_request_becomes_markup() {
         let demo = Demo::new();
         let evil = "<img src=x onerror=alert(1)>\"'";
-        let token = demo
-            .jwt(&json!({ "sub": evil, "name": evil, "email": evil, "role": evil, "<b>": [evil] }));
+        let token = demo.jwt(&json!({ "sub": evil, "name": evil, "email": evil, "role": evil, "<b>": [evil] }));
         for (path, scripts) in [("/", 1), ("/private/\"'?'", 1), ("/nowhere/\"'", 0)] {
             let request = Request::get(path).header(AUTHORIZATION, format!("Bearer {token}"));
-            let (_, html) = demo.send(
-                request
-                    .header("x-user", evil)
-                    .header("x-other", evil)
-                    .header(COOKIE, evil),
-                "",
-            );
+            let (_, html) = demo.send(request.header("x-user", evil).header("x-other", evil).header(COOKIE, evil), "");
             assert!(!html.contains("<img") && !html.contains("<b>"), "{path}");
             assert!(!html.contains(path) || path == "/", "{path}");
             assert_eq!(html.matches("<script").count(), scripts, "{path}");
@@ -819,21 +653,11 @@ mod tests {
     fn the_policy_names_the_script_on_the_page() {
         let demo = Demo::new();
         let (response, html) = demo.get("/");
-        let script = html
-            .split("<script>")
-            .nth(1)
-            .unwrap()
-            .split("</script>")
-            .next()
-            .unwrap();
+        let script = html.split("<script>").nth(1).unwrap().split("</script>").next().unwrap();
         let hash = format!("'sha256-{}'", STANDARD.encode(sha256(script.as_bytes())));
-        let policy = response.headers()[CONTENT_SECURITY_POLICY]
-            .to_str()
-            .unwrap();
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
         assert!(policy.contains(&hash), "{policy}");
-        assert!(
-            policy.starts_with("default-src 'none';") && policy.ends_with("frame-ancestors 'none'")
-        );
+        assert!(policy.starts_with("default-src 'none';") && policy.ends_with("frame-ancestors 'none'"));
     }
 
     #[test]
@@ -847,11 +671,7 @@ mod tests {
         let (response, _) = demo.page("/api/demo/expire", &token);
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(response.headers()[ALLOW], "POST");
-        assert_eq!(
-            demo.call("GET", "/api/demo/hello", &token).0,
-            200,
-            "a GET expires nothing"
-        );
+        assert_eq!(demo.call("GET", "/api/demo/hello", &token).0, 200, "a GET expires nothing");
     }
 
     #[test]

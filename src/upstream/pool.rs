@@ -172,8 +172,8 @@ where
 
 /// A copy of a request that may be sent twice: safe, and without a body.
 fn copy_if_repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
-        && request.body().is_end_stream();
+    let repeatable =
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) && request.body().is_end_stream();
     repeatable.then(|| {
         let mut copy = Request::new(Body::Empty);
         copy.method_mut().clone_from(request.method());

@@ -6,9 +6,7 @@ use crate::harness::keys::{Algorithm, Signature, base64url};
 use crate::harness::provider::{CLIENT_ID, CLIENT_SECRET};
 use crate::harness::upstream::{REFUSAL, lax_path};
 use crate::harness::wire::{Headers, bytes_of, chunk};
-use crate::harness::{
-    Answer, Connection, Endpoint, Fault, Gate, Provider, Reply, Upstream, together,
-};
+use crate::harness::{Answer, Connection, Endpoint, Fault, Gate, Provider, Reply, Upstream, together};
 use aws_lc_rs::digest;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, decode};
@@ -23,34 +21,21 @@ const REDIRECT_URI: &str = "http://gw.test/auth/corp";
 
 #[tokio::test]
 async fn the_provider_runs_the_code_flow_and_signs_what_its_keys_verify() {
-    let algorithms = [
-        (Algorithm::Es256, jsonwebtoken::Algorithm::ES256),
-        (Algorithm::Rs256, jsonwebtoken::Algorithm::RS256),
-    ];
+    let algorithms =
+        [(Algorithm::Es256, jsonwebtoken::Algorithm::ES256), (Algorithm::Rs256, jsonwebtoken::Algorithm::RS256)];
     for (algorithm, expected) in algorithms {
         let (provider, _) = provider().await;
         provider.rotate_key(algorithm);
         let tokens = sign_in(&provider).await;
-        let keys: JwkSet = serde_json::from_slice(&get(provider.address(), "/jwks").await.body)
-            .expect("a key set");
+        let keys: JwkSet = serde_json::from_slice(&get(provider.address(), "/jwks").await.body).expect("a key set");
         let key = &keys.keys[0];
         let mut validation = Validation::new(expected);
         validation.set_audience(&[CLIENT_ID]);
         validation.set_issuer(&[provider.issuer()]);
         let token = tokens["id_token"].as_str().unwrap();
-        let claims = decode::<Value>(token, &DecodingKey::from_jwk(key).unwrap(), &validation)
-            .unwrap()
-            .claims;
-        assert_eq!(
-            (claims["sub"].as_str(), claims["nonce"].as_str()),
-            (Some("ada"), Some("n-1"))
-        );
-        assert_eq!(
-            provider
-                .user_of(tokens["access_token"].as_str().unwrap())
-                .as_deref(),
-            Some("ada")
-        );
+        let claims = decode::<Value>(token, &DecodingKey::from_jwk(key).unwrap(), &validation).unwrap().claims;
+        assert_eq!((claims["sub"].as_str(), claims["nonce"].as_str()), (Some("ada"), Some("n-1")));
+        assert_eq!(provider.user_of(tokens["access_token"].as_str().unwrap()).as_deref(), Some("ada"));
     }
 }
 
@@ -58,15 +43,8 @@ async fn the_provider_runs_the_code_flow_and_signs_what_its_keys_verify() {
 async fn the_provider_refuses_a_wrong_verifier_a_used_code_and_a_strange_client() {
     let (provider, _) = provider().await;
     let code = authorize(&provider).await;
-    let wrong = token(
-        &provider,
-        &format!("{}&code_verifier=wrong", code_form(&code)),
-    )
-    .await;
-    assert_eq!(
-        (wrong.status, wrong.json()["error"].as_str()),
-        (400, Some("invalid_grant"))
-    );
+    let wrong = token(&provider, &format!("{}&code_verifier=wrong", code_form(&code))).await;
+    assert_eq!((wrong.status, wrong.json()["error"].as_str()), (400, Some("invalid_grant")));
 
     let code = authorize(&provider).await;
     let form = format!("{}&code_verifier={VERIFIER}", code_form(&code));
@@ -75,11 +53,7 @@ async fn the_provider_refuses_a_wrong_verifier_a_used_code_and_a_strange_client(
     let refused = token(&provider, &refresh_form(&first)).await;
     assert_eq!(refused.status, 400, "replaying a code ends its grant");
 
-    let stranger = token(
-        &provider,
-        "grant_type=refresh_token&client_id=other&client_secret=x",
-    )
-    .await;
+    let stranger = token(&provider, "grant_type=refresh_token&client_id=other&client_secret=x").await;
     assert_eq!(stranger.status, 401);
 }
 
@@ -91,11 +65,7 @@ async fn the_provider_rotates_refresh_tokens_and_ends_the_family_on_reuse() {
     assert_ne!(first["refresh_token"], second["refresh_token"]);
     assert_eq!(token(&provider, &refresh_form(&first)).await.status, 400);
     assert_eq!(provider.reuses(), 1);
-    assert_eq!(
-        token(&provider, &refresh_form(&second)).await.status,
-        400,
-        "the family is gone"
-    );
+    assert_eq!(token(&provider, &refresh_form(&second)).await.status, 400, "the family is gone");
     assert_eq!((provider.refreshes(), provider.code_exchanges()), (3, 1));
 }
 
@@ -122,19 +92,8 @@ async fn the_provider_fails_as_scripted() {
     provider.next(Endpoint::Jwks, Fault::Json(503, json!({})));
     provider.next(Endpoint::Jwks, Fault::Html);
     assert_eq!(get(provider.address(), "/jwks").await.status, 503);
-    assert_eq!(
-        get(provider.address(), "/jwks")
-            .await
-            .header("content-type"),
-        "text/html"
-    );
-    assert_eq!(
-        get(provider.address(), "/jwks").await.json()["keys"]
-            .as_array()
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(get(provider.address(), "/jwks").await.header("content-type"), "text/html");
+    assert_eq!(get(provider.address(), "/jwks").await.json()["keys"].as_array().unwrap().len(), 1);
 
     provider.always(Endpoint::Jwks, Fault::Reset);
     assert!(try_get(provider.address(), "/jwks").await.is_none());
@@ -152,11 +111,7 @@ async fn the_provider_fails_as_scripted() {
     assert!(!held.is_finished());
     gate.open();
     assert_eq!(held.await.unwrap().status, 200);
-    assert_eq!(
-        provider.count(Endpoint::Jwks),
-        6,
-        "what a provider that is down was asked does not count"
-    );
+    assert_eq!(provider.count(Endpoint::Jwks), 6, "what a provider that is down was asked does not count");
 }
 
 #[tokio::test]
@@ -164,9 +119,7 @@ async fn the_provider_signs_what_a_test_wants_signed() {
     let (provider, _) = provider().await;
     provider.configure(|habits| {
         habits.id_token = Box::new(|token| {
-            token
-                .claims
-                .insert("iss".to_owned(), json!("http://elsewhere.test"));
+            token.claims.insert("iss".to_owned(), json!("http://elsewhere.test"));
             token.header.insert("alg".to_owned(), json!("none"));
             token.signature = Signature::Empty;
         });
@@ -174,10 +127,7 @@ async fn the_provider_signs_what_a_test_wants_signed() {
     let tokens = sign_in(&provider).await;
     let id_token = tokens["id_token"].as_str().unwrap();
     let head = base64url(br#"{"alg":"none""#);
-    assert!(
-        id_token.starts_with(&head[..16]) && id_token.ends_with('.'),
-        "{id_token}"
-    );
+    assert!(id_token.starts_with(&head[..16]) && id_token.ends_with('.'), "{id_token}");
     assert!(provider.secrets().contains(&id_token.to_owned()));
 }
 
@@ -192,34 +142,15 @@ async fn the_upstream_records_what_it_receives() {
     bytes.extend(chunk(b"you"));
     bytes.extend(chunk(b""));
     connection.send(&bytes).await.unwrap();
-    assert_eq!(
-        connection.reply("POST").await.unwrap().text(),
-        "upstream 200"
-    );
+    assert_eq!(connection.reply("POST").await.unwrap().text(), "upstream 200");
     let received = upstream.last();
-    assert_eq!(
-        (received.method.as_str(), received.target.as_str()),
-        ("POST", "/a?b=%2f&b")
-    );
+    assert_eq!((received.method.as_str(), received.target.as_str()), ("POST", "/a?b=%2f&b"));
     assert_eq!(received.body, b"hello you");
-    assert_eq!(
-        received.headers.0[1..3],
-        [field("x-UP", "1"), field("X-Up", "\u{e9}")]
-    );
+    assert_eq!(received.headers.0[1..3], [field("x-UP", "1"), field("X-Up", "\u{e9}")]);
 
-    connection
-        .send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     connection.reply("GET").await.unwrap();
-    assert_eq!(
-        (
-            upstream.hits(),
-            upstream.connections(),
-            upstream.last().connection
-        ),
-        (2, 1, 0)
-    );
+    assert_eq!((upstream.hits(), upstream.connections(), upstream.last().connection), (2, 1, 0));
 }
 
 #[tokio::test]
@@ -249,10 +180,7 @@ async fn the_upstream_streams_stepwise_and_echoes() {
     let (steps, answer) = Answer::steps();
     upstream.next(answer);
     let mut connection = Connection::open(upstream.address()).await;
-    connection
-        .send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert_eq!(connection.reply_head().await.word(1), "200");
     steps.send(b"one".to_vec()).unwrap();
     assert_eq!(connection.raw().await, chunk(b"one"));
@@ -260,15 +188,9 @@ async fn the_upstream_streams_stepwise_and_echoes() {
     assert_eq!(connection.raw().await, chunk(b""));
 
     upstream.next(Answer::websocket_echo());
-    connection
-        .send(b"GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-        .await
-        .unwrap();
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").await.unwrap();
     let head = connection.reply_head().await;
-    assert_eq!(
-        head.headers.value("sec-websocket-accept"),
-        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
-    );
+    assert_eq!(head.headers.value("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     connection.send(b"ping").await.unwrap();
     assert_eq!(connection.raw().await, b"ping");
 }
@@ -306,21 +228,11 @@ fn the_jar_keeps_a_browsers_rules() {
     jar.store(&http, "a=1; Secure");
     assert_eq!(jar.field(&https, false), None);
 
-    jar.store(
-        &https,
-        "__Host-a=1; Secure; Path=/; Max-Age=10; SameSite=Lax",
-    );
+    jar.store(&https, "__Host-a=1; Secure; Path=/; Max-Age=10; SameSite=Lax");
     jar.store(&https, "b=2; Path=/deep");
     assert_eq!(jar.field(&https, false).as_deref(), Some("__Host-a=1"));
-    assert_eq!(
-        jar.field(&https.join("/deep/er").unwrap(), false)
-            .as_deref(),
-        Some("b=2; __Host-a=1")
-    );
-    assert_eq!(
-        jar.field(&https.join("/deeper").unwrap(), false).as_deref(),
-        Some("__Host-a=1")
-    );
+    assert_eq!(jar.field(&https.join("/deep/er").unwrap(), false).as_deref(), Some("b=2; __Host-a=1"));
+    assert_eq!(jar.field(&https.join("/deeper").unwrap(), false).as_deref(), Some("__Host-a=1"));
     assert_eq!(jar.field(&https, true), None, "SameSite");
     assert_eq!(jar.field(&http, false), None, "Secure");
     clock.advance(Duration::from_secs(11));
@@ -338,30 +250,9 @@ fn the_inspection_sees_leaks_strange_headers_caching_and_weak_cookies() {
     assert!(!passes("/x", &[("X-Debug", "1")], ""));
     assert!(!passes("/auth/me", &[("Content-Type", "text/html")], ""));
     assert!(passes("/auth/me", &[("Cache-Control", "no-store")], ""));
-    assert!(
-        !passes(
-            "/x",
-            &[("Set-Cookie", "latchgate=1; Path=/; SameSite=Lax")],
-            ""
-        ),
-        "HttpOnly"
-    );
-    assert!(
-        !passes(
-            "/x",
-            &[("Set-Cookie", "latchgate=1; HttpOnly; SameSite=Lax; Secure")],
-            ""
-        ),
-        "http"
-    );
-    assert!(
-        passes(
-            "/x",
-            &[("X-Scripted-Upstream", "yes"), ("X-Debug", "1")],
-            "at-secret"
-        ),
-        "relayed"
-    );
+    assert!(!passes("/x", &[("Set-Cookie", "latchgate=1; Path=/; SameSite=Lax")], ""), "HttpOnly");
+    assert!(!passes("/x", &[("Set-Cookie", "latchgate=1; HttpOnly; SameSite=Lax; Secure")], ""), "http");
+    assert!(passes("/x", &[("X-Scripted-Upstream", "yes"), ("X-Debug", "1")], "at-secret"), "relayed");
 }
 
 #[tokio::test]
@@ -399,29 +290,14 @@ async fn authorize(provider: &Provider) -> String {
     );
     let reply = get(provider.address(), &target).await;
     let location = Url::parse(reply.header("location")).expect("a redirect");
-    let parameter = |name: &str| {
-        location
-            .query_pairs()
-            .find(|(found, _)| found == name)
-            .unwrap()
-            .1
-            .into_owned()
-    };
-    assert_eq!(
-        (parameter("state"), parameter("iss")),
-        ("s".to_owned(), provider.issuer())
-    );
+    let parameter = |name: &str| location.query_pairs().find(|(found, _)| found == name).unwrap().1.into_owned();
+    assert_eq!((parameter("state"), parameter("iss")), ("s".to_owned(), provider.issuer()));
     parameter("code")
 }
 
 async fn sign_in(provider: &Provider) -> Value {
     let code = authorize(provider).await;
-    token(
-        provider,
-        &format!("{}&code_verifier={VERIFIER}", code_form(&code)),
-    )
-    .await
-    .json()
+    token(provider, &format!("{}&code_verifier={VERIFIER}", code_form(&code))).await.json()
 }
 
 fn code_form(code: &str) -> String {
@@ -439,10 +315,7 @@ fn refresh_form(tokens: &Value) -> String {
 
 async fn token(provider: &Provider, form: &str) -> Reply {
     let mut connection = Connection::open(provider.address()).await;
-    let request = format!(
-        "POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{form}",
-        form.len()
-    );
+    let request = format!("POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{form}", form.len());
     connection.send(request.as_bytes()).await.unwrap();
     connection.reply("POST").await.expect("an answer")
 }
@@ -453,10 +326,7 @@ async fn get(address: SocketAddr, target: &str) -> Reply {
 
 async fn try_get(address: SocketAddr, target: &str) -> Option<Reply> {
     let mut connection = Connection::open(address).await;
-    connection
-        .send(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
-        .await
-        .ok()?;
+    connection.send(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.ok()?;
     connection.reply("GET").await
 }
 
@@ -467,24 +337,8 @@ fn field(name: &str, value: &str) -> (String, String) {
 fn passes(path: &str, headers: &[(&str, &str)], body: &str) -> bool {
     let external = Url::parse("http://gw.test").unwrap();
     let url = external.join(path).unwrap();
-    let expected = Expectations {
-        external,
-        login_prefix: "/auth".to_owned(),
-        issuer: "http://op.test".to_owned(),
-    };
-    let headers = Headers(
-        headers
-            .iter()
-            .map(|(name, value)| field(name, value))
-            .collect(),
-    );
-    let reply = Reply {
-        status: 200,
-        headers,
-        body: body.as_bytes().to_vec(),
-    };
-    catch_unwind(AssertUnwindSafe(|| {
-        inspect(&url, &reply, &["at-secret".to_owned()], &expected)
-    }))
-    .is_ok()
+    let expected = Expectations { external, login_prefix: "/auth".to_owned(), issuer: "http://op.test".to_owned() };
+    let headers = Headers(headers.iter().map(|(name, value)| field(name, value)).collect());
+    let reply = Reply { status: 200, headers, body: body.as_bytes().to_vec() };
+    catch_unwind(AssertUnwindSafe(|| inspect(&url, &reply, &["at-secret".to_owned()], &expected))).is_ok()
 }

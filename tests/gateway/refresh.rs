@@ -1,9 +1,7 @@
 //! One refresh flight, whoever waits for it: crowds, hang-ups, shutdown, bodies, guards.
 
 use crate::harness::expect::{error_json, login_after_refusal, relayed};
-use crate::harness::{
-    Answer, Browser, Endpoint, Fault, Gate, Reply, Request, Site, eventually, together,
-};
+use crate::harness::{Answer, Browser, Endpoint, Fault, Gate, Reply, Request, Site, eventually, together};
 use latchgate::app::Drained;
 use serde_json::json;
 use std::collections::HashSet;
@@ -21,21 +19,13 @@ async fn two_hundred_401s_of_one_session_make_one_token_call() {
     let site = expiring_site().await;
     let browser = site.signed_in().await;
     site.provider.revoke_access_tokens();
-    site.provider
-        .next(Endpoint::Token, Fault::Delay(Duration::from_millis(200)));
+    site.provider.next(Endpoint::Token, Fault::Delay(Duration::from_millis(200)));
     let replies = fetch_together(&browser, 200).await;
     assert!(replies.iter().all(|reply| reply.status == 200));
     assert_eq!((site.provider.refreshes(), site.provider.reuses()), (1, 0));
     let received = site.upstream.received();
-    let tokens: HashSet<_> = received
-        .iter()
-        .map(|request| request.bearer().unwrap())
-        .collect();
-    assert!(
-        tokens.len() == 2 && received.len() <= 400,
-        "{} requests",
-        received.len()
-    );
+    let tokens: HashSet<_> = received.iter().map(|request| request.bearer().unwrap()).collect();
+    assert!(tokens.len() == 2 && received.len() <= 400, "{} requests", received.len());
 }
 
 // TN-26
@@ -44,8 +34,7 @@ async fn forced_refreshes_at_once_share_one_token_call() {
     let site = expiring_site().await;
     let browser = site.signed_in().await;
     let gate = Gate::closed();
-    site.provider
-        .next(Endpoint::Token, Fault::Held(gate.clone()));
+    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
     let opener = async {
         gate.arrivals(1).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -94,10 +83,7 @@ async fn many_users_refresh_at_once_and_nobody_gets_anothers_token() {
             assert_eq!(reply.header("x-seen-user"), user);
         }
     }
-    assert_eq!(
-        (site.provider.refreshes(), site.provider.reuses()),
-        (4 * 12, 0)
-    );
+    assert_eq!((site.provider.refreshes(), site.provider.reuses()), (4 * 12, 0));
 }
 
 // --------------------------------------------------------------------------- hang-up, shutdown
@@ -115,8 +101,7 @@ async fn a_client_that_hangs_up_does_not_cancel_the_refresh() {
             site.provider.revoke_access_tokens()
         }
         let gate = Gate::closed();
-        site.provider
-            .next(Endpoint::Token, Fault::Held(gate.clone()));
+        site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
         let leader = browser.dispatch(Request::fetch("GET", "/leader")).await;
         gate.arrivals(1).await;
         let waiter = {
@@ -128,13 +113,7 @@ async fn a_client_that_hangs_up_does_not_cancel_the_refresh() {
         gate.open();
         relayed(&waiter.await.unwrap(), 200);
         relayed(&browser.fetch("GET", "/later").await, 200);
-        assert_eq!(
-            (
-                site.provider.refreshes() - refreshes,
-                site.provider.reuses()
-            ),
-            (1, 0)
-        );
+        assert_eq!((site.provider.refreshes() - refreshes, site.provider.reuses()), (1, 0));
     }
 }
 
@@ -145,22 +124,14 @@ async fn a_refresh_nobody_waits_for_any_more_is_kept() {
     let browser = site.signed_in().await;
     site.clock.advance(LIFE);
     let gate = Gate::closed();
-    site.provider
-        .next(Endpoint::Token, Fault::Held(gate.clone()));
+    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
     let lonely = browser.dispatch(Request::fetch("GET", "/x")).await;
     gate.arrivals(1).await;
     drop(lonely);
     tokio::time::sleep(Duration::from_millis(100)).await;
     gate.open();
-    eventually(|| async {
-        site.provider
-            .secrets()
-            .iter()
-            .filter(|secret| secret.starts_with("rt-"))
-            .count()
-            == 2
-    })
-    .await;
+    eventually(|| async { site.provider.secrets().iter().filter(|secret| secret.starts_with("rt-")).count() == 2 })
+        .await;
     relayed(&browser.fetch("GET", "/later").await, 200);
     assert_eq!((site.provider.refreshes(), site.provider.reuses()), (1, 0));
 }
@@ -172,8 +143,7 @@ async fn shutting_down_waits_for_a_refresh_and_its_request() {
     let browser = site.signed_in().await;
     site.clock.advance(LIFE);
     let gate = Gate::closed();
-    site.provider
-        .next(Endpoint::Token, Fault::Held(gate.clone()));
+    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
     let request = tokio::spawn(async move { browser.fetch("GET", "/x").await });
     gate.arrivals(1).await;
     let gateway = site.gateway;
@@ -182,10 +152,7 @@ async fn shutting_down_waits_for_a_refresh_and_its_request() {
     assert!(!stopping.is_finished(), "the refresh is in flight");
     gate.open();
     relayed(&request.await.unwrap(), 200);
-    let drained = timeout(Duration::from_secs(10), stopping)
-        .await
-        .expect("it drains")
-        .unwrap();
+    let drained = timeout(Duration::from_secs(10), stopping).await.expect("it drains").unwrap();
     assert!(matches!(drained, Drained::Complete));
 }
 
@@ -196,8 +163,7 @@ async fn shutting_down_waits_for_a_refresh_whose_client_is_gone() {
     let browser = site.signed_in().await;
     site.clock.advance(LIFE);
     let gate = Gate::closed();
-    site.provider
-        .next(Endpoint::Token, Fault::Held(gate.clone()));
+    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
     let lonely = browser.dispatch(Request::fetch("GET", "/x")).await;
     gate.arrivals(1).await;
     drop(lonely);
@@ -206,28 +172,18 @@ async fn shutting_down_waits_for_a_refresh_whose_client_is_gone() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!stopping.is_finished(), "the refresh is in flight");
     gate.open();
-    let drained = timeout(Duration::from_secs(10), stopping)
-        .await
-        .expect("it drains")
-        .unwrap();
+    let drained = timeout(Duration::from_secs(10), stopping).await.expect("it drains").unwrap();
     assert!(matches!(drained, Drained::Complete));
 }
 
 #[tokio::test]
 async fn what_outlives_the_drain_timeout_is_cut_off() {
-    let site = Site::plan()
-        .server("drain_timeout = \"1s\"")
-        .route("/*", "auth = \"public\"")
-        .start()
-        .await;
+    let site = Site::plan().server("drain_timeout = \"1s\"").route("/*", "auth = \"public\"").start().await;
     let gate = Gate::closed();
-    site.upstream
-        .answer(move |_| Answer::status(200).behind(&gate));
+    site.upstream.answer(move |_| Answer::status(200).behind(&gate));
     let _open = site.browser().dispatch(Request::fetch("GET", "/x")).await;
     eventually(|| async { site.upstream.hits() == 1 }).await;
-    let drained = timeout(Duration::from_secs(10), site.gateway.shut_down())
-        .await
-        .expect("the timeout holds");
+    let drained = timeout(Duration::from_secs(10), site.gateway.shut_down()).await.expect("the timeout holds");
     assert!(matches!(drained, Drained::CutOff));
 }
 
@@ -252,18 +208,13 @@ async fn retry_after_of_the_provider_is_honoured() {
     let site = expiring_site().await;
     let browser = site.signed_in().await;
     site.clock.advance(LIFE);
-    site.provider
-        .always(Endpoint::Token, Fault::RetryAfter(429, 100));
+    site.provider.always(Endpoint::Token, Fault::RetryAfter(429, 100));
     error_json(&browser.fetch("GET", "/x").await, 503);
     let calls = site.provider.refreshes();
     site.provider.recover(Endpoint::Token);
     site.clock.advance(Duration::from_secs(50));
     error_json(&browser.fetch("GET", "/x").await, 503);
-    assert_eq!(
-        site.provider.refreshes(),
-        calls,
-        "asked before Retry-After was over"
-    );
+    assert_eq!(site.provider.refreshes(), calls, "asked before Retry-After was over");
     site.clock.advance(Duration::from_secs(60));
     relayed(&browser.fetch("GET", "/x").await, 200);
 }
@@ -277,11 +228,7 @@ async fn an_answer_that_was_lost_is_asked_for_again_at_most_once() {
     site.provider.next(Endpoint::Token, Fault::LoseAnswer);
     let reply = browser.fetch("GET", "/x").await;
     assert!(matches!(reply.status, 401 | 503), "{}", reply.status);
-    assert!(
-        site.provider.refreshes() <= 2,
-        "{}",
-        site.provider.refreshes()
-    );
+    assert!(site.provider.refreshes() <= 2, "{}", site.provider.refreshes());
 }
 
 // RF-12
@@ -290,16 +237,11 @@ async fn a_provider_that_is_down_is_not_asked_by_every_request() {
     let site = expiring_site().await;
     let browser = site.signed_in().await;
     site.clock.advance(LIFE);
-    site.provider
-        .always(Endpoint::Token, Fault::Json(503, json!({})));
+    site.provider.always(Endpoint::Token, Fault::Json(503, json!({})));
     for _ in 0..50 {
         error_json(&browser.fetch("GET", "/x").await, 503);
     }
-    assert!(
-        site.provider.refreshes() <= 15,
-        "no back-off: {} calls",
-        site.provider.refreshes()
-    );
+    assert!(site.provider.refreshes() <= 15, "no back-off: {} calls", site.provider.refreshes());
     assert!(browser.session_cookie().is_some());
 }
 
@@ -317,16 +259,8 @@ async fn an_upstream_that_never_likes_a_token_does_not_make_a_refresh_storm() {
         site.clock.advance(Duration::from_secs(6));
         assert_eq!(browser.fetch("GET", "/x").await.status, 401);
     }
-    assert!(
-        site.provider.refreshes() <= 12,
-        "the guard doubles: {} in ten minutes",
-        site.provider.refreshes()
-    );
-    assert_eq!(
-        browser.fetch("GET", "/auth/me").await.status,
-        200,
-        "the session is kept"
-    );
+    assert!(site.provider.refreshes() <= 12, "the guard doubles: {} in ten minutes", site.provider.refreshes());
+    assert_eq!(browser.fetch("GET", "/auth/me").await.status, 200, "the session is kept");
 
     site.upstream.answer(|_| Answer::status(200));
     relayed(&browser.fetch("GET", "/x").await, 200);
@@ -338,9 +272,7 @@ async fn only_a_401_starts_a_refresh() {
     let site = Site::protected().await;
     let browser = site.signed_in().await;
     for status in [403, 407, 419, 440] {
-        site.upstream.next(
-            Answer::status(status).header("WWW-Authenticate", "Bearer error=\"invalid_token\""),
-        );
+        site.upstream.next(Answer::status(status).header("WWW-Authenticate", "Bearer error=\"invalid_token\""));
         relayed(&browser.fetch("GET", "/x").await, status);
     }
     assert_eq!(site.provider.refreshes(), 0);
@@ -370,11 +302,7 @@ async fn odd_lives_of_tokens_do_not_make_a_busy_refresh() {
         for _ in 0..10 {
             relayed(&browser.fetch("GET", "/x").await, 200);
         }
-        assert!(
-            site.provider.refreshes() <= 2,
-            "{expires_in:?}: {}",
-            site.provider.refreshes()
-        );
+        assert!(site.provider.refreshes() <= 2, "{expires_in:?}: {}", site.provider.refreshes());
     }
 }
 
@@ -400,8 +328,7 @@ async fn a_refresh_that_comes_back_after_the_logout_brings_nobody_back() {
     let browser = site.signed_in().await;
     site.clock.advance(LIFE);
     let gate = Gate::closed();
-    site.provider
-        .next(Endpoint::Token, Fault::Held(gate.clone()));
+    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
     let waiting = {
         let browser = browser.clone();
         tokio::spawn(async move { browser.fetch("GET", "/x").await })
@@ -412,14 +339,8 @@ async fn a_refresh_that_comes_back_after_the_logout_brings_nobody_back() {
     gate.open();
     let late = waiting.await.unwrap();
     assert_eq!(late.status, 401, "{}", late.text());
-    assert_eq!(
-        browser.session_cookie(),
-        None,
-        "no answer brings the cookie back"
-    );
-    let replayed = browser
-        .send(Request::fetch("GET", "/auth/me").header("Cookie", &cookie))
-        .await;
+    assert_eq!(browser.session_cookie(), None, "no answer brings the cookie back");
+    let replayed = browser.send(Request::fetch("GET", "/auth/me").header("Cookie", &cookie)).await;
     assert_eq!(replayed.status, 401);
     eventually(|| async { site.provider.all_grants_revoked() }).await;
 }
@@ -429,11 +350,7 @@ async fn a_refresh_that_comes_back_after_the_logout_brings_nobody_back() {
 // RF-29, RF-32, TN-21
 #[tokio::test]
 async fn bodies_up_to_the_limit_are_replayed_and_larger_ones_are_sent_again_by_the_client() {
-    let site = Site::plan()
-        .limits("replay_body = \"1KiB\"")
-        .route("/*", "auth = true")
-        .start()
-        .await;
+    let site = Site::plan().limits("replay_body = \"1KiB\"").route("/*", "auth = true").start().await;
     site.upstream.accept_live_tokens(&site.provider);
     let browser = site.signed_in().await;
     for size in [0, 1, 1024] {
@@ -441,22 +358,13 @@ async fn bodies_up_to_the_limit_are_replayed_and_larger_ones_are_sent_again_by_t
         relayed(&post(&browser, size).await, 200);
         let received = site.upstream.received();
         assert_eq!(received.len(), 2, "{size}");
-        assert!(
-            received.iter().all(|request| request.body == body(size)),
-            "{size}"
-        );
+        assert!(received.iter().all(|request| request.body == body(size)), "{size}");
     }
     for size in [1025, 300_000] {
         prepare(&site);
         let first = post(&browser, size).await;
         assert_eq!(first.status, 307, "{size}");
-        assert_eq!(
-            browser
-                .url("/upload")
-                .join(first.header("location"))
-                .unwrap(),
-            browser.url("/upload?n=1")
-        );
+        assert_eq!(browser.url("/upload").join(first.header("location")).unwrap(), browser.url("/upload?n=1"));
         assert_eq!(site.upstream.hits(), 1, "{size}: no replay of a part");
         relayed(&post(&browser, size).await, 200);
         assert!(site.upstream.last().body == body(size));
@@ -467,11 +375,7 @@ async fn bodies_up_to_the_limit_are_replayed_and_larger_ones_are_sent_again_by_t
 // RF-29
 #[tokio::test]
 async fn a_large_body_that_meets_401_again_gets_the_401() {
-    let site = Site::plan()
-        .limits("replay_body = \"1KiB\"")
-        .route("/*", "auth = true")
-        .start()
-        .await;
+    let site = Site::plan().limits("replay_body = \"1KiB\"").route("/*", "auth = true").start().await;
     site.upstream.answer(|_| Answer::unauthorized());
     let browser = site.signed_in().await;
     assert_eq!(post(&browser, 5000).await.status, 307);
@@ -512,11 +416,7 @@ async fn all_kept_bodies_together_stay_under_a_limit() {
     };
     gate.arrivals(1).await;
     site.upstream.next(Answer::unauthorized());
-    assert_eq!(
-        post(&browser, 60_000).await.status,
-        307,
-        "there is no room to keep it"
-    );
+    assert_eq!(post(&browser, 60_000).await.status, 307, "there is no room to keep it");
     gate.open();
     relayed(&first.await.unwrap(), 200);
     site.clock.advance(Duration::from_secs(60));
@@ -542,10 +442,7 @@ async fn an_upgrade_and_an_event_stream_are_refreshed_before_they_open() {
         site.upstream.forget();
         let (head, _connection) = browser.open(request).await;
         assert_eq!(head.word(1), "200", "{head:?}");
-        assert_eq!(
-            (site.upstream.hits(), site.provider.refreshes()),
-            (1, rounds)
-        );
+        assert_eq!((site.upstream.hits(), site.provider.refreshes()), (1, rounds));
     }
 }
 
@@ -566,15 +463,11 @@ fn prepare(site: &Site) {
 }
 
 async fn post(browser: &Browser, size: usize) -> Reply {
-    browser
-        .send(Request::fetch("POST", "/upload?n=1").body("application/octet-stream", body(size)))
-        .await
+    browser.send(Request::fetch("POST", "/upload?n=1").body("application/octet-stream", body(size))).await
 }
 
 fn body(size: usize) -> Vec<u8> {
-    (0..size)
-        .map(|index| u8::try_from(index % 251).unwrap())
-        .collect()
+    (0..size).map(|index| u8::try_from(index % 251).unwrap()).collect()
 }
 
 async fn fetch_together(browser: &Browser, count: usize) -> Vec<Reply> {

@@ -68,55 +68,28 @@ impl MockProvider {
     }
 
     fn client<'a>(&self, parameters: &'a Parameters<'_>) -> Result<Client<'a>, &'static str> {
-        let client_id = parameters
-            .given("client_id")
-            .ok_or("The request has no client_id.")?;
+        let client_id = parameters.given("client_id").ok_or("The request has no client_id.")?;
         if client_id.len() > CLIENT_ID_MAX {
             return Err("The client_id is too long.");
         }
-        let redirect_uri = parameters
-            .get("redirect_uri")
-            .ok_or("The request has no redirect_uri.")?;
-        let target = self.own_url(redirect_uri).ok_or(
-            "The redirect_uri is not on the origin of this gateway, so the browser is not sent there.",
-        )?;
-        Ok(Client {
-            client_id,
-            redirect_uri,
-            target,
-        })
+        let redirect_uri = parameters.get("redirect_uri").ok_or("The request has no redirect_uri.")?;
+        let target = self
+            .own_url(redirect_uri)
+            .ok_or("The redirect_uri is not on the origin of this gateway, so the browser is not sent there.")?;
+        Ok(Client { client_id, redirect_uri, target })
     }
 
-    fn code_or_page(
-        &self,
-        parameters: &Parameters<'_>,
-        client: &Client<'_>,
-    ) -> Result<Response<Bytes>, Refusal> {
+    fn code_or_page(&self, parameters: &Parameters<'_>, client: &Client<'_>) -> Result<Response<Bytes>, Refusal> {
         let wishes = self.wishes(parameters)?;
         let terms = terms(parameters)?;
-        if let Some(Failure {
-            stage: Stage::Authorization,
-            code,
-        }) = wishes.failure
-        {
-            return Err(Refusal::Redirect(
-                code,
-                "the mock provider was asked for this error",
-            ));
+        if let Some(Failure { stage: Stage::Authorization, code }) = wishes.failure {
+            return Err(Refusal::Redirect(code, "the mock provider was asked for this error"));
         }
         let Some(persona) = wishes.persona else {
             if terms.silent {
-                return Err(Refusal::Redirect(
-                    "login_required",
-                    "prompt=none, and nobody was named",
-                ));
+                return Err(Refusal::Redirect("login_required", "prompt=none, and nobody was named"));
             }
-            return Ok(self.choose_page(
-                parameters,
-                client.client_id,
-                terms.scope,
-                wishes.access_life,
-            ));
+            return Ok(self.choose_page(parameters, client.client_id, terms.scope, wishes.access_life));
         };
 
         let now = self.clock.now();
@@ -126,10 +99,7 @@ impl MockProvider {
                 client_id: client.client_id.to_owned(),
                 scope: terms.scope.to_owned(),
                 auth_time: now.unix,
-                acr: parameters
-                    .get("acr_values")
-                    .and_then(|values| values.split(' ').next())
-                    .map(str::to_owned),
+                acr: parameters.get("acr_values").and_then(|values| values.split(' ').next()).map(str::to_owned),
                 access_life: wishes.access_life,
                 failure: wishes.failure,
             },
@@ -138,11 +108,7 @@ impl MockProvider {
             code_challenge: terms.code_challenge.to_owned(),
         };
         let code = self.grants().issue_code(code, now.mono);
-        Ok(found(&self.callback(
-            &client.target,
-            parameters,
-            &[("code", &code)],
-        )))
+        Ok(found(&self.callback(&client.target, parameters, &[("code", &code)])))
     }
 
     fn wishes(&self, parameters: &Parameters<'_>) -> Result<Wishes<'_>, Refusal> {
@@ -151,33 +117,24 @@ impl MockProvider {
                 let persona = self.persona(|persona| persona.sub() == sub);
                 Some(persona.ok_or(Refusal::Page("There is no such persona; see `users`."))?)
             }
-            None => parameters.get("login_hint").and_then(|hint| {
-                self.persona(|persona| persona.sub() == hint || persona.text("email") == Some(hint))
-            }),
+            None => parameters
+                .get("login_hint")
+                .and_then(|hint| self.persona(|persona| persona.sub() == hint || persona.text("email") == Some(hint))),
         };
         let access_life = match parameters.get("ttl").map(str::parse) {
             None => self.access_life,
             Some(Ok(seconds @ 1..=ACCESS_LIFE_MAX)) => Duration::from_secs(seconds),
             Some(_) => {
-                return Err(Refusal::Page(
-                    "ttl is a whole number of seconds, from 1 to 86400.",
-                ));
+                return Err(Refusal::Page("ttl is a whole number of seconds, from 1 to 86400."));
             }
         };
         let asked = parameters.get("mock_error");
         let failure = asked.and_then(Failure::named);
         if let (Some(value), None) = (asked, failure) {
-            tracing::warn!(
-                ?value,
-                "mock_error names no error the mock provider can give; going on without"
-            );
+            tracing::warn!(?value, "mock_error names no error the mock provider can give; going on without");
         }
         let failure = failure.or_else(|| persona?.failure);
-        Ok(Wishes {
-            persona,
-            access_life,
-            failure,
-        })
+        Ok(Wishes { persona, access_life, failure })
     }
 
     fn persona(&self, wanted: impl Fn(&Persona) -> bool) -> Option<&Arc<Persona>> {
@@ -201,55 +158,35 @@ impl MockProvider {
 fn terms<'a>(parameters: &'a Parameters<'_>) -> Result<Terms<'a>, Refusal> {
     // RFC 6749 would send this back to the client. A page says it to the person who wrote the URL.
     if parameters.get("response_type") != Some("code") {
-        return Err(Refusal::Page(
-            "The response_type is not \"code\", the only one there is here.",
-        ));
+        return Err(Refusal::Page("The response_type is not \"code\", the only one there is here."));
     }
     let invalid = |description| Refusal::Redirect("invalid_request", description);
     let code_challenge = parameters
         .get("code_challenge")
-        .filter(|challenge| {
-            URL_SAFE_NO_PAD
-                .decode(challenge)
-                .is_ok_and(|hash| hash.len() == SHA256.output_len)
-        })
+        .filter(|challenge| URL_SAFE_NO_PAD.decode(challenge).is_ok_and(|hash| hash.len() == SHA256.output_len))
         .ok_or(invalid("code_challenge is missing or is not a SHA-256"))?;
     if parameters.get("code_challenge_method") != Some("S256") {
         return Err(invalid("code_challenge_method must be S256"));
     }
-    if parameters
-        .get("response_mode")
-        .is_some_and(|mode| mode != "query")
-    {
+    if parameters.get("response_mode").is_some_and(|mode| mode != "query") {
         return Err(invalid("response_mode must be query"));
     }
     let scope = parameters.get("scope").unwrap_or_default();
     if !is_scope(scope) {
-        return Err(Refusal::Redirect(
-            "invalid_scope",
-            "scope is not a list of scope tokens",
-        ));
+        return Err(Refusal::Redirect("invalid_scope", "scope is not a list of scope tokens"));
     }
     let mut prompts = parameters.get("prompt").unwrap_or_default().split(' ');
     let silent = prompts.clone().any(|prompt| prompt == "none");
     if silent && prompts.nth(1).is_some() {
         return Err(invalid("prompt=none stands alone"));
     }
-    Ok(Terms {
-        code_challenge,
-        scope,
-        silent,
-    })
+    Ok(Terms { code_challenge, scope, silent })
 }
 
 /// RFC 6749 §3.3; none at all is fine.
 fn is_scope(scope: &str) -> bool {
-    let token = |token: &str| {
-        !token.is_empty()
-            && token
-                .bytes()
-                .all(|byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E))
-    };
+    let token =
+        |token: &str| !token.is_empty() && token.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E));
     scope.is_empty() || scope.split(' ').all(token)
 }
 

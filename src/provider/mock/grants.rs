@@ -118,14 +118,7 @@ impl Grants {
         if let Some(state) = self.codes.find(&name, now) {
             *state = CodeState::Spent(Some(family));
         }
-        self.families.put(
-            family,
-            Family {
-                consent: code.consent.clone(),
-                generation: 0,
-            },
-            now,
-        );
+        self.families.put(family, Family { consent: code.consent.clone(), generation: 0 }, now);
         Ok(Redeemed {
             refresh_token: self.refresh_token(family, &code.consent, 0),
             family,
@@ -151,19 +144,12 @@ impl Grants {
 
         family.generation += 1;
         let (consent, generation) = (family.consent.clone(), family.generation);
-        Ok(Redeemed {
-            refresh_token: self.refresh_token(id, &consent, generation),
-            family: id,
-            nonce: None,
-            consent,
-        })
+        Ok(Redeemed { refresh_token: self.refresh_token(id, &consent, generation), family: id, nonce: None, consent })
     }
 
     /// What was agreed to, while the family lives.
     pub(super) fn consent(&mut self, family: FamilyId, now: Mono) -> Option<&Consent> {
-        self.families
-            .find(&family, now)
-            .map(|family| &family.consent)
+        self.families.find(&family, now).map(|family| &family.consent)
     }
 
     /// Ends a family: none of its tokens is good any more.
@@ -177,17 +163,8 @@ impl Grants {
     }
 
     /// The token carries its place in the family under a MAC, so used ones need not be remembered.
-    fn refresh_token(
-        &self,
-        family: FamilyId,
-        consent: &Consent,
-        generation: u64,
-    ) -> Option<String> {
-        if !consent
-            .scope
-            .split(' ')
-            .any(|token| token == "offline_access")
-        {
+    fn refresh_token(&self, family: FamilyId, consent: &Consent, generation: u64) -> Option<String> {
+        if !consent.scope.split(' ').any(|token| token == "offline_access") {
             return None;
         }
         let mut token = Vec::with_capacity(REFRESH_TOKEN_BYTES);
@@ -203,10 +180,7 @@ impl Grants {
         let (place, tag) = token.split_at(24);
         hmac::verify(&self.refresh_key, place, tag).ok()?;
         let (family, generation) = place.split_at(16);
-        Some((
-            FamilyId(family.try_into().ok()?),
-            u64::from_be_bytes(generation.try_into().ok()?),
-        ))
+        Some((FamilyId(family.try_into().ok()?), u64::from_be_bytes(generation.try_into().ok()?)))
     }
 }
 
@@ -233,12 +207,7 @@ struct Shelf<K, V> {
 
 impl<K: Copy + Eq + Hash, V> Shelf<K, V> {
     fn new(life: Duration, room: usize) -> Shelf<K, V> {
-        Shelf {
-            life,
-            room,
-            things: HashMap::new(),
-            by_age: VecDeque::new(),
-        }
+        Shelf { life, room, things: HashMap::new(), by_age: VecDeque::new() }
     }
 
     fn put(&mut self, key: K, value: V, now: Mono) {
@@ -255,10 +224,7 @@ impl<K: Copy + Eq + Hash, V> Shelf<K, V> {
     }
 
     fn find(&mut self, key: &K, now: Mono) -> Option<&mut V> {
-        self.things
-            .get_mut(key)
-            .filter(|(_, expires)| *expires > now)
-            .map(|(value, _)| value)
+        self.things.get_mut(key).filter(|(_, expires)| *expires > now).map(|(value, _)| value)
     }
 
     fn remove(&mut self, key: &K) {
@@ -294,9 +260,7 @@ mod tests {
         for key in 1..=3 {
             shelf.put(key, (), Mono(key));
         }
-        let kept: Vec<u64> = (1..=3)
-            .filter(|key| shelf.find(key, Mono(4)).is_some())
-            .collect();
+        let kept: Vec<u64> = (1..=3).filter(|key| shelf.find(key, Mono(4)).is_some()).collect();
         assert_eq!(kept, [2, 3]);
         assert_eq!((shelf.things.len(), shelf.by_age.len()), (2, 2));
     }
@@ -326,9 +290,7 @@ mod tests {
     fn a_refresh_token_with_a_flipped_bit_was_never_ours() {
         let grants = Grants::new();
         let consent = Consent {
-            persona: Arc::new(
-                Persona::new(serde_json::json!({ "sub": "ada" }).as_object().unwrap()).unwrap(),
-            ),
+            persona: Arc::new(Persona::new(serde_json::json!({ "sub": "ada" }).as_object().unwrap()).unwrap()),
             client_id: String::new(),
             scope: "openid offline_access".to_owned(),
             auth_time: 0,
@@ -343,10 +305,7 @@ mod tests {
         for position in 0..REFRESH_TOKEN_BYTES {
             let mut forged = bytes;
             forged[position] ^= 1;
-            assert!(
-                grants.family_of(&URL_SAFE_NO_PAD.encode(forged)).is_none(),
-                "byte {position}"
-            );
+            assert!(grants.family_of(&URL_SAFE_NO_PAD.encode(forged)).is_none(), "byte {position}");
         }
     }
 }

@@ -31,11 +31,8 @@ impl SigningKey {
     /// # Panics
     /// When the system has no random bytes to give.
     pub(super) fn generate() -> SigningKey {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
-            .expect("a P-256 key can be made");
-        let pkcs8 = pair
-            .to_pkcs8v1()
-            .expect("a new key can be written as PKCS#8");
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a P-256 key can be made");
+        let pkcs8 = pair.to_pkcs8v1().expect("a new key can be written as PKCS#8");
         // SEC 1 §2.3.3: 0x04, then both coordinates.
         let point = pair.public_key().as_ref();
         let x = URL_SAFE_NO_PAD.encode(&point[1..33]);
@@ -43,8 +40,7 @@ impl SigningKey {
         SigningKey {
             kid: thumbprint(&x, &y),
             signing: EncodingKey::from_ec_der(pkcs8.as_ref()),
-            verifying: DecodingKey::from_ec_components(&x, &y)
-                .expect("the coordinates were just encoded"),
+            verifying: DecodingKey::from_ec_components(&x, &y).expect("the coordinates were just encoded"),
             x,
             y,
         }
@@ -59,11 +55,7 @@ impl SigningKey {
     }
 
     /// A compact JWS over `claims`.
-    pub(super) fn sign(
-        &self,
-        kind: TokenType,
-        claims: &Map<String, Value>,
-    ) -> jsonwebtoken::errors::Result<String> {
+    pub(super) fn sign(&self, kind: TokenType, claims: &Map<String, Value>) -> jsonwebtoken::errors::Result<String> {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = Some(kind.typ().to_owned());
         header.kid = Some(self.kid.clone());
@@ -77,8 +69,7 @@ impl SigningKey {
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        let opened =
-            jsonwebtoken::decode::<Map<String, Value>>(token, &self.verifying, &validation).ok()?;
+        let opened = jsonwebtoken::decode::<Map<String, Value>>(token, &self.verifying, &validation).ok()?;
         (opened.header.typ.as_deref() == Some(kind.typ())).then_some(opened.claims)
     }
 }
@@ -111,18 +102,12 @@ mod tests {
         let key = SigningKey::generate();
         let token = key.sign(TokenType::Access, &claims()).unwrap();
         assert_eq!(key.open(TokenType::Access, &token), Some(claims()));
-        assert_eq!(
-            key.open(TokenType::Id, &token),
-            None,
-            "an access token is no ID token"
-        );
+        assert_eq!(key.open(TokenType::Id, &token), None, "an access token is no ID token");
     }
 
     #[test]
     fn tokens_of_another_key_do_not_open() {
-        let token = SigningKey::generate()
-            .sign(TokenType::Id, &claims())
-            .unwrap();
+        let token = SigningKey::generate().sign(TokenType::Id, &claims()).unwrap();
         assert_eq!(SigningKey::generate().open(TokenType::Id, &token), None);
     }
 
@@ -130,14 +115,12 @@ mod tests {
     fn the_published_key_verifies_the_signature() {
         let key = SigningKey::generate();
         let token = key.sign(TokenType::Id, &claims()).unwrap();
-        let jwk: jsonwebtoken::jwk::Jwk =
-            serde_json::from_value(key.jwks()["keys"][0].clone()).unwrap();
+        let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(key.jwks()["keys"][0].clone()).unwrap();
         let mut validation = Validation::new(Algorithm::ES256);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         let published = DecodingKey::from_jwk(&jwk).unwrap();
-        let opened =
-            jsonwebtoken::decode::<Map<String, Value>>(&token, &published, &validation).unwrap();
+        let opened = jsonwebtoken::decode::<Map<String, Value>>(&token, &published, &validation).unwrap();
         assert_eq!(opened.header.kid, jwk.common.key_id);
     }
 }

@@ -34,24 +34,14 @@ impl MockProvider {
             &ChoosePage {
                 client_id,
                 scopes: scope.split(' ').filter(|token| !token.is_empty()).collect(),
-                personas: self
-                    .personas
-                    .iter()
-                    .map(|persona| PersonaCard::new(persona, parameters))
-                    .collect(),
+                personas: self.personas.iter().map(|persona| PersonaCard::new(persona, parameters)).collect(),
                 lives: lives.into_iter().chain([default]).collect(),
                 access_life: access_life.as_secs(),
                 failures: REHEARSALS
                     .iter()
-                    .map(|(value, outcome)| Rehearsal {
-                        value,
-                        outcome,
-                        href: parameters.link("mock_error", value),
-                    })
+                    .map(|(value, outcome)| Rehearsal { value, outcome, href: parameters.link("mock_error", value) })
                     .collect(),
-                rehearsed: parameters
-                    .get("mock_error")
-                    .filter(|value| Failure::named(value).is_some()),
+                rehearsed: parameters.get("mock_error").filter(|value| Failure::named(value).is_some()),
                 without_failure: parameters.link("mock_error", ""),
                 cancel: parameters.link("mock_error", "access_denied"),
             },
@@ -65,11 +55,7 @@ pub(super) fn problem_page(problem: &'static str) -> Response<Bytes> {
 }
 
 /// A page that says one thing.
-pub(super) fn message_page(
-    status: StatusCode,
-    title: &'static str,
-    text: &'static str,
-) -> Response<Bytes> {
+pub(super) fn message_page(status: StatusCode, title: &'static str, text: &'static str) -> Response<Bytes> {
     page(status, &MessagePage { title, text })
 }
 
@@ -121,11 +107,7 @@ impl<'a> PersonaCard<'a> {
         let name = persona.text("name").unwrap_or(persona.sub());
         PersonaCard {
             name,
-            initials: name
-                .split_whitespace()
-                .take(2)
-                .filter_map(|word| word.chars().next())
-                .collect(),
+            initials: name.split_whitespace().take(2).filter_map(|word| word.chars().next()).collect(),
             email: persona.text("email"),
             role: persona.text("role"),
             fails: persona.failure.is_some(),
@@ -140,14 +122,8 @@ fn page(status: StatusCode, template: &impl Template) -> Response<Bytes> {
     };
     let mut response = respond(status, html.into());
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
-    headers.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(PAGE_POLICY),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
     response
 }
 
@@ -162,8 +138,5 @@ const REHEARSALS: [(&str, &str); 6] = [
     ("token:invalid_grant", "the code is refused"),
     ("token:server_error", "the code meets a broken provider"),
     ("refresh:invalid_grant", "every refresh is refused"),
-    (
-        "refresh:temporarily_unavailable",
-        "every refresh meets a provider that is down",
-    ),
+    ("refresh:temporarily_unavailable", "every refresh meets a provider that is down"),
 ];

@@ -36,20 +36,13 @@ impl Persona {
             Value::String(sub) => sub.clone(),
             other => other.to_string(),
         };
-        let failure = user
-            .get("mock_error")
-            .and_then(Value::as_str)
-            .and_then(Failure::named);
+        let failure = user.get("mock_error").and_then(Value::as_str).and_then(Failure::named);
         let claims = user
             .iter()
             .filter(|(name, _)| *name != "mock_error" && !PROTOCOL_CLAIMS.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        Some(Persona {
-            sub,
-            claims,
-            failure,
-        })
+        Some(Persona { sub, claims, failure })
     }
 
     pub(super) fn sub(&self) -> &str {
@@ -95,9 +88,7 @@ impl Failure {
             Some(("token", name)) => (Stage::Code, name, &TOKEN_ERRORS[..]),
             Some(("refresh", name)) => (Stage::Refresh, name, &TOKEN_ERRORS[..]),
             Some(_) => return None,
-            None if AUTHORIZATION_ERRORS.contains(&value) => {
-                (Stage::Authorization, value, &AUTHORIZATION_ERRORS[..])
-            }
+            None if AUTHORIZATION_ERRORS.contains(&value) => (Stage::Authorization, value, &AUTHORIZATION_ERRORS[..]),
             None => (Stage::Code, value, &["invalid_grant", "invalid_client"][..]),
         };
         let code = codes.iter().find(|code| **code == name)?;
@@ -185,21 +176,12 @@ mod tests {
     fn mock_error_names_a_stage_and_a_code() {
         let failure = |stage, code| Some(Failure { stage, code });
         for (value, expected) in [
-            (
-                "access_denied",
-                failure(Stage::Authorization, "access_denied"),
-            ),
-            (
-                "server_error",
-                failure(Stage::Authorization, "server_error"),
-            ),
+            ("access_denied", failure(Stage::Authorization, "access_denied")),
+            ("server_error", failure(Stage::Authorization, "server_error")),
             ("invalid_grant", failure(Stage::Code, "invalid_grant")),
             ("invalid_client", failure(Stage::Code, "invalid_client")),
             ("token:server_error", failure(Stage::Code, "server_error")),
-            (
-                "refresh:invalid_grant",
-                failure(Stage::Refresh, "invalid_grant"),
-            ),
+            ("refresh:invalid_grant", failure(Stage::Refresh, "invalid_grant")),
             ("token:access_denied", None),
             ("logout:server_error", None),
             ("no_such_code", None),
@@ -211,30 +193,17 @@ mod tests {
 
     #[test]
     fn scopes_decide_which_claims_are_shown() {
-        let ada = persona(
-            json!({ "sub": "ada", "name": "Ada", "email": "ada@example.com", "role": "admin" }),
-        );
+        let ada = persona(json!({ "sub": "ada", "name": "Ada", "email": "ada@example.com", "role": "admin" }));
         let shown = |scope| Value::Object(ada.claims(scope));
         assert_eq!(shown("openid"), json!({ "sub": "ada", "role": "admin" }));
-        assert_eq!(
-            shown("openid email"),
-            json!({ "sub": "ada", "email": "ada@example.com", "role": "admin" })
-        );
-        assert_eq!(
-            shown("profile"),
-            json!({ "sub": "ada", "name": "Ada", "role": "admin" })
-        );
+        assert_eq!(shown("openid email"), json!({ "sub": "ada", "email": "ada@example.com", "role": "admin" }));
+        assert_eq!(shown("profile"), json!({ "sub": "ada", "name": "Ada", "role": "admin" }));
     }
 
     #[test]
     fn an_entry_cannot_speak_for_the_provider() {
-        let eve = persona(
-            json!({ "sub": 7, "iss": "https://evil.example", "exp": 1, "mock_error": "access_denied" }),
-        );
-        assert_eq!(
-            Value::Object(eve.claims("openid profile")),
-            json!({ "sub": "7" })
-        );
+        let eve = persona(json!({ "sub": 7, "iss": "https://evil.example", "exp": 1, "mock_error": "access_denied" }));
+        assert_eq!(Value::Object(eve.claims("openid profile")), json!({ "sub": "7" }));
         assert_eq!(eve.failure, Failure::named("access_denied"));
     }
 

@@ -38,16 +38,11 @@ impl<'a> Parameters<'a> {
     }
 
     pub(super) fn of_form(request: &'a Request<Bytes>) -> Result<Parameters<'a>, TokenError> {
-        let content_type = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
+        let content_type =
+            request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Err(TokenError::invalid_request(
-                "the body is not application/x-www-form-urlencoded",
-            ));
+            return Err(TokenError::invalid_request("the body is not application/x-www-form-urlencoded"));
         }
         Parameters::parse(request.body()).map_err(TokenError::invalid_request)
     }
@@ -58,10 +53,7 @@ impl<'a> Parameters<'a> {
 
     /// Also when it is empty: the mock provider's own client may have an empty `client_id`.
     pub(super) fn given(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(one, _)| one == name)
-            .map(|(_, value)| &**value)
+        self.0.iter().find(|(one, _)| one == name).map(|(_, value)| &**value)
     }
 
     /// The same request with one parameter changed; an empty value takes it out.
@@ -78,46 +70,23 @@ impl<'a> Parameters<'a> {
 }
 
 /// The client that calls, by HTTP Basic or by the form (RFC 6749 §2.3.1); its secret is not looked at.
-pub(super) fn client_id(
-    request: &Request<Bytes>,
-    parameters: &Parameters<'_>,
-) -> Result<String, TokenError> {
+pub(super) fn client_id(request: &Request<Bytes>, parameters: &Parameters<'_>) -> Result<String, TokenError> {
     let Some(authorization) = request.headers().get(AUTHORIZATION) else {
-        return parameters
-            .given("client_id")
-            .map(str::to_owned)
-            .ok_or(TokenError::invalid_client());
+        return parameters.given("client_id").map(str::to_owned).ok_or(TokenError::invalid_client());
     };
     let id = || {
         let (scheme, credentials) = authorization.to_str().ok()?.split_once(' ')?;
-        let credentials = STANDARD
-            .decode(
-                scheme
-                    .eq_ignore_ascii_case("basic")
-                    .then_some(credentials.trim())?,
-            )
-            .ok()?;
+        let credentials = STANDARD.decode(scheme.eq_ignore_ascii_case("basic").then_some(credentials.trim())?).ok()?;
         let id = credentials.split(|byte| *byte == b':').next()?;
         // The id is form-encoded: parsed as the name of a field without value.
-        Some(
-            form_urlencoded::parse(id)
-                .next()
-                .map_or_else(String::new, |(id, _)| id.into_owned()),
-        )
+        Some(form_urlencoded::parse(id).next().map_or_else(String::new, |(id, _)| id.into_owned()))
     };
     id().ok_or(TokenError::invalid_client())
 }
 
 pub(super) fn bearer(request: &Request<Bytes>) -> Option<&str> {
-    let (scheme, token) = request
-        .headers()
-        .get(AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then_some(token.trim())
+    let (scheme, token) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 /// Bytes of a query or a form: what is remembered of a request is part of this.

@@ -4,8 +4,7 @@ use super::grants::Refusal;
 use super::persona::{Failure, Stage};
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, LOCATION, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_TYPE, LOCATION, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
@@ -21,46 +20,26 @@ pub(super) struct TokenError {
 
 impl TokenError {
     pub(super) fn invalid_request(description: &'static str) -> TokenError {
-        TokenError {
-            status: StatusCode::BAD_REQUEST,
-            code: "invalid_request",
-            description,
-        }
+        TokenError { status: StatusCode::BAD_REQUEST, code: "invalid_request", description }
     }
 
     pub(super) fn invalid_client() -> TokenError {
         let description = "client_id is missing, or another than the one the token was issued to";
-        TokenError {
-            status: StatusCode::UNAUTHORIZED,
-            code: "invalid_client",
-            description,
-        }
+        TokenError { status: StatusCode::UNAUTHORIZED, code: "invalid_client", description }
     }
 
     pub(super) fn invalid_grant(description: &'static str) -> TokenError {
-        TokenError {
-            status: StatusCode::BAD_REQUEST,
-            code: "invalid_grant",
-            description,
-        }
+        TokenError { status: StatusCode::BAD_REQUEST, code: "invalid_grant", description }
     }
 
     pub(super) fn invalid_scope() -> TokenError {
         let description = "scope is more than was granted";
-        TokenError {
-            status: StatusCode::BAD_REQUEST,
-            code: "invalid_scope",
-            description,
-        }
+        TokenError { status: StatusCode::BAD_REQUEST, code: "invalid_scope", description }
     }
 
     pub(super) fn unsupported_grant_type() -> TokenError {
         let description = "grant_type is neither authorization_code nor refresh_token";
-        TokenError {
-            status: StatusCode::BAD_REQUEST,
-            code: "unsupported_grant_type",
-            description,
-        }
+        TokenError { status: StatusCode::BAD_REQUEST, code: "unsupported_grant_type", description }
     }
 
     /// Fails if a failure was asked for at this stage.
@@ -74,11 +53,7 @@ impl TokenError {
             "temporarily_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         };
-        Err(TokenError {
-            status,
-            code,
-            description: "the mock provider was asked for this error",
-        })
+        Err(TokenError { status, code, description: "the mock provider was asked for this error" })
     }
 
     pub(super) fn into_response(self) -> Response<Bytes> {
@@ -86,15 +61,10 @@ impl TokenError {
         let mut response = json_response(self.status, &body);
         match self.status {
             StatusCode::UNAUTHORIZED => {
-                response.headers_mut().insert(
-                    WWW_AUTHENTICATE,
-                    HeaderValue::from_static(r#"Basic realm="mock""#),
-                );
+                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Basic realm="mock""#));
             }
             StatusCode::SERVICE_UNAVAILABLE => {
-                response
-                    .headers_mut()
-                    .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }
@@ -114,35 +84,25 @@ impl From<Refusal<TokenError>> for TokenError {
 impl From<jsonwebtoken::errors::Error> for TokenError {
     fn from(_: jsonwebtoken::errors::Error) -> TokenError {
         let description = "a token could not be signed";
-        TokenError {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            code: "server_error",
-            description,
-        }
+        TokenError { status: StatusCode::INTERNAL_SERVER_ERROR, code: "server_error", description }
     }
 }
 
 pub(super) fn found(location: &Url) -> Response<Bytes> {
     let mut response = respond(StatusCode::FOUND, Bytes::new());
-    response
-        .headers_mut()
-        .insert(LOCATION, header_value(location.as_str()));
+    response.headers_mut().insert(LOCATION, header_value(location.as_str()));
     response
 }
 
 pub(super) fn unauthorized(challenge: &'static str, body: &Value) -> Response<Bytes> {
     let mut response = json_response(StatusCode::UNAUTHORIZED, body);
-    response
-        .headers_mut()
-        .insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     response
 }
 
 pub(super) fn json_response(status: StatusCode, body: &Value) -> Response<Bytes> {
     let mut response = respond(status, body.to_string().into());
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

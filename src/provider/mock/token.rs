@@ -36,27 +36,18 @@ impl MockProvider {
         client_id: &str,
         now: Now,
     ) -> Result<Response<Bytes>, TokenError> {
-        let code = parameters
-            .get("code")
-            .ok_or(TokenError::invalid_request("code is missing"))?;
-        let verifier = parameters
-            .get("code_verifier")
-            .ok_or(TokenError::invalid_request("code_verifier is missing"))?;
+        let code = parameters.get("code").ok_or(TokenError::invalid_request("code is missing"))?;
+        let verifier =
+            parameters.get("code_verifier").ok_or(TokenError::invalid_request("code_verifier is missing"))?;
         let redeemed = self.grants().redeem_code(code, now.mono, |code| {
             if code.consent.client_id != client_id {
                 return Err(TokenError::invalid_client());
             }
             if parameters.get("redirect_uri") != Some(&code.redirect_uri) {
-                return Err(TokenError::invalid_grant(
-                    "redirect_uri is not the one of the authorization request",
-                ));
+                return Err(TokenError::invalid_grant("redirect_uri is not the one of the authorization request"));
             }
-            if !is_code_verifier(verifier)
-                || sha256_base64url(verifier.as_bytes()) != code.code_challenge
-            {
-                return Err(TokenError::invalid_grant(
-                    "code_verifier does not match code_challenge",
-                ));
+            if !is_code_verifier(verifier) || sha256_base64url(verifier.as_bytes()) != code.code_challenge {
+                return Err(TokenError::invalid_grant("code_verifier does not match code_challenge"));
             }
             TokenError::rehearsed(code.consent.failure, Stage::Code)
         })?;
@@ -71,34 +62,24 @@ impl MockProvider {
         client_id: &str,
         now: Now,
     ) -> Result<Response<Bytes>, TokenError> {
-        let refresh_token = parameters
-            .get("refresh_token")
-            .ok_or(TokenError::invalid_request("refresh_token is missing"))?;
-        let redeemed =
-            self.grants()
-                .redeem_refresh_token(refresh_token, now.mono, |consent| {
-                    if consent.client_id != client_id {
-                        return Err(TokenError::invalid_client());
-                    }
-                    let granted: Vec<&str> = consent.scope.split(' ').collect();
-                    if parameters.get("scope").is_some_and(|scope| {
-                        scope.split(' ').any(|token| !granted.contains(&token))
-                    }) {
-                        return Err(TokenError::invalid_scope());
-                    }
-                    TokenError::rehearsed(consent.failure, Stage::Refresh)
-                })?;
+        let refresh_token =
+            parameters.get("refresh_token").ok_or(TokenError::invalid_request("refresh_token is missing"))?;
+        let redeemed = self.grants().redeem_refresh_token(refresh_token, now.mono, |consent| {
+            if consent.client_id != client_id {
+                return Err(TokenError::invalid_client());
+            }
+            let granted: Vec<&str> = consent.scope.split(' ').collect();
+            if parameters.get("scope").is_some_and(|scope| scope.split(' ').any(|token| !granted.contains(&token))) {
+                return Err(TokenError::invalid_scope());
+            }
+            TokenError::rehearsed(consent.failure, Stage::Refresh)
+        })?;
         let scope = parameters.get("scope").unwrap_or(&redeemed.consent.scope);
         self.issue(&redeemed, scope, now)
     }
 
     /// RFC 6749 §5.1, with an ID token when `openid` was granted (OIDC Core §3.1.3.3).
-    fn issue(
-        &self,
-        redeemed: &Redeemed,
-        scope: &str,
-        now: Now,
-    ) -> Result<Response<Bytes>, TokenError> {
+    fn issue(&self, redeemed: &Redeemed, scope: &str, now: Now) -> Result<Response<Bytes>, TokenError> {
         let expires_in = redeemed.consent.access_life.as_secs();
         let access_token = self.access_token(redeemed, scope, now)?;
         let mut answer = json!({
@@ -117,24 +98,14 @@ impl MockProvider {
     }
 
     /// RFC 9068 §2.2
-    fn access_token(
-        &self,
-        redeemed: &Redeemed,
-        scope: &str,
-        now: Now,
-    ) -> Result<String, TokenError> {
-        let Redeemed {
-            consent, family, ..
-        } = redeemed;
+    fn access_token(&self, redeemed: &Redeemed, scope: &str, now: Now) -> Result<String, TokenError> {
+        let Redeemed { consent, family, .. } = redeemed;
         let mut claims = consent.persona.claims(scope);
         claims.insert("iss".to_owned(), self.issuer.as_str().into());
         claims.insert("aud".to_owned(), self.issuer.as_str().into());
         claims.insert("client_id".to_owned(), consent.client_id.as_str().into());
         claims.insert("iat".to_owned(), now.unix.into());
-        claims.insert(
-            "exp".to_owned(),
-            (now.unix + consent.access_life.as_secs()).into(),
-        );
+        claims.insert("exp".to_owned(), (now.unix + consent.access_life.as_secs()).into());
         claims.insert("jti".to_owned(), jti().into());
         claims.insert("scope".to_owned(), scope.into());
         claims.insert("sid".to_owned(), family.to_sid().into());
@@ -142,33 +113,16 @@ impl MockProvider {
     }
 
     /// OIDC Core §2, §3.1.3.6; after a refresh without `nonce` and with the first `auth_time` (§12.2)
-    fn id_token(
-        &self,
-        redeemed: &Redeemed,
-        scope: &str,
-        access_token: &str,
-        now: Now,
-    ) -> Result<String, TokenError> {
-        let Redeemed {
-            consent,
-            family,
-            nonce,
-            ..
-        } = redeemed;
+    fn id_token(&self, redeemed: &Redeemed, scope: &str, access_token: &str, now: Now) -> Result<String, TokenError> {
+        let Redeemed { consent, family, nonce, .. } = redeemed;
         let mut claims = consent.persona.claims(scope);
         claims.insert("iss".to_owned(), self.issuer.as_str().into());
         claims.insert("aud".to_owned(), consent.client_id.as_str().into());
         claims.insert("iat".to_owned(), now.unix.into());
-        claims.insert(
-            "exp".to_owned(),
-            (now.unix + ID_TOKEN_LIFE.as_secs()).into(),
-        );
+        claims.insert("exp".to_owned(), (now.unix + ID_TOKEN_LIFE.as_secs()).into());
         claims.insert("auth_time".to_owned(), consent.auth_time.into());
         claims.insert("sid".to_owned(), family.to_sid().into());
-        claims.insert(
-            "at_hash".to_owned(),
-            left_half_of_sha256(access_token).into(),
-        );
+        claims.insert("at_hash".to_owned(), left_half_of_sha256(access_token).into());
         if let Some(nonce) = nonce {
             claims.insert("nonce".to_owned(), nonce.as_str().into());
         }
@@ -182,9 +136,7 @@ impl MockProvider {
 /// RFC 7636 §4.1
 fn is_code_verifier(verifier: &str) -> bool {
     (43..=128).contains(&verifier.len())
-        && verifier
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+        && verifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
 }
 
 pub(super) fn sha256_base64url(bytes: &[u8]) -> String {

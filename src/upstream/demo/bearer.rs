@@ -33,10 +33,8 @@ impl Bearer {
     pub(super) fn of(headers: &HeaderMap) -> Option<Bearer> {
         let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
         let token = token.trim();
-        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Bearer {
-            hash: sha256(token.as_bytes()),
-            claims: payload(token).unwrap_or_default(),
-        })
+        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
+            .then(|| Bearer { hash: sha256(token.as_bytes()), claims: payload(token).unwrap_or_default() })
     }
 
     pub(super) fn hash(&self) -> TokenHash {
@@ -61,9 +59,7 @@ impl Bearer {
     pub(super) fn seconds_left(&self, unix: u64) -> Option<u64> {
         let exp = self.claims.get("exp")?;
         // NumericDate may have a fraction (RFC 7519 §2).
-        let exp = exp
-            .as_u64()
-            .or_else(|| exp.as_f64().map(|seconds| seconds as u64))?;
+        let exp = exp.as_u64().or_else(|| exp.as_f64().map(|seconds| seconds as u64))?;
         Some(exp.saturating_sub(unix))
     }
 }
@@ -116,11 +112,7 @@ mod tests {
     }
 
     fn jwt(claims: &Value) -> Bearer {
-        bearer(&format!(
-            "Bearer e30.{}.sig",
-            URL_SAFE_NO_PAD.encode(claims.to_string())
-        ))
-        .unwrap()
+        bearer(&format!("Bearer e30.{}.sig", URL_SAFE_NO_PAD.encode(claims.to_string()))).unwrap()
     }
 
     #[test]
@@ -141,19 +133,10 @@ mod tests {
     fn what_is_no_jwt_has_no_claims() {
         let object = URL_SAFE_NO_PAD.encode("{\"sub\":\"ada\"}");
         let array = URL_SAFE_NO_PAD.encode("[1]");
-        for token in [
-            format!("e30.{object}"),
-            format!("e30.{object}.s.more"),
-            format!("e30.{array}.s"),
-            "e30.!!.s".to_owned(),
-        ] {
-            assert!(
-                bearer(&format!("Bearer {token}"))
-                    .unwrap()
-                    .claims()
-                    .is_empty(),
-                "{token}"
-            );
+        for token in
+            [format!("e30.{object}"), format!("e30.{object}.s.more"), format!("e30.{array}.s"), "e30.!!.s".to_owned()]
+        {
+            assert!(bearer(&format!("Bearer {token}")).unwrap().claims().is_empty(), "{token}");
         }
         assert_eq!(jwt(&json!({ "sub": "ada" })).subject(), Some("ada"));
     }
@@ -173,11 +156,7 @@ mod tests {
             (Some(&fraction), false, 99, Ok(())),
             (Some(&fraction), false, 101, Err(Refusal::Expired)),
         ] {
-            assert_eq!(
-                admit(bearer, refused, unix),
-                expected,
-                "refused {refused}, at {unix}"
-            );
+            assert_eq!(admit(bearer, refused, unix), expected, "refused {refused}, at {unix}");
         }
     }
 }

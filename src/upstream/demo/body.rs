@@ -29,10 +29,7 @@ impl Body for DemoBody {
     type Data = Bytes;
     type Error = Box<dyn Error + Send + Sync>;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let piece = match self.get_mut() {
             DemoBody::Full(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
             DemoBody::Events(events) => ready!(events.poll_next(context)),
@@ -58,22 +55,14 @@ impl Body for DemoBody {
 impl Events {
     /// The first event comes at once.
     pub(super) fn every(pace: Duration) -> Events {
-        Events {
-            pace,
-            ticks: None,
-            sent: 0,
-        }
+        Events { pace, ticks: None, sent: 0 }
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.sent > EVENTS {
             return Poll::Ready(None);
         }
-        ready!(
-            self.ticks
-                .get_or_insert_with(|| interval(self.pace))
-                .poll_tick(context)
-        );
+        ready!(self.ticks.get_or_insert_with(|| interval(self.pace)).poll_tick(context));
         self.sent += 1;
         let event = match self.sent {
             number @ 1..=EVENTS => {

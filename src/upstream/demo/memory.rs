@@ -63,10 +63,7 @@ impl Memory {
 
     /// Oldest first.
     pub(super) fn calls(&self, subject: &str) -> Vec<Call> {
-        self.calls
-            .get(subject)
-            .map(|calls| calls.iter().cloned().collect())
-            .unwrap_or_default()
+        self.calls.get(subject).map(|calls| calls.iter().cloned().collect()).unwrap_or_default()
     }
 }
 

@@ -24,21 +24,13 @@ pub struct Request {
 impl Request {
     /// A request with no headers of its own.
     pub fn new(method: &str, target: &str) -> Request {
-        Request {
-            method: method.to_owned(),
-            target: target.to_owned(),
-            headers: Vec::new(),
-            body: Vec::new(),
-        }
+        Request { method: method.to_owned(), target: target.to_owned(), headers: Vec::new(), body: Vec::new() }
     }
 
     /// A GET that the user typed into the address bar.
     pub fn navigation(target: &str) -> Request {
         Request::new("GET", target)
-            .header(
-                "Accept",
-                "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-            )
+            .header("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
             .header("Sec-Fetch-Site", "none")
             .header("Sec-Fetch-Mode", "navigate")
             .header("Sec-Fetch-Dest", "document")
@@ -66,8 +58,7 @@ impl Request {
 
     /// Without this field.
     pub fn without(mut self, name: &str) -> Request {
-        self.headers
-            .retain(|(found, _)| !found.eq_ignore_ascii_case(name));
+        self.headers.retain(|(found, _)| !found.eq_ignore_ascii_case(name));
         self
     }
 
@@ -78,10 +69,7 @@ impl Request {
     }
 
     fn value(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 
@@ -111,38 +99,22 @@ struct Shared {
 
 impl Browser {
     /// A fresh browser that resolves the external name to `gateway`.
-    pub fn new(
-        gateway: SocketAddr,
-        provider: Provider,
-        expected: Expectations,
-        clock: Clock,
-    ) -> Browser {
-        let shared = Shared {
-            gateway,
-            provider,
-            expected,
-            jar: Mutex::new(Jar::empty(clock)),
-        };
-        Browser {
-            shared: Arc::new(shared),
-        }
+    pub fn new(gateway: SocketAddr, provider: Provider, expected: Expectations, clock: Clock) -> Browser {
+        let shared = Shared { gateway, provider, expected, jar: Mutex::new(Jar::empty(clock)) };
+        Browser { shared: Arc::new(shared) }
     }
 
     /// Types `target` into the address bar and follows every redirect.
     pub async fn navigate(&self, target: &str) -> Page {
-        self.follow(self.url(target), Request::navigation(""), |_| false)
-            .await
+        self.follow(self.url(target), Request::navigation(""), |_| false).await
     }
 
     /// Posts a form as a page of the same origin does, and follows every redirect.
     pub async fn submit(&self, target: &str, form: &str) -> Page {
-        let request = Request {
-            method: "POST".to_owned(),
-            ..Request::navigation("")
-        }
-        .with("Sec-Fetch-Site", "same-origin")
-        .header("Origin", &self.origin())
-        .body("application/x-www-form-urlencoded", form);
+        let request = Request { method: "POST".to_owned(), ..Request::navigation("") }
+            .with("Sec-Fetch-Site", "same-origin")
+            .header("Origin", &self.origin())
+            .body("application/x-www-form-urlencoded", form);
         self.follow(self.url(target), request, |_| false).await
     }
 
@@ -157,12 +129,7 @@ impl Browser {
     /// When there is no session at the end.
     pub async fn sign_in_as(&self, user: &str, target: &str) -> Page {
         let page = self.navigate(&login_path(target, user)).await;
-        assert!(
-            self.session_cookie().is_some(),
-            "no session after {:?}: {}",
-            page.trail,
-            page.reply.text()
-        );
+        assert!(self.session_cookie().is_some(), "no session after {:?}: {}", page.trail, page.reply.text());
         page
     }
 
@@ -175,16 +142,10 @@ impl Browser {
         let page = self
             .follow(self.url(target), Request::navigation(""), |url| {
                 url.origin().ascii_serialization() == origin
-                    && url
-                        .query_pairs()
-                        .any(|(name, _)| name == "code" || name == "error")
+                    && url.query_pairs().any(|(name, _)| name == "code" || name == "error")
             })
             .await;
-        assert!(
-            page.url.query_pairs().any(|(name, _)| name == "state"),
-            "no callback: {:?}",
-            page.trail
-        );
+        assert!(page.url.query_pairs().any(|(name, _)| name == "state"), "no callback: {:?}", page.trail);
         page.url
     }
 
@@ -194,27 +155,15 @@ impl Browser {
     /// When it sends it nowhere.
     pub async fn authorization_request(&self, target: &str) -> Url {
         let issuer = self.shared.provider.issuer();
-        let page = self
-            .follow(self.url(target), Request::navigation(""), |url| {
-                url.as_str().starts_with(&issuer)
-            })
-            .await;
-        assert!(
-            page.url.as_str().starts_with(&issuer),
-            "no authorization request: {:?}",
-            page.trail
-        );
+        let page =
+            self.follow(self.url(target), Request::navigation(""), |url| url.as_str().starts_with(&issuer)).await;
+        assert!(page.url.as_str().starts_with(&issuer), "no authorization request: {:?}", page.trail);
         page.url
     }
 
     /// Navigates as if the provider had sent the browser here.
     pub async fn arrive_from_provider(&self, url: &Url) -> Page {
-        self.follow(
-            url.clone(),
-            Request::navigation("").with("Sec-Fetch-Site", "cross-site"),
-            |_| false,
-        )
-        .await
+        self.follow(url.clone(), Request::navigation("").with("Sec-Fetch-Site", "cross-site"), |_| false).await
     }
 
     /// One request to the gateway and its reply; redirects are not followed.
@@ -222,10 +171,7 @@ impl Browser {
         let method = request.method.clone();
         let url = self.url(&request.target);
         let mut connection = self.dispatch(request).await;
-        let reply = connection
-            .reply(&method)
-            .await
-            .unwrap_or_else(|| panic!("{method} {url}: closed without a reply"));
+        let reply = connection.reply(&method).await.unwrap_or_else(|| panic!("{method} {url}: closed without a reply"));
         self.take(&url, &reply);
         reply
     }
@@ -241,10 +187,7 @@ impl Browser {
     pub async fn dispatch(&self, request: Request) -> Connection {
         let mut connection = Connection::open(self.shared.gateway).await;
         let bytes = self.serialise(request);
-        timeout(PATIENCE, connection.send(&bytes))
-            .await
-            .expect("the gateway takes the request")
-            .ok();
+        timeout(PATIENCE, connection.send(&bytes)).await.expect("the gateway takes the request").ok();
         connection
     }
 
@@ -267,8 +210,7 @@ impl Browser {
         {
             headers.push(("Cookie".to_owned(), cookies));
         }
-        let length = request.value("Content-Length").is_some()
-            || request.value("Transfer-Encoding").is_some();
+        let length = request.value("Content-Length").is_some() || request.value("Transfer-Encoding").is_some();
         if !length && (unsafe_method || !request.body.is_empty()) {
             headers.push(("Content-Length".to_owned(), request.body.len().to_string()));
         }
@@ -276,11 +218,7 @@ impl Browser {
             headers.remove(0);
         }
         headers.extend(request.headers);
-        message(
-            &format!("{} {} HTTP/1.1", request.method, request.target),
-            &Headers(headers),
-            &request.body,
-        )
+        message(&format!("{} {} HTTP/1.1", request.method, request.target), &Headers(headers), &request.body)
     }
 
     /// All live cookies.
@@ -291,28 +229,19 @@ impl Browser {
     /// The value of the session cookie.
     pub fn session_cookie(&self) -> Option<String> {
         let name = self.session_cookie_name();
-        self.cookies()
-            .into_iter()
-            .find(|cookie| cookie.name == name)
-            .map(|cookie| cookie.value)
+        self.cookies().into_iter().find(|cookie| cookie.name == name).map(|cookie| cookie.value)
     }
 
     /// `__Host-latchgate` on https, else `latchgate`.
     pub fn session_cookie_name(&self) -> &'static str {
-        if self.shared.expected.external.scheme() == "https" {
-            "__Host-latchgate"
-        } else {
-            "latchgate"
-        }
+        if self.shared.expected.external.scheme() == "https" { "__Host-latchgate" } else { "latchgate" }
     }
 
     /// Names of the gateway's cookies besides the session's.
     pub fn login_cookies(&self) -> Vec<String> {
         let session = self.session_cookie_name();
         let names = self.cookies().into_iter().map(|cookie| cookie.name);
-        names
-            .filter(|name| is_ours(name) && name != session)
-            .collect()
+        names.filter(|name| is_ours(name) && name != session).collect()
     }
 
     /// The `Cookie` field for the gateway, whoever asks.
@@ -356,23 +285,14 @@ impl Browser {
                 ask_provider(self.shared.provider.address(), &request.target).await
             };
             trail.push((url.clone(), reply.status));
-            let location = reply
-                .headers
-                .value("location")
-                .filter(|_| (300..400).contains(&reply.status));
+            let location = reply.headers.value("location").filter(|_| (300..400).contains(&reply.status));
             let Some(location) = location else {
                 return Page { url, reply, trail };
             };
-            let next = url
-                .join(location)
-                .unwrap_or_else(|error| panic!("{url} sends to {location}: {error}"));
+            let next = url.join(location).unwrap_or_else(|error| panic!("{url} sends to {location}: {error}"));
             let next_origin = next.origin().ascii_serialization();
             if stop(&next) || (next_origin != self.origin() && next_origin != issuer) {
-                return Page {
-                    url: next,
-                    reply,
-                    trail,
-                };
+                return Page { url: next, reply, trail };
             }
             if reply.status != 307 && reply.status != 308 {
                 let site = request.value("Sec-Fetch-Site").unwrap_or("none").to_owned();
@@ -386,12 +306,7 @@ impl Browser {
     }
 
     fn take(&self, url: &Url, reply: &Reply) {
-        inspect(
-            url,
-            reply,
-            &self.shared.provider.secrets(),
-            &self.shared.expected,
-        );
+        inspect(url, reply, &self.shared.provider.secrets(), &self.shared.expected);
         let mut jar = self.jar();
         for field in reply.headers.values("set-cookie") {
             jar.store(url, field);
@@ -399,28 +314,20 @@ impl Browser {
     }
 
     fn jar(&self) -> MutexGuard<'_, Jar> {
-        self.shared
-            .jar
-            .lock()
-            .expect("no test panics while it holds the jar")
+        self.shared.jar.lock().expect("no test panics while it holds the jar")
     }
 }
 
 /// `/auth/login` that ends at `target` and signs in as `user` without asking.
 pub fn login_path(target: &str, user: &str) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query
-        .append_pair("return_to", target)
-        .append_pair("login_hint", user);
+    query.append_pair("return_to", target).append_pair("login_hint", user);
     format!("/auth/login?{}", query.finish())
 }
 
 async fn ask_provider(address: SocketAddr, target: &str) -> Reply {
     let mut connection = Connection::open(address).await;
     let request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nAccept: text/html\r\n\r\n");
-    connection
-        .send(request.as_bytes())
-        .await
-        .expect("the provider takes the request");
+    connection.send(request.as_bytes()).await.expect("the provider takes the request");
     connection.reply("GET").await.expect("the provider answers")
 }

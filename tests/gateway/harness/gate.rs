@@ -15,10 +15,7 @@ pub struct Gate {
 impl Gate {
     /// A closed gate.
     pub fn closed() -> Gate {
-        Gate {
-            arrived: Arc::new(watch::Sender::new(0)),
-            opened: Arc::new(watch::Sender::new(false)),
-        }
+        Gate { arrived: Arc::new(watch::Sender::new(0)), opened: Arc::new(watch::Sender::new(false)) }
     }
 
     /// Lets everyone through, now and later.
@@ -42,9 +39,6 @@ impl Gate {
     pub async fn pass(&self) {
         self.arrived.send_modify(|arrived| *arrived += 1);
         let mut opened = self.opened.subscribe();
-        opened
-            .wait_for(|opened| *opened)
-            .await
-            .expect("the gate outlives its watchers");
+        opened.wait_for(|opened| *opened).await.expect("the gate outlives its watchers");
     }
 }

@@ -32,20 +32,13 @@ pub fn inspect(url: &Url, reply: &Reply, secrets: &[String], expected: &Expectat
     }
     for (name, _) in &reply.headers.0 {
         let known = KNOWN_HEADERS.contains(&name.to_ascii_lowercase().as_str());
-        assert!(
-            known,
-            "{url}: the gateway made a header of an unexpected name: {name}"
-        );
+        assert!(known, "{url}: the gateway made a header of an unexpected name: {name}");
     }
     let path = url.path();
     let below = path.strip_prefix(&expected.login_prefix);
     if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
         let cache = reply.header("cache-control");
-        assert!(
-            cache.contains("no-store"),
-            "{url}: {} may be cached: {cache:?}",
-            reply.status
-        );
+        assert!(cache.contains("no-store"), "{url}: {} may be cached: {cache:?}", reply.status);
     }
     check_redirect(url, reply);
     check_secrets(url, reply, secrets, expected);
@@ -53,39 +46,19 @@ pub fn inspect(url: &Url, reply: &Reply, secrets: &[String], expected: &Expectat
 
 /// Whether a cookie name belongs to the gateway.
 pub fn is_ours(name: &str) -> bool {
-    name.strip_prefix("__Host-")
-        .unwrap_or(name)
-        .starts_with("latchgate")
+    name.strip_prefix("__Host-").unwrap_or(name).starts_with("latchgate")
 }
 
 fn check_cookie(cookie: &SetCookie, expected: &Expectations) {
     let name = &cookie.name;
     let https = expected.external.scheme() == "https";
-    assert!(
-        cookie.attribute("httponly").is_some(),
-        "{name}: scripts can read it"
-    );
-    assert!(
-        cookie.attribute("domain").is_none(),
-        "{name}: goes to other hosts"
-    );
-    assert_eq!(
-        cookie.attribute("secure").is_some(),
-        https,
-        "{name}: Secure follows external_url"
-    );
-    assert_eq!(
-        name.starts_with("__Host-"),
-        https,
-        "{name}: the prefix follows external_url"
-    );
+    assert!(cookie.attribute("httponly").is_some(), "{name}: scripts can read it");
+    assert!(cookie.attribute("domain").is_none(), "{name}: goes to other hosts");
+    assert_eq!(cookie.attribute("secure").is_some(), https, "{name}: Secure follows external_url");
+    assert_eq!(name.starts_with("__Host-"), https, "{name}: the prefix follows external_url");
     assert_eq!(cookie.attribute("samesite"), Some("Lax"), "{name}");
     if https {
-        assert_eq!(
-            cookie.attribute("path"),
-            Some("/"),
-            "{name}: __Host- asks for it"
-        );
+        assert_eq!(cookie.attribute("path"), Some("/"), "{name}: __Host- asks for it");
     }
 }
 
@@ -94,15 +67,9 @@ fn check_redirect(url: &Url, reply: &Reply) {
     if !matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
         return;
     }
-    let target = url
-        .join(reply.header("location"))
-        .expect("Location is a URL reference");
+    let target = url.join(reply.header("location")).expect("Location is a URL reference");
     let same = target == *url && reply.status == 307;
-    assert!(
-        same || matches!(reply.status, 302 | 303),
-        "{url}: {} to {target}",
-        reply.status
-    );
+    assert!(same || matches!(reply.status, 302 | 303), "{url}: {} to {target}", reply.status);
 }
 
 fn check_secrets(url: &Url, reply: &Reply, secrets: &[String], expected: &Expectations) {
@@ -111,15 +78,9 @@ fn check_secrets(url: &Url, reply: &Reply, secrets: &[String], expected: &Expect
     for secret in secrets {
         for (name, value) in &reply.headers.0 {
             let hint = name.eq_ignore_ascii_case("location") && value.starts_with(&logout);
-            assert!(
-                hint || !value.contains(secret.as_str()),
-                "{url}: {name} gives away a secret"
-            );
+            assert!(hint || !value.contains(secret.as_str()), "{url}: {name} gives away a secret");
         }
-        assert!(
-            !body.contains(secret.as_str()),
-            "{url}: the body gives away a secret"
-        );
+        assert!(!body.contains(secret.as_str()), "{url}: the body gives away a secret");
     }
 }
 

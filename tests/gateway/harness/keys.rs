@@ -2,9 +2,7 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256,
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256};
 use aws_lc_rs::{hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,17 +30,10 @@ impl SigningKey {
     /// A fresh key.
     pub fn generate(algorithm: Algorithm) -> SigningKey {
         let pair = match algorithm {
-            Algorithm::Es256 => Pair::Ecdsa(
-                EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("entropy"),
-            ),
-            Algorithm::Rs256 => Pair::Rsa(Box::new(
-                rsa::KeyPair::generate(rsa::KeySize::Rsa2048).expect("entropy"),
-            )),
+            Algorithm::Es256 => Pair::Ecdsa(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("entropy")),
+            Algorithm::Rs256 => Pair::Rsa(Box::new(rsa::KeyPair::generate(rsa::KeySize::Rsa2048).expect("entropy"))),
         };
-        SigningKey {
-            kid: random_text(8),
-            pair,
-        }
+        SigningKey { kid: random_text(8), pair }
     }
 
     /// The name of the algorithm in a JWT header (RFC 7518 §3.1).
@@ -77,15 +68,10 @@ impl SigningKey {
     fn sign(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.pair {
-            Pair::Ecdsa(pair) => pair
-                .sign(&random, message)
-                .expect("a signature")
-                .as_ref()
-                .to_vec(),
+            Pair::Ecdsa(pair) => pair.sign(&random, message).expect("a signature").as_ref().to_vec(),
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
-                    .expect("a signature");
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).expect("a signature");
                 signature
             }
         }
@@ -118,8 +104,7 @@ pub struct IdToken {
 impl IdToken {
     /// The compact serialisation (RFC 7515 §3.1).
     pub fn encode(&self, key: &SigningKey) -> String {
-        let part =
-            |object: &Map<String, Value>| base64url(&serde_json::to_vec(object).expect("JSON"));
+        let part = |object: &Map<String, Value>| base64url(&serde_json::to_vec(object).expect("JSON"));
         let signed = format!("{}.{}", part(&self.header), part(&self.claims));
         let signature = match &self.signature {
             Signature::Good => key.sign(signed.as_bytes()),
@@ -130,12 +115,9 @@ impl IdToken {
                 signature
             }
             Signature::Empty => Vec::new(),
-            Signature::Hmac(secret) => hmac::sign(
-                &hmac::Key::new(hmac::HMAC_SHA256, secret),
-                signed.as_bytes(),
-            )
-            .as_ref()
-            .to_vec(),
+            Signature::Hmac(secret) => {
+                hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed.as_bytes()).as_ref().to_vec()
+            }
         };
         format!("{signed}.{}", base64url(&signature))
     }

@@ -73,11 +73,7 @@ pub struct Call {
 impl Call {
     /// The first `name` of the query or the form.
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .chain(&self.form)
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().chain(&self.form).find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -197,14 +193,9 @@ impl Provider {
             down: watch::Sender::new(false),
             state: Mutex::new(state),
         };
-        let provider = Provider {
-            shared: Arc::new(shared),
-        };
+        let provider = Provider { shared: Arc::new(shared) };
         for name in ["ada", "bob", "eve"] {
-            provider.add_user(
-                name,
-                json!({ "name": name.to_uppercase(), "email": format!("{name}@corp.test") }),
-            );
+            provider.add_user(name, json!({ "name": name.to_uppercase(), "email": format!("{name}@corp.test") }));
         }
         tokio::spawn(provider.clone().accept(listener));
         provider
@@ -239,11 +230,7 @@ impl Provider {
 
     /// The next call of `endpoint` without a fault of its own meets this one.
     pub fn next(&self, endpoint: Endpoint, fault: Fault) {
-        self.state()
-            .next
-            .entry(endpoint)
-            .or_default()
-            .push_back(fault);
+        self.state().next.entry(endpoint).or_default().push_back(fault);
     }
 
     /// Every call of `endpoint` meets this fault, until [`Provider::recover`].
@@ -303,12 +290,7 @@ impl Provider {
 
     /// Every call so far.
     pub fn calls(&self, endpoint: Endpoint) -> Vec<Call> {
-        self.state()
-            .calls
-            .iter()
-            .filter(|call| call.endpoint == endpoint)
-            .cloned()
-            .collect()
+        self.state().calls.iter().filter(|call| call.endpoint == endpoint).cloned().collect()
     }
 
     /// How often `endpoint` was called.
@@ -338,17 +320,11 @@ impl Provider {
 
     fn grants_of_type(&self, grant_type: &str) -> usize {
         let calls = self.calls(Endpoint::Token);
-        calls
-            .iter()
-            .filter(|call| call.parameter("grant_type") == Some(grant_type))
-            .count()
+        calls.iter().filter(|call| call.parameter("grant_type") == Some(grant_type)).count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared
-            .state
-            .lock()
-            .expect("no test panics while it holds the provider")
+        self.shared.state.lock().expect("no test panics while it holds the provider")
     }
 
     async fn accept(self, listener: TcpListener) {
@@ -383,9 +359,7 @@ impl Provider {
                 endpoint,
                 method: head.word(0).to_owned(),
                 headers: head.headers.clone(),
-                query: form_urlencoded::parse(query.as_bytes())
-                    .into_owned()
-                    .collect(),
+                query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
                 form: form_urlencoded::parse(&body).into_owned().collect(),
             };
             let Some(bytes) = self.answer(call).await else {
@@ -402,10 +376,7 @@ impl Provider {
         let fault = {
             let mut state = self.state();
             state.calls.push(call.clone());
-            let queued = state
-                .next
-                .get_mut(&call.endpoint)
-                .and_then(VecDeque::pop_front);
+            let queued = state.next.get_mut(&call.endpoint).and_then(VecDeque::pop_front);
             queued.or_else(|| state.always.get(&call.endpoint).cloned())
         };
         match fault {
@@ -454,9 +425,7 @@ impl State {
             Endpoint::Revocation => self.revoke(call),
             Endpoint::EndSession => match call.parameter("post_logout_redirect_uri") {
                 Some(back) => {
-                    let state = call
-                        .parameter("state")
-                        .map(|state| format!("?state={state}"));
+                    let state = call.parameter("state").map(|state| format!("?state={state}"));
                     redirect(&format!("{back}{}", state.unwrap_or_default()))
                 }
                 None => answer(200, "text/html", &[], b"<h1>Signed out</h1>"),
@@ -488,27 +457,15 @@ impl State {
 
     fn authorize(&mut self, shared: &Shared, call: &Call) -> Vec<u8> {
         let redirect_uri = call.parameter("redirect_uri").unwrap_or("").to_owned();
-        if call.parameter("client_id") != Some(CLIENT_ID)
-            || !self.redirect_uris.contains(&redirect_uri)
-        {
-            return answer(
-                400,
-                "text/html",
-                &[],
-                b"<h1>Unknown client or redirect_uri</h1>",
-            );
+        if call.parameter("client_id") != Some(CLIENT_ID) || !self.redirect_uris.contains(&redirect_uri) {
+            return answer(400, "text/html", &[], b"<h1>Unknown client or redirect_uri</h1>");
         }
         let mut back = form_urlencoded::Serializer::new(String::new());
         if let Some((error, description)) = &self.habits.refuse {
-            back.append_pair("error", error)
-                .append_pair("error_description", description);
+            back.append_pair("error", error).append_pair("error_description", description);
         } else {
-            let chosen = call
-                .parameter("user")
-                .or_else(|| call.parameter("login_hint"));
-            let user = chosen
-                .filter(|name| self.users.contains_key(*name))
-                .unwrap_or(&self.habits.user);
+            let chosen = call.parameter("user").or_else(|| call.parameter("login_hint"));
+            let user = chosen.filter(|name| self.users.contains_key(*name)).unwrap_or(&self.habits.user);
             self.grants.push(Grant {
                 user: user.to_owned(),
                 scope: call.parameter("scope").unwrap_or("").to_owned(),
@@ -568,18 +525,9 @@ impl State {
         Ok(self.tokens(shared, grant, nonce))
     }
 
-    fn redeem_refresh_token(
-        &mut self,
-        shared: &Shared,
-        call: &Call,
-    ) -> Result<Value, (u16, &'static str)> {
-        let presented = call
-            .parameter("refresh_token")
-            .ok_or((400, "invalid_request"))?;
-        let grant = *self
-            .refresh_tokens
-            .get(presented)
-            .ok_or((400, "invalid_grant"))?;
+    fn redeem_refresh_token(&mut self, shared: &Shared, call: &Call) -> Result<Value, (u16, &'static str)> {
+        let presented = call.parameter("refresh_token").ok_or((400, "invalid_request"))?;
+        let grant = *self.refresh_tokens.get(presented).ok_or((400, "invalid_grant"))?;
         if self.grants[grant].refresh_token.as_deref() != Some(presented) {
             self.reuses += 1;
             self.grants[grant].revoked = true;
@@ -592,10 +540,7 @@ impl State {
         }
         let mut tokens = self.tokens(shared, grant, None);
         if !self.habits.rotate {
-            tokens
-                .as_object_mut()
-                .expect("an object")
-                .remove("refresh_token");
+            tokens.as_object_mut().expect("an object").remove("refresh_token");
         }
         Ok(tokens)
     }
@@ -610,20 +555,10 @@ impl State {
         let now = shared.clock.now();
         let access_token = self.secret("at");
         let expires = now.mono.after(Duration::from_secs(self.habits.access_ttl));
-        self.access_tokens.insert(
-            access_token.clone(),
-            AccessToken {
-                grant,
-                expires,
-                revoked: false,
-            },
-        );
+        self.access_tokens.insert(access_token.clone(), AccessToken { grant, expires, revoked: false });
 
         let mut claims = self.users[&self.grants[grant].user].clone();
-        claims.insert(
-            "iss".to_owned(),
-            json!(format!("http://{}", shared.address)),
-        );
+        claims.insert("iss".to_owned(), json!(format!("http://{}", shared.address)));
         claims.insert("aud".to_owned(), json!(CLIENT_ID));
         claims.insert("iat".to_owned(), json!(now.unix));
         claims.insert("exp".to_owned(), json!(now.unix + 3600));
@@ -633,11 +568,7 @@ impl State {
         let key = self.keys.last().expect("a key");
         let header = json!({ "alg": key.algorithm(), "kid": key.kid, "typ": "JWT" });
         let header = header.as_object().expect("an object").clone();
-        let mut id_token = IdToken {
-            header,
-            claims,
-            signature: Signature::Good,
-        };
+        let mut id_token = IdToken { header, claims, signature: Signature::Good };
         (self.habits.id_token)(&mut id_token);
         let id_token = id_token.encode(key);
         self.secrets.push(id_token.clone());
@@ -702,27 +633,15 @@ fn endpoint_at(path: &str) -> Option<Endpoint> {
 
 /// `client_secret_basic` or `client_secret_post` (RFC 6749 §2.3.1).
 fn is_our_client(call: &Call) -> bool {
-    if let Some(basic) = call
-        .headers
-        .value("authorization")
-        .and_then(|value| value.strip_prefix("Basic "))
-    {
-        return STANDARD
-            .decode(basic)
-            .is_ok_and(|pair| pair == format!("{CLIENT_ID}:{CLIENT_SECRET}").into_bytes());
+    if let Some(basic) = call.headers.value("authorization").and_then(|value| value.strip_prefix("Basic ")) {
+        return STANDARD.decode(basic).is_ok_and(|pair| pair == format!("{CLIENT_ID}:{CLIENT_SECRET}").into_bytes());
     }
-    call.parameter("client_id") == Some(CLIENT_ID)
-        && call.parameter("client_secret") == Some(CLIENT_SECRET)
+    call.parameter("client_id") == Some(CLIENT_ID) && call.parameter("client_secret") == Some(CLIENT_SECRET)
 }
 
 fn json_answer(status: u16, body: &Value) -> Vec<u8> {
     let body = serde_json::to_vec(body).expect("JSON");
-    answer(
-        status,
-        "application/json",
-        &[("Cache-Control", "no-store")],
-        &body,
-    )
+    answer(status, "application/json", &[("Cache-Control", "no-store")], &body)
 }
 
 fn redirect(location: &str) -> Vec<u8> {
@@ -731,20 +650,10 @@ fn redirect(location: &str) -> Vec<u8> {
 
 fn answer(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let length = body.len().to_string();
-    let mut fields = vec![
-        ("Content-Type", content_type),
-        ("Content-Length", length.as_str()),
-    ];
+    let mut fields = vec![("Content-Type", content_type), ("Content-Length", length.as_str())];
     fields.extend_from_slice(headers);
-    let fields = fields
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
-    message(
-        &format!("HTTP/1.1 {status} Scripted"),
-        &Headers(fields),
-        body,
-    )
+    let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    message(&format!("HTTP/1.1 {status} Scripted"), &Headers(fields), body)
 }
 
 /// The peer sees a reset and no orderly end.

@@ -65,12 +65,7 @@ impl Site {
 
     /// A browser without cookies.
     pub fn browser(&self) -> Browser {
-        Browser::new(
-            self.gateway.address,
-            self.provider.clone(),
-            self.expected.clone(),
-            self.clock.clone(),
-        )
+        Browser::new(self.gateway.address, self.provider.clone(), self.expected.clone(), self.clock.clone())
     }
 
     /// A browser where `ada` is signed in, for longer than `refresh.cooldown`. The upstream has not been
@@ -159,16 +154,8 @@ impl Plan {
 
     /// One more route to the upstream `app`.
     pub fn route(mut self, path: &str, lines: &str) -> Plan {
-        let upstream = if lines.contains("upstream =") {
-            ""
-        } else {
-            "upstream = \"app\"\n"
-        };
-        writeln!(
-            self.routes,
-            "[[routes]]\npath = \"{path}\"\n{upstream}{lines}"
-        )
-        .expect("memory");
+        let upstream = if lines.contains("upstream =") { "" } else { "upstream = \"app\"\n" };
+        writeln!(self.routes, "[[routes]]\npath = \"{path}\"\n{upstream}{lines}").expect("memory");
         self
     }
 
@@ -186,31 +173,13 @@ impl Plan {
         provider.register(&format!("{}/auth/corp", self.external_url));
         let source = self.source(&provider.issuer(), &upstream.url());
         let gateway = Gateway::start(&source, self.clock.clone()).await;
-        let expected = Expectations {
-            external,
-            login_prefix: "/auth".to_owned(),
-            issuer: provider.issuer(),
-        };
-        Site {
-            provider,
-            upstream,
-            gateway,
-            clock: self.clock,
-            expected,
-        }
+        let expected = Expectations { external, login_prefix: "/auth".to_owned(), issuer: provider.issuer() };
+        Site { provider, upstream, gateway, clock: self.clock, expected }
     }
 
     fn source(&self, issuer: &str, upstream: &str) -> String {
-        let url = if self.app.contains("url =") {
-            String::new()
-        } else {
-            format!("url = \"{upstream}\"")
-        };
-        let drain = if self.server.contains("drain_timeout") {
-            ""
-        } else {
-            "drain_timeout = \"5s\""
-        };
+        let url = if self.app.contains("url =") { String::new() } else { format!("url = \"{upstream}\"") };
+        let drain = if self.server.contains("drain_timeout") { "" } else { "drain_timeout = \"5s\"" };
         format!(
             r#"
 [server]
@@ -264,9 +233,7 @@ impl Gateway {
     /// When the configuration is refused or the gateway does not start.
     pub async fn start(source: &str, clock: Clock) -> Gateway {
         let config = parse(source).unwrap_or_else(|report| panic!("{report}"));
-        let running = app::start(config, clock)
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
+        let running = app::start(config, clock).await.unwrap_or_else(|error| panic!("{error}"));
         let address = *running.addresses().first().expect("one listener");
         Gateway { address, running }
     }
@@ -313,7 +280,5 @@ pub async fn eventually<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) 
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting)
-        .await
-        .expect("it never came about");
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it never came about");
 }

@@ -39,10 +39,7 @@ impl Received {
     /// When there are several.
     pub fn header(&self, name: &str) -> &str {
         let values = self.headers.values(name);
-        assert!(
-            values.len() <= 1,
-            "{name} arrived more than once: {values:?}"
-        );
+        assert!(values.len() <= 1, "{name} arrived more than once: {values:?}");
         values.first().copied().unwrap_or("")
     }
 
@@ -73,21 +70,13 @@ enum Body {
 impl Answer {
     /// A status with a short text.
     pub fn status(status: u16) -> Answer {
-        Answer {
-            status,
-            headers: Vec::new(),
-            body: Body::Bytes(format!("upstream {status}").into_bytes()),
-            gate: None,
-        }
+        Answer { status, headers: Vec::new(), body: Body::Bytes(format!("upstream {status}").into_bytes()), gate: None }
     }
 
     /// 401 with a challenge and [`REFUSAL`].
     pub fn unauthorized() -> Answer {
         Answer::status(401)
-            .header(
-                "WWW-Authenticate",
-                r#"Bearer realm="api", error="invalid_token""#,
-            )
+            .header("WWW-Authenticate", r#"Bearer realm="api", error="invalid_token""#)
             .header("Content-Type", "application/json")
             .body(REFUSAL)
     }
@@ -95,53 +84,32 @@ impl Answer {
     /// 200 whose body is what the test sends to the other end, piece by piece, in chunks.
     pub fn steps() -> (mpsc::UnboundedSender<Vec<u8>>, Answer) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (
-            sender,
-            Answer {
-                body: Body::Steps(receiver),
-                ..Answer::status(200)
-            },
-        )
+        (sender, Answer { body: Body::Steps(receiver), ..Answer::status(200) })
     }
 
     /// 200 and so many zeros, as fast as they are taken.
     pub fn zeros(count: u64) -> Answer {
-        Answer {
-            body: Body::Zeros(count),
-            ..Answer::status(200)
-        }
+        Answer { body: Body::Zeros(count), ..Answer::status(200) }
     }
 
     /// These bytes instead of a response; then the connection closes.
     pub fn raw(bytes: &str) -> Answer {
-        Answer {
-            body: Body::Raw(bytes_of(bytes)),
-            ..Answer::status(200)
-        }
+        Answer { body: Body::Raw(bytes_of(bytes)), ..Answer::status(200) }
     }
 
     /// Switches to WebSocket and sends back every byte that comes.
     pub fn websocket_echo() -> Answer {
-        Answer {
-            body: Body::Echo,
-            ..Answer::status(101)
-        }
+        Answer { body: Body::Echo, ..Answer::status(101) }
     }
 
     /// No answer at all.
     pub fn never() -> Answer {
-        Answer {
-            body: Body::Never,
-            ..Answer::status(200)
-        }
+        Answer { body: Body::Never, ..Answer::status(200) }
     }
 
     /// The connection is reset.
     pub fn reset() -> Answer {
-        Answer {
-            body: Body::Reset,
-            ..Answer::status(200)
-        }
+        Answer { body: Body::Reset, ..Answer::status(200) }
     }
 
     /// One more header field.
@@ -210,9 +178,7 @@ impl Upstream {
             written: AtomicU64::new(0),
             state: Mutex::new(state),
         };
-        let upstream = Upstream {
-            shared: Arc::new(shared),
-        };
+        let upstream = Upstream { shared: Arc::new(shared) };
         tokio::spawn(upstream.clone().accept(listener));
         upstream
     }
@@ -238,21 +204,16 @@ impl Upstream {
     }
 
     /// Answers by this script as soon as the head is there; `None` reads the body first.
-    pub fn answer_early(
-        &self,
-        script: impl Fn(&Received) -> Option<Answer> + Send + Sync + 'static,
-    ) {
+    pub fn answer_early(&self, script: impl Fn(&Received) -> Option<Answer> + Send + Sync + 'static) {
         self.state().early = Arc::new(script);
     }
 
     /// 200 for a live access token of `provider`, else 401.
     pub fn accept_live_tokens(&self, provider: &Provider) {
         let provider = provider.clone();
-        self.answer(move |received| {
-            match received.bearer().and_then(|token| provider.user_of(token)) {
-                Some(user) => Answer::status(200).header("X-Seen-User", &user),
-                None => Answer::unauthorized(),
-            }
+        self.answer(move |received| match received.bearer().and_then(|token| provider.user_of(token)) {
+            Some(user) => Answer::status(200).header("X-Seen-User", &user),
+            None => Answer::unauthorized(),
         });
     }
 
@@ -276,11 +237,7 @@ impl Upstream {
     /// # Panics
     /// When there was none.
     pub fn last(&self) -> Received {
-        self.state()
-            .received
-            .last()
-            .expect("the upstream was asked")
-            .clone()
+        self.state().received.last().expect("the upstream was asked").clone()
     }
 
     /// Forgets the requests so far.
@@ -299,10 +256,7 @@ impl Upstream {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared
-            .state
-            .lock()
-            .expect("no test panics while it holds the upstream")
+        self.shared.state.lock().expect("no test panics while it holds the upstream")
     }
 
     async fn accept(self, listener: TcpListener) {
@@ -327,9 +281,7 @@ impl Upstream {
             let early = self.state().early.clone()(&received);
             if let Some(answer) = early {
                 self.state().received.push(received.clone());
-                if !self.send(&mut connection, &received, answer).await
-                    || connection.body(framing).await.is_err()
-                {
+                if !self.send(&mut connection, &received, answer).await || connection.body(framing).await.is_err() {
                     return;
                 }
                 continue;
@@ -338,13 +290,8 @@ impl Upstream {
             if let Some(gate) = gate {
                 gate.pass().await;
             }
-            if received
-                .header("expect")
-                .eq_ignore_ascii_case("100-continue")
-                && connection
-                    .send(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    .await
-                    .is_err()
+            if received.header("expect").eq_ignore_ascii_case("100-continue")
+                && connection.send(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_err()
             {
                 return;
             }
@@ -375,47 +322,25 @@ impl Upstream {
         let first_line = format!("HTTP/1.1 {} Scripted", answer.status);
         match answer.body {
             Body::Bytes(body) => {
-                headers
-                    .0
-                    .push(("Content-Length".to_owned(), body.len().to_string()));
-                let body = if received.method == "HEAD" || answer.status == 304 {
-                    Vec::new()
-                } else {
-                    body
-                };
-                connection
-                    .send(&message(&first_line, &headers, &body))
-                    .await
-                    .is_ok()
+                headers.0.push(("Content-Length".to_owned(), body.len().to_string()));
+                let body = if received.method == "HEAD" || answer.status == 304 { Vec::new() } else { body };
+                connection.send(&message(&first_line, &headers, &body)).await.is_ok()
             }
             Body::Steps(mut steps) => {
-                headers
-                    .0
-                    .push(("Transfer-Encoding".to_owned(), "chunked".to_owned()));
-                let mut sent = connection
-                    .send(&message(&first_line, &headers, b""))
-                    .await
-                    .is_ok();
+                headers.0.push(("Transfer-Encoding".to_owned(), "chunked".to_owned()));
+                let mut sent = connection.send(&message(&first_line, &headers, b"")).await.is_ok();
                 while sent && let Some(step) = steps.recv().await {
                     sent = connection.send(&chunk(&step)).await.is_ok();
                 }
                 sent && connection.send(&chunk(b"")).await.is_ok()
             }
             Body::Zeros(count) => {
-                headers
-                    .0
-                    .push(("Content-Length".to_owned(), count.to_string()));
-                let mut sent = connection
-                    .send(&message(&first_line, &headers, b""))
-                    .await
-                    .is_ok();
+                headers.0.push(("Content-Length".to_owned(), count.to_string()));
+                let mut sent = connection.send(&message(&first_line, &headers, b"")).await.is_ok();
                 let mut left = count;
                 while sent && left > 0 {
                     let part = left.min(64 * 1024);
-                    sent = connection
-                        .send(&vec![0; usize::try_from(part).expect("small")])
-                        .await
-                        .is_ok();
+                    sent = connection.send(&vec![0; usize::try_from(part).expect("small")]).await.is_ok();
                     self.shared.written.fetch_add(part, Ordering::SeqCst);
                     left -= part;
                 }
@@ -426,12 +351,8 @@ impl Upstream {
                 false
             }
             Body::Echo => {
-                headers
-                    .0
-                    .push(("Connection".to_owned(), "Upgrade".to_owned()));
-                headers
-                    .0
-                    .push(("Upgrade".to_owned(), "websocket".to_owned()));
+                headers.0.push(("Connection".to_owned(), "Upgrade".to_owned()));
+                headers.0.push(("Upgrade".to_owned(), "websocket".to_owned()));
                 let accept = websocket_accept(received.header("sec-websocket-key"));
                 headers.0.push(("Sec-WebSocket-Accept".to_owned(), accept));
                 let switched = message("HTTP/1.1 101 Switching Protocols", &headers, b"");
@@ -466,9 +387,7 @@ pub async fn deserted_address() -> SocketAddr {
 pub fn lax_path(target: &str) -> String {
     let path = target.split(['?', '#']).next().unwrap_or("");
     let once = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-    let twice = percent_encoding::percent_decode_str(&once)
-        .decode_utf8_lossy()
-        .replace('\\', "/");
+    let twice = percent_encoding::percent_decode_str(&once).decode_utf8_lossy().replace('\\', "/");
     let mut segments: Vec<&str> = Vec::new();
     for segment in twice.split('/') {
         match segment.split(';').next().unwrap_or("").trim() {
@@ -483,10 +402,7 @@ pub fn lax_path(target: &str) -> String {
 /// RFC 6455 §4.2.2, step 5.4.
 pub fn websocket_accept(key: &str) -> String {
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    STANDARD.encode(digest::digest(
-        &digest::SHA1_FOR_LEGACY_USE_ONLY,
-        text.as_bytes(),
-    ))
+    STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
 }
 
 /// Whether `reply` is a scripted upstream's and was relayed.

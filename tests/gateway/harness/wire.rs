@@ -21,11 +21,7 @@ impl Headers {
 
     /// All values of `name`, in order.
     pub fn values(&self, name: &str) -> Vec<&str> {
-        self.0
-            .iter()
-            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
-            .collect()
+        self.0.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
     }
 
     /// Whether `name` is there at all.
@@ -67,13 +63,8 @@ impl Reply {
     /// # Panics
     /// When it is not JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
-            panic!(
-                "not JSON ({error}), status {}: {}",
-                self.status,
-                self.text()
-            )
-        })
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON ({error}), status {}: {}", self.status, self.text()))
     }
 
     /// The first value of `name`; the empty string when it is missing.
@@ -108,21 +99,11 @@ impl Framing {
     }
 
     fn declared(headers: &Headers) -> Option<Framing> {
-        if headers
-            .value("transfer-encoding")
-            .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
-        {
+        if headers.value("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
             return Some(Framing::Chunked(None));
         }
-        let length = headers
-            .value("content-length")?
-            .parse()
-            .expect("a Content-Length is a number");
-        Some(if length == 0 {
-            Framing::Ended
-        } else {
-            Framing::Length(length)
-        })
+        let length = headers.value("content-length")?.parse().expect("a Content-Length is a number");
+        Some(if length == 0 { Framing::Ended } else { Framing::Length(length) })
     }
 }
 
@@ -145,10 +126,7 @@ impl Connection {
     /// Takes over an accepted connection.
     pub fn over(stream: TcpStream) -> Connection {
         stream.set_nodelay(true).expect("a TCP socket");
-        Connection {
-            stream,
-            ahead: Vec::new(),
-        }
+        Connection { stream, ahead: Vec::new() }
     }
 
     /// Writes all of `bytes`.
@@ -170,11 +148,7 @@ impl Connection {
     }
 
     /// What has arrived of the body, as soon as anything has; `None` at its end.
-    pub async fn data(
-        &mut self,
-        framing: &mut Framing,
-        trailers: &mut Headers,
-    ) -> io::Result<Option<Vec<u8>>> {
+    pub async fn data(&mut self, framing: &mut Framing, trailers: &mut Headers) -> io::Result<Option<Vec<u8>>> {
         loop {
             match *framing {
                 Framing::Ended => return Ok(None),
@@ -188,19 +162,14 @@ impl Connection {
                 Framing::Length(left) => {
                     let part = self.part(left).await?;
                     let left = left - part.len() as u64;
-                    *framing = if left == 0 {
-                        Framing::Ended
-                    } else {
-                        Framing::Length(left)
-                    };
+                    *framing = if left == 0 { Framing::Ended } else { Framing::Length(left) };
                     return Ok(Some(part));
                 }
                 Framing::Chunked(None) => {
                     let line = self.line().await?;
                     let size = line.split(';').next().unwrap_or("").trim();
-                    let size = u64::from_str_radix(size, 16).map_err(|_| {
-                        io::Error::new(io::ErrorKind::InvalidData, "bad chunk size")
-                    })?;
+                    let size = u64::from_str_radix(size, 16)
+                        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "bad chunk size"))?;
                     if size > 0 {
                         *framing = Framing::Chunked(Some(size));
                         continue;
@@ -251,11 +220,7 @@ impl Connection {
                     continue;
                 }
                 let (body, _) = self.body(Framing::of_response(&head, method)).await.ok()?;
-                return Some(Reply {
-                    status,
-                    headers: head.headers,
-                    body,
-                });
+                return Some(Reply { status, headers: head.headers, body });
             }
         };
         timeout(PATIENCE, reading).await.expect("no reply in time")
@@ -279,9 +244,7 @@ impl Connection {
     /// When nothing comes in time.
     pub async fn raw(&mut self) -> Vec<u8> {
         if self.ahead.is_empty() {
-            let filled = timeout(PATIENCE, self.fill())
-                .await
-                .expect("no bytes in time");
+            let filled = timeout(PATIENCE, self.fill()).await.expect("no bytes in time");
             if !filled.unwrap_or(false) {
                 return Vec::new();
             }
@@ -293,10 +256,7 @@ impl Connection {
         if self.ahead.is_empty() && !self.fill().await? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let take = self
-            .ahead
-            .len()
-            .min(usize::try_from(most).unwrap_or(usize::MAX));
+        let take = self.ahead.len().min(usize::try_from(most).unwrap_or(usize::MAX));
         Ok(self.ahead.drain(..take).collect())
     }
 
@@ -330,9 +290,7 @@ pub fn latin1(bytes: &[u8]) -> String {
 /// # Panics
 /// On a `char` beyond U+00FF.
 pub fn bytes_of(text: &str) -> Vec<u8> {
-    text.chars()
-        .map(|char| u8::try_from(char).expect("one byte for each char"))
-        .collect()
+    text.chars().map(|char| u8::try_from(char).expect("one byte for each char")).collect()
 }
 
 /// A head and a body as they go on the wire.
@@ -359,10 +317,7 @@ fn parse_head(bytes: &[u8]) -> Head {
     let text = latin1(bytes);
     let mut lines = text.split("\r\n");
     let first_line = lines.next().unwrap_or("").to_owned();
-    Head {
-        first_line,
-        headers: Headers(lines.map(|line| parse_field(&bytes_of(line))).collect()),
-    }
+    Head { first_line, headers: Headers(lines.map(|line| parse_field(&bytes_of(line))).collect()) }
 }
 
 fn parse_field(line: &[u8]) -> (String, String) {
