@@ -29,7 +29,9 @@ pub struct Facts {
     pub forwarded_for: Option<HeaderValue>,
     /// `http` or `https`, as the browser sees it.
     pub scheme: Scheme,
-    /// The `Host` the browser used, port included.
+    /// The host the browser used, if a trusted proxy in front has changed it.
+    pub forwarded_host: Option<HeaderValue>,
+    /// The `Host` of the request, port included.
     pub authority: String,
     /// Path and query of a `Referer` on our own origin: the page that a script's request came from.
     pub referring_page: Option<String>,

@@ -77,6 +77,9 @@ impl Call {
     }
 }
 
+/// A last word on an answer of the token endpoint.
+pub type EditAnswer = Box<dyn Fn(&mut Map<String, Value>) + Send>;
+
 /// What kind of provider this is. Changed by [`Provider::configure`].
 pub struct Habits {
     /// Who signs in when the request has neither `user` nor `login_hint`.
@@ -94,7 +97,7 @@ pub struct Habits {
     /// Changes the discovery document.
     pub metadata: fn(&mut Map<String, Value>),
     /// Changes what the token endpoint answers.
-    pub token_answer: Box<dyn Fn(&mut Map<String, Value>) + Send>,
+    pub token_answer: EditAnswer,
     /// Changes ID tokens before and while they are signed.
     pub id_token: Box<dyn Fn(&mut IdToken) + Send>,
     /// Changes what userinfo answers.
