@@ -31,7 +31,7 @@ pub struct Facts {
     pub scheme: Scheme,
     /// The `Host` the browser used, port included.
     pub authority: String,
-    /// Path of a `Referer` on our own origin: the page that a script's request came from.
+    /// Path and query of a `Referer` on our own origin: the page that a script's request came from.
     pub referring_page: Option<String>,
     /// Asks for an exchange that stays open: an upgrade, an event stream, gRPC.
     pub stays_open: bool,

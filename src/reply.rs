@@ -235,43 +235,39 @@ fn sentence(clause: &str) -> String {
 pub fn html(status: StatusCode, page: &impl Template) -> Response<Body> {
     // Rendering into a String fails only if a Display does, and ours do not.
     let text = page.render().unwrap_or_default();
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
+    let mut response = ours(status, Body::from(text));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
-    for (name, value) in OURS_ALONE {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
     response
 }
 
 /// A JSON answer of ours.
 #[must_use]
 pub fn json(status: StatusCode, body: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    for (name, value) in OURS_ALONE {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    let mut response = ours(status, Body::from(body.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// An empty answer that leads elsewhere. `location` must be header-safe; if it is not, 500.
 #[must_use]
 pub fn redirect(status: StatusCode, location: &str) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
     let Ok(location) = HeaderValue::from_str(location) else {
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        return response;
+        return ours(StatusCode::INTERNAL_SERVER_ERROR, Body::Empty);
     };
-    *response.status_mut() = status;
+    let mut response = ours(status, Body::Empty);
     response.headers_mut().insert(header::LOCATION, location);
+    response
+}
+
+fn ours(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
     for (name, value) in OURS_ALONE {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
+    response.extensions_mut().insert(Outcome("answered"));
     response
 }
 

@@ -1,7 +1,8 @@
 //! Every kind of problem, as the reader of a report sees it.
 
 use super::{Config, Report, Severity};
-use crate::gateway::{Attach, Requirement};
+use crate::gateway::Attach;
+use crate::policy::require::Requirement;
 use crate::policy::{Auth, On401};
 use crate::provider::{ClientAuth, Kind};
 use crate::server::Listen;

@@ -142,7 +142,11 @@ impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
         let (announce, result) = oneshot::channel();
         endpoints.background.run(async move {
             let opened = async {
-                provider.check_callback_issuer(iss.as_deref()).await.map_err(|error| log(&provider, &error))?;
+                provider.check_callback_issuer(iss.as_deref()).await.map_err(|error| match log(&provider, &error) {
+                    // The answer came by way of the browser: who sent it is not known.
+                    Refusal::ProviderBroken => Refusal::LoginInvalid(OTHER_ISSUER),
+                    refusal => refusal,
+                })?;
                 let redemption = redemption.map_err(|error| refused_by_provider(&provider, &error))?;
                 let signed_in = provider.redeem_code(&redemption).await.map_err(|error| log(&provider, &error))?;
                 open_session(&sessions, &provider, signed_in, &clock)
@@ -205,4 +209,5 @@ fn again(endpoints: &Endpoints, asked: &Asked<'_>, refusal: &Refusal, return_to:
 
 const ANSWERS: [&str; 4] = ["code", "error", "state", "iss"];
 const NO_STATE: &str = "the identity provider's answer has no state";
+const OTHER_ISSUER: &str = "this answer does not come from the identity provider that was asked";
 const UNKNOWN_STATE: &str = "this sign-in was not begun in this browser, or took too long. Please start again";

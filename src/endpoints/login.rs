@@ -59,9 +59,6 @@ pub(super) async fn choose_or_start(endpoints: &Endpoints, asked: &Asked<'_>) ->
 
 /// Sends the browser to `provider`.
 pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Arc<Provider>) -> Response<Body> {
-    if asked.headers.contains_key("sec-purpose") || asked.headers.get("purpose").is_some_and(|it| it == "prefetch") {
-        return asked.refuse(&Refusal::Malformed("a sign-in cannot be fetched beforehand"));
-    }
     let extra = match passed_on(asked, endpoints.mock.is_some()) {
         Ok(extra) => extra,
         Err(refusal) => return asked.refuse(&refusal),

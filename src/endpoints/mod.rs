@@ -179,6 +179,9 @@ impl Endpoints {
             return asked.refuse(&Refusal::NotFound);
         }
         match endpoint {
+            Endpoint::Login | Endpoint::Provider(_) if is_prefetch(&asked.headers) => {
+                asked.refuse(&Refusal::Malformed("a sign-in cannot be fetched beforehand"))
+            }
             Endpoint::Login => login::choose_or_start(self, &asked).await,
             Endpoint::Provider(name) => match self.provider(name) {
                 Some(provider) if callback::is_one(&asked) => callback::finish(self, &asked, provider).await,
@@ -265,6 +268,11 @@ impl UsedStates {
     pub fn sweep(&self, now: Now) {
         self.taken.retain(|_, taken| now.mono.since(*taken) < LOGIN_LIFE * 2);
     }
+}
+
+/// Fetched by the browser on a guess, not by the person.
+fn is_prefetch(headers: &HeaderMap) -> bool {
+    headers.contains_key("sec-purpose") || headers.get("purpose").is_some_and(|purpose| purpose == "prefetch")
 }
 
 /// `/auth/me` without a session, to the letter.

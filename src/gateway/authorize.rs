@@ -53,7 +53,7 @@ where
 
     fn call(&mut self, identified: Identified) -> Self::Future {
         match verdict(&self.parts, identified) {
-            Ok(permitted) => Verdict::Onward { rest: self.inner.call(permitted) },
+            Ok(permitted) => Verdict::onward(self.inner.call(permitted)),
             Err(answer) => Verdict::answer(*answer),
         }
     }

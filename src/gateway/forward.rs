@@ -7,7 +7,7 @@ use crate::endpoints;
 use crate::facts::Facts;
 use crate::policy::path::NormalPath;
 use crate::reply::{self, Asker, Refusal};
-use crate::session::cookie;
+use crate::session::{Session, cookie};
 use crate::upstream::{Upstream, UpstreamError};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -61,7 +61,7 @@ async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Co
 }
 
 async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> {
-    let Complete { exchange, message, target, carries_session, .. } = complete;
+    let Complete { exchange, message, session, target, carries_session } = complete;
     let (facts, settings) = (&exchange.facts, &exchange.route.settings);
     let asker = Asker { id: &facts.id, client: facts.client };
 
@@ -88,7 +88,9 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
 
     let within = settings.response_timeout.unwrap_or(upstream.settings().response_timeout);
     match upstream.send(request, within).await {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => switch(&exchange, response),
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            switch(&exchange, session.as_deref(), response)
+        }
         Ok(mut response) => {
             clean(response.headers_mut(), settings, carries_session);
             response
@@ -159,7 +161,7 @@ fn ask_for_a_websocket(headers: &mut HeaderMap) {
 }
 
 /// A 101 counts only when a WebSocket was asked for and is what comes (RFC 9110 §7.8).
-fn switch(exchange: &Exchange, mut response: Response<Body>) -> Response<Body> {
+fn switch(exchange: &Exchange, session: Option<&Session>, mut response: Response<Body>) -> Response<Body> {
     let switches_to_websocket = response
         .headers()
         .get(header::UPGRADE)
@@ -168,7 +170,8 @@ fn switch(exchange: &Exchange, mut response: Response<Body>) -> Response<Body> {
         let asker = Asker { id: &exchange.facts.id, client: exchange.facts.client };
         return reply::refuse(asker, &Refusal::UpstreamBroken);
     };
-    tunnel::open(client, hyper::upgrade::on(&mut response));
+    let session_ended = session.map(|session| session.vitals.ended().clone());
+    tunnel::open(client, hyper::upgrade::on(&mut response), session_ended);
     clean(response.headers_mut(), &exchange.route.settings, false);
     ask_for_a_websocket(response.headers_mut());
     response

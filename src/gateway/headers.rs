@@ -134,7 +134,9 @@ mod tests {
     }
 
     fn names(headers: &HeaderMap) -> Vec<&str> {
-        headers.keys().map(HeaderName::as_str).collect()
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
     }
 
     #[test]
@@ -159,7 +161,7 @@ mod tests {
             ("upgrade", "h2c"),
         ]);
         strip_hop_by_hop(&mut headers);
-        assert_eq!(names(&headers), ["host", "authorization", "te"]);
+        assert_eq!(names(&headers), ["authorization", "host", "te"]);
     }
 
     #[test]
@@ -177,6 +179,6 @@ mod tests {
             ("accept", "kept"),
         ]);
         strip_claims_of_proxies(&mut headers);
-        assert_eq!(names(&headers), ["x-custom", "accept"]);
+        assert_eq!(names(&headers), ["accept", "x-custom"]);
     }
 }

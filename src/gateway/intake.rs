@@ -11,11 +11,9 @@ use crate::policy::route::{Found, host_of};
 use crate::policy::{self, Client};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::cookie;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
@@ -97,7 +95,7 @@ where
                 let cors = Decoration::of(&known);
                 let verdict = match preflight {
                     Some(answer) => Verdict::answer(answer),
-                    None => Verdict::Onward { rest: self.inner.call(known) },
+                    None => Verdict::onward(self.inner.call(known)),
                 };
                 Decorated { verdict, cors }
             }
@@ -148,6 +146,9 @@ fn read(
         referring_page: referring_page(parts, request.headers()),
         stays_open: facts::stays_open(request.headers()),
     };
+    if request.version() == Version::HTTP_2 {
+        join_cookie_crumbs(request.headers_mut());
+    }
     let cookies: Vec<HeaderValue> = request.headers().get_all(header::COOKIE).iter().cloned().collect();
     let upgrade = asks_for_a_websocket(&request).then(|| hyper::upgrade::on(&mut request));
 
@@ -209,12 +210,18 @@ fn authority_of(request: &Request<Incoming>) -> Result<String, Refusal> {
 }
 
 fn normal_path(request: &Request<Incoming>) -> Result<NormalPath, Refusal> {
-    let root = PathAndQuery::from_static("/");
-    let target = match request.uri().path_and_query() {
-        Some(target) => Cow::Borrowed(target),
-        None => Cow::Owned(root),
-    };
-    NormalPath::from_target(&target).map_err(Refusal::Path)
+    let target = request.uri().path_and_query().ok_or(Refusal::Malformed("the request target has no path"))?;
+    NormalPath::from_target(target).map_err(Refusal::Path)
+}
+
+/// HTTP/2 may split the one `Cookie` line; HTTP/1.1 may not (RFC 9113 §8.2.3).
+fn join_cookie_crumbs(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 fn header_bytes(request: &Request<Incoming>) -> usize {
@@ -266,7 +273,8 @@ fn scheme(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Scheme {
 /// Only a page of our own origin is worth returning to.
 fn referring_page(parts: &Parts, headers: &HeaderMap) -> Option<String> {
     let referer = url::Url::parse(headers.get(header::REFERER)?.to_str().ok()?).ok()?;
-    (referer.origin() == parts.external_url.origin()).then(|| referer.path().to_owned())
+    (referer.origin() == parts.external_url.origin())
+        .then(|| referer[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }
 
 /// RFC 6455 §4.1. Other upgrades are not passed on, h2c least of all.

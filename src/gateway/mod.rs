@@ -203,18 +203,20 @@ pub struct Complete {
 
 pin_project! {
     /// A step that either answers at once or hands on.
-    #[project = VerdictProjection]
-    pub enum Verdict<F> {
-        /// The answer.
-        Answer { response: Option<Response<Body>> },
-        /// The rest of the path.
-        Onward { #[pin] rest: F },
+    pub struct Verdict<F> {
+        answer: Option<Response<Body>>,
+        #[pin]
+        rest: Option<F>,
     }
 }
 
 impl<F> Verdict<F> {
     fn answer(response: Response<Body>) -> Verdict<F> {
-        Verdict::Answer { response: Some(response) }
+        Verdict { answer: Some(response), rest: None }
+    }
+
+    fn onward(rest: F) -> Verdict<F> {
+        Verdict { answer: None, rest: Some(rest) }
     }
 }
 
@@ -225,11 +227,10 @@ where
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            VerdictProjection::Answer { response } => {
-                Poll::Ready(Ok(response.take().expect("a future is not polled after it is done")))
-            }
-            VerdictProjection::Onward { rest } => rest.poll(cx),
+        let this = self.project();
+        match this.rest.as_pin_mut() {
+            Some(rest) => rest.poll(cx),
+            None => Poll::Ready(Ok(this.answer.take().expect("a future is not polled after it is done"))),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::clock::{Clock, Mono};
 use crate::facts::RequestId;
 use crate::policy::Client;
 use crate::reply::{self, Asker, Outcome, Refusal};
-use http::{Method, Response};
+use http::{HeaderValue, Method, Response, header};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
@@ -58,6 +58,7 @@ where
         let line = Line {
             id: id.clone(),
             client: Client::of(arrival.request.method(), arrival.request.headers()),
+            https: self.parts.external_url.scheme() == "https",
             access: tracing::enabled!(target: "latchgate::access", tracing::Level::INFO)
                 .then(|| Access::of(&arrival, &self.parts.clock)),
         };
@@ -70,6 +71,7 @@ where
 struct Line {
     id: RequestId,
     client: Client,
+    https: bool,
     access: Option<Access>,
 }
 
@@ -133,16 +135,23 @@ where
             Some(inner) => catch_unwind(AssertUnwindSafe(|| inner.poll(cx))).ok(),
             None => None,
         };
-        let outcome = match polled {
+        let mut outcome = match polled {
             Some(poll) => ready!(poll),
             None => {
                 tracing::error!(request = %this.line.id, "a request ended in a panic");
                 Ok(reply::refuse(Asker { id: &this.line.id, client: this.line.client }, &Refusal::Internal))
             }
         };
-        if let Ok(response) = &outcome {
+        if let Ok(response) = &mut outcome {
+            if this.line.https && response.extensions().get::<Outcome>().is_some() {
+                // Ours alone: for the rest of the site its upstreams decide.
+                response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
+            }
             this.line.write(response);
         }
         Poll::Ready(outcome)
     }
 }
+
+/// A year (RFC 6797 §6.1.1).
+const HSTS: &str = "max-age=31536000";

@@ -88,8 +88,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         let first = self.send(&exchange, message, prepared.session.clone(), prepared.token).await;
         let sent = prepared.session.filter(|_| carries_token);
         if !upstream.settings().unauthorized.matches(&first) {
-            if let Some(spare) = spare {
-                spare.release();
+            if let (Some(spare), Some(session)) = (spare, &sent)
+                && !spare.release()
+            {
+                session.vitals.was_sent_again(fingerprint(&exchange));
             }
             return self.with_cleared_cookie(first, prepared.cleared);
         }
@@ -208,9 +210,7 @@ impl<S: Step<Attempted>> Recovering<S> {
 
     fn ask_again(&self, exchange: &Exchange, first: Response<Body>, session: &Session) -> Response<Body> {
         let target = exchange.facts.path.path_and_query().as_str();
-        let mut hasher = DefaultHasher::new();
-        (exchange.facts.method.as_str(), target).hash(&mut hasher);
-        if !session.vitals.may_ask_again(hasher.finish(), self.parts.clock.now().mono) {
+        if !session.vitals.may_ask_again(fingerprint(exchange), self.parts.clock.now().mono) {
             return challenge::login(&self.parts, exchange, Reason::Expired, Some(first));
         }
         let mut response = reply::redirect(StatusCode::TEMPORARY_REDIRECT, target);
@@ -287,11 +287,17 @@ impl Spare {
         Some(Message { method: exchange.facts.method.clone(), headers: self.headers, body })
     }
 
-    fn release(self) {
-        if let Some(kept) = self.kept {
-            kept.release();
-        }
+    /// It is not needed any more. Answers whether it could have been used.
+    fn release(self) -> bool {
+        self.kept.is_none_or(Kept::release)
     }
+}
+
+/// Tells requests apart that the client is asked to send again.
+fn fingerprint(exchange: &Exchange) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (exchange.facts.method.as_str(), exchange.facts.path.path_and_query().as_str()).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn unavailable(exchange: &Exchange, retry_after: Duration) -> Response<Body> {

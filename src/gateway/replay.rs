@@ -71,9 +71,13 @@ impl Kept {
         Some(Body::boxed(Replaying { kept, source: state.source.take() }))
     }
 
-    /// It will not be sent again: the memory is free, the sending goes on.
-    pub fn release(self) {
-        lock(&self.state).forget();
+    /// It will not be sent again: the memory is free, the sending goes on. Answers whether it could
+    /// have been.
+    pub fn release(self) -> bool {
+        let mut state = lock(&self.state);
+        let was_whole = state.whole;
+        state.forget();
+        was_whole
     }
 }
 

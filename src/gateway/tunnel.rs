@@ -1,14 +1,187 @@
-//! WebSocket tunnels: after the 101 the bytes go through unread, in both directions.
+//! WebSocket tunnels: after the 101 the bytes go through, in both directions, until either side
+//! closes, or until the session they were opened with ends (close code 1008, RFC 6455 §7.4.1).
 
-use hyper::upgrade::OnUpgrade;
+use bytes::BytesMut;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-/// Joins the two sides once both have switched. Lives on the worker that holds both connections,
-/// until either side closes.
-pub fn open(client: OnUpgrade, upstream: OnUpgrade) {
+/// Joins the two sides once both have switched. Lives on the worker that holds both connections.
+pub fn open(client: OnUpgrade, upstream: OnUpgrade, session_ended: Option<CancellationToken>) {
     tokio::spawn(async move {
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
         // A side that breaks off ends the other; there is nobody to tell.
-        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await;
+        let _ = match session_ended {
+            Some(ended) => pass_until(ended, client, upstream).await,
+            None => tokio::io::copy_bidirectional(&mut client, &mut upstream).await.map(drop),
+        };
     });
+}
+
+type Side = TokioIo<Upgraded>;
+
+async fn pass_until(ended: CancellationToken, client: Side, upstream: Side) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
+    let mut downward = Downward::default();
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_upstream).await?;
+        to_upstream.shutdown().await
+    };
+    let down = async {
+        downward.pass(&mut from_upstream, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::select! {
+        passed = async { tokio::try_join!(up, down) } => return passed.map(drop),
+        () = ended.cancelled() => {}
+    }
+    // A close frame may not stand in the middle of another one.
+    let rest_of_frame = downward.finish_frame(&mut from_upstream, &mut to_client);
+    let _ = timeout(FINISH_FRAME_WITHIN, rest_of_frame).await;
+    if downward.frames.at_boundary() {
+        to_client.write_all(&CLOSE_POLICY_VIOLATION).await?;
+    }
+    to_client.shutdown().await
+}
+
+/// From the upstream to the client. What was read and not yet written survives when a pass is given up.
+#[derive(Default)]
+struct Downward {
+    pending: BytesMut,
+    frames: Frames,
+}
+
+impl Downward {
+    /// Until the upstream closes.
+    async fn pass(&mut self, from: &mut ReadHalf<Side>, to: &mut WriteHalf<Side>) -> io::Result<()> {
+        while self.fill(from, to).await? {
+            let written = to.write(&self.pending).await?;
+            self.passed(written)?;
+        }
+        Ok(())
+    }
+
+    /// Until the frame that was begun is whole.
+    async fn finish_frame(&mut self, from: &mut ReadHalf<Side>, to: &mut WriteHalf<Side>) -> io::Result<()> {
+        while !self.frames.at_boundary() && self.fill(from, to).await? {
+            let most = usize::try_from(self.frames.payload_left).unwrap_or(usize::MAX).clamp(1, self.pending.len());
+            let written = to.write(&self.pending[..most]).await?;
+            self.passed(written)?;
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self, from: &mut ReadHalf<Side>, to: &mut WriteHalf<Side>) -> io::Result<bool> {
+        if self.pending.is_empty() {
+            to.flush().await?;
+            self.pending.reserve(PIECE);
+            from.read_buf(&mut self.pending).await?;
+        }
+        Ok(!self.pending.is_empty())
+    }
+
+    fn passed(&mut self, written: usize) -> io::Result<()> {
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.frames.advance(&self.pending.split_to(written));
+        Ok(())
+    }
+}
+
+/// Where in a frame the bytes are (RFC 6455 §5.2).
+#[derive(Debug, Default)]
+struct Frames {
+    header: Vec<u8>,
+    payload_left: u64,
+}
+
+impl Frames {
+    fn at_boundary(&self) -> bool {
+        self.header.is_empty() && self.payload_left == 0
+    }
+
+    fn advance(&mut self, mut bytes: &[u8]) {
+        while let Some((&first, rest)) = bytes.split_first() {
+            if self.payload_left > 0 {
+                let skipped = usize::try_from(self.payload_left).unwrap_or(usize::MAX).min(bytes.len());
+                self.payload_left -= skipped as u64;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            self.header.push(first);
+            bytes = rest;
+            if let Some(payload) = payload_length(&self.header) {
+                self.payload_left = payload;
+                self.header.clear();
+            }
+        }
+    }
+}
+
+/// The length that a whole frame header announces; None while it is not whole.
+fn payload_length(header: &[u8]) -> Option<u64> {
+    let (&flags, rest) = header.get(1..)?.split_first()?;
+    let mask = if flags & 0x80 == 0 { 0 } else { 4 };
+    let (length, extended) = match flags & 0x7f {
+        126 => (u64::from(u16::from_be_bytes(*rest.first_chunk()?)), 2),
+        127 => (u64::from_be_bytes(*rest.first_chunk()?), 8),
+        short => (u64::from(short), 0),
+    };
+    (rest.len() == extended + mask).then_some(length)
+}
+
+/// FIN, opcode 8, two bytes: 1008.
+const CLOSE_POLICY_VIOLATION: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
+const FINISH_FRAME_WITHIN: Duration = Duration::from_secs(2);
+const PIECE: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(length: usize, masked: bool) -> Vec<u8> {
+        let mask = if masked { 0x80 } else { 0 };
+        let mut frame = vec![0x82];
+        match length {
+            0..126 => frame.push(mask | length as u8),
+            126..65536 => {
+                frame.push(mask | 126);
+                frame.extend((length as u16).to_be_bytes());
+            }
+            _ => {
+                frame.push(mask | 127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend(vec![0; length + if masked { 4 } else { 0 }]);
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn boundaries_are_seen_however_the_bytes_arrive(
+            lengths in proptest::collection::vec(prop_oneof![0..200_usize, 65_500..65_600_usize], 1..4),
+            masked: bool,
+            step in 1..70_000_usize,
+        ) {
+            let whole: Vec<Vec<u8>> = lengths.iter().map(|&length| frame(length, masked)).collect();
+            let bytes = whole.concat();
+            let mut frames = Frames::default();
+            for piece in bytes.chunks(step) {
+                frames.advance(piece);
+            }
+            prop_assert!(frames.at_boundary());
+            let mut frames = Frames::default();
+            frames.advance(&bytes[..bytes.len() - 1]);
+            prop_assert!(!frames.at_boundary());
+        }
+    }
 }

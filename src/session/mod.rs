@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::MemoryStore;
+use tokio_util::sync::CancellationToken;
 
 /// `[session]`, checked.
 #[derive(Debug, Clone)]
@@ -96,6 +97,7 @@ pub struct Vitals {
     last_seen: AtomicU64,
     refusals: AtomicU32,
     resent: Mutex<Vec<(u64, Mono)>>,
+    ended: CancellationToken,
 }
 
 /// The 256 bits in the cookie. Never printed, never stored.
@@ -284,6 +286,12 @@ impl Vitals {
         }
     }
 
+    /// Cancelled when the session ends: what was opened with it closes.
+    #[must_use]
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
     /// How often in a row a token was refused that had just been renewed.
     #[must_use]
     pub fn refusals(&self) -> u32 {
@@ -309,6 +317,11 @@ impl Vitals {
         }
         resent.push((target, now));
         true
+    }
+
+    /// The request `target`, sent again, was accepted: the next time it may be asked for anew.
+    pub fn was_sent_again(&self, target: u64) {
+        self.resent.lock().unwrap_or_else(PoisonError::into_inner).retain(|&(earlier, _)| earlier != target);
     }
 }
 

@@ -46,6 +46,7 @@ impl MemoryStore {
 
     pub(super) fn remove(&self, key: SessionKey, now: Mono) -> Option<Arc<Session>> {
         let (_, session) = self.sessions.remove(&key)?;
+        session.vitals.ended().cancel();
         if self.ended.len() < MOST_ENDED {
             self.ended.insert(key, now);
         }

@@ -84,7 +84,7 @@ fn table() -> Vec<Row> {
     rows.extend(relay_rows("anonymous", false, false));
     rows.push(login_row("anonymous", false, "unauthorized", false));
     rows.extend(relay_rows("anonymous", true, false));
-    rows.push(login_row("anonymous", true, "expired", false));
+    rows.push(login_row("anonymous", true, "unauthorized", false));
 
     for auth in ["public", "guest"] {
         for session in [false, true] {

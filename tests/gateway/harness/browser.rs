@@ -239,9 +239,8 @@ impl Browser {
 
     /// Names of the gateway's cookies besides the session's.
     pub fn login_cookies(&self) -> Vec<String> {
-        let session = self.session_cookie_name();
         let names = self.cookies().into_iter().map(|cookie| cookie.name);
-        names.filter(|name| is_ours(name) && name != session).collect()
+        names.filter(|name| is_ours(name) && name.contains("-login-")).collect()
     }
 
     /// The `Cookie` field for the gateway, whoever asks.
