@@ -120,7 +120,8 @@ impl Running {
         self.stop.send_replace(true);
         let workers = self.workers;
         let all_drained = tokio::task::spawn_blocking(move || {
-            workers.into_iter().map(|worker| worker.join().unwrap_or(false)).fold(true, |all, drained| all && drained)
+            // Every one is waited for, also after one that was cut off.
+            workers.into_iter().map(|worker| worker.join().unwrap_or(false)).filter(|drained| !drained).count() == 0
         });
         let requests = all_drained.await.unwrap_or(false);
         let tasks = tokio::time::timeout(self.drain_timeout.max(LEAST_FOR_TASKS), self.background.finished()).await;

@@ -16,13 +16,16 @@ pub enum Bound {
     Unix(UnixListener),
 }
 
+/// The sockets of one worker, in file order.
+pub type Share = Vec<Bound>;
+
 /// Binds `workers` sockets for each of `listen`; answers them worker by worker, and the addresses,
 /// in which port 0 has become a real one.
 ///
 /// # Errors
 /// The address, and why it cannot be bound; a port that anyone listens on already is such a reason.
-pub fn bind(listen: &[Listen], workers: usize) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), (Listen, io::Error)> {
-    let mut of_worker: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
+pub fn bind(listen: &[Listen], workers: usize) -> Result<(Vec<Share>, Vec<SocketAddr>), (Listen, io::Error)> {
+    let mut of_worker: Vec<Share> = (0..workers).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
     for place in listen {
         match place {
