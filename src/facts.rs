@@ -33,8 +33,8 @@ pub struct Facts {
     pub forwarded_host: Option<HeaderValue>,
     /// The `Host` of the request, port included.
     pub authority: String,
-    /// Path and query of a `Referer` on our own origin: the page that a script's request came from.
-    pub referring_page: Option<String>,
+    /// The page that a script's request came from, if it is one of ours at all.
+    pub referer: Option<HeaderValue>,
     /// Asks for an exchange that stays open: an upgrade, an event stream, gRPC.
     pub stays_open: bool,
 }

@@ -143,7 +143,7 @@ fn read(
         scheme: scheme(parts, &peer, request.headers()),
         forwarded_host: forwarded_host(&peer, request.headers()),
         authority,
-        referring_page: referring_page(parts, request.headers()),
+        referer: request.headers().get(header::REFERER).cloned(),
         stays_open: facts::stays_open(request.headers()),
     };
     if request.version() == Version::HTTP_2 {
@@ -279,13 +279,6 @@ fn scheme(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Scheme {
         _ if parts.external_url.scheme() == "https" => Scheme::Https,
         _ => Scheme::Http,
     }
-}
-
-/// Only a page of our own origin is worth returning to.
-fn referring_page(parts: &Parts, headers: &HeaderMap) -> Option<String> {
-    let referer = url::Url::parse(headers.get(header::REFERER)?.to_str().ok()?).ok()?;
-    (referer.origin() == parts.external_url.origin())
-        .then(|| referer[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }
 
 /// RFC 6455 §4.1. Other upgrades are not passed on, h2c least of all.
