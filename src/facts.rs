@@ -3,6 +3,7 @@
 use crate::clock::Now;
 use crate::policy::Client;
 use crate::policy::path::NormalPath;
+use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderValue, Method};
 use std::fmt;
 use std::net::IpAddr;
@@ -38,10 +39,16 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The host as the browser knows it.
+    #[must_use]
+    pub fn public_host(&self) -> &HeaderValue {
+        self.forwarded_host.as_ref().unwrap_or(&self.authority)
+    }
+
     /// `Forwarded` (RFC 7239 §4) for this hop; None when the host cannot be quoted.
     #[must_use]
     pub fn forwarded(&self) -> Option<HeaderValue> {
-        let host = self.authority.to_str().ok()?;
+        let host = self.public_host().to_str().ok()?;
         let proto = self.scheme.as_str();
         let text = match self.client_address {
             Some(IpAddr::V4(address)) => format!("for={address};host=\"{host}\";proto={proto}"),
@@ -92,16 +99,19 @@ impl RequestId {
         &self.0
     }
 
-    /// `traceparent` (W3C Trace Context §3.2) of a trace that begins here; None when the id is the
-    /// client's and no trace id.
+    /// `traceparent` (W3C Trace Context §3.2) of a trace that begins here, unsampled; the same for
+    /// every attempt. Our own ids are trace ids; of a client's one is made.
     #[must_use]
     pub fn as_trace_parent(&self) -> Option<HeaderValue> {
         let id = self.0.to_str().ok()?;
-        let is_trace_id = id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_trace_id {
-            return None;
-        }
-        HeaderValue::try_from(format!("00-{id}-{}-00", &id[..16])).ok()
+        let text = if is_trace_id(id) {
+            format!("00-{id}-{}-00", &id[..16])
+        } else {
+            let digest = digest(&SHA256, id.as_bytes());
+            let (trace, rest) = digest.as_ref().split_first_chunk()?;
+            format!("00-{:032x}-{:016x}-00", u128::from_be_bytes(*trace), u64::from_be_bytes(*rest.first_chunk()?))
+        };
+        HeaderValue::try_from(text).ok()
     }
 
     fn random() -> RequestId {
@@ -130,6 +140,13 @@ pub fn stays_open(headers: &HeaderMap) -> bool {
         || says("content-type", "application/grpc")
 }
 
+/// Hexadecimal, and neither part of it all zeros (§3.2.2).
+fn is_trace_id(id: &str) -> bool {
+    id.len() == 32
+        && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && id.bytes().take(16).any(|byte| byte != b'0')
+}
+
 fn is_sane(id: &[u8]) -> bool {
     (1..=128).contains(&id.len()) && id.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
 }
@@ -151,6 +168,18 @@ mod tests {
             let value = HeaderValue::from_bytes(sent).unwrap_or_else(|_| HeaderValue::from_static(""));
             let headers = HeaderMap::from_iter([(http::HeaderName::from_static("x-request-id"), value)]);
             assert_eq!(RequestId::of(&headers).as_header().as_bytes() == sent, kept, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn every_request_id_makes_one_trace_parent() {
+        let parent = |id: &'static str| RequestId(HeaderValue::from_static(id)).as_trace_parent().unwrap();
+        let own = parent("4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(own, "00-4bf92f3577b34da6a3ce929d0e0e4736-4bf92f3577b34da6-00");
+        for id in ["job-17", "00000000000000000000000000000000", "4BF92F3577B34DA6A3CE929D0E0E4736"] {
+            let made = parent(id);
+            assert_eq!((made.len(), made.as_bytes()[2], made.as_bytes()[35]), (55, b'-', b'-'), "{made:?}");
+            assert_eq!(made, parent(id), "the same for every attempt");
         }
     }
 }

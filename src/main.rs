@@ -9,7 +9,7 @@ use latchgate::telemetry;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(report) => {
-            eprint!("{}", report.render(std::io::stderr().is_terminal()));
+            eprintln!("{}", report.render(std::io::stderr().is_terminal()).trim_end());
             return ExitCode::FAILURE;
         }
     };
@@ -58,10 +58,15 @@ fn main() -> ExitCode {
 }
 
 fn check(config: &Config, file: &Path) {
+    warn(config);
+    let routes = if config.routes.len() == 1 { "route" } else { "routes" };
+    println!("{} is fine: {} {routes}", file.display(), config.routes.len());
+}
+
+fn warn(config: &Config) {
     if !config.warnings.is_empty() {
-        eprint!("{}", config.warnings.render(std::io::stderr().is_terminal()));
+        eprintln!("{}", config.warnings.render(std::io::stderr().is_terminal()).trim_end());
     }
-    println!("{} is fine: {} routes", file.display(), config.routes.len());
 }
 
 fn run(config: Config) -> ExitCode {
@@ -74,17 +79,15 @@ fn run(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if !config.warnings.is_empty() {
-        eprint!("{}", config.warnings.render(std::io::stderr().is_terminal()));
-    }
+    warn(&config);
     runtime.block_on(serve(config))
 }
 
 async fn serve(config: Config) -> ExitCode {
     let external_url = config.server.external_url.clone();
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
             eprintln!("error: cannot listen for signals: {error}");
             return ExitCode::FAILURE;
         }
@@ -97,16 +100,42 @@ async fn serve(config: Config) -> ExitCode {
         }
     };
     tracing::info!(listen = ?running.addresses(), admin = ?running.admin_address(), "latchgate is up: open {external_url}");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.stop().await;
     tracing::info!("draining");
     match running.shut_down().await {
         Drained::Complete => ExitCode::SUCCESS,
         Drained::CutOff => {
             tracing::warn!("server.drain_timeout is over; something was cut off");
             ExitCode::FAILURE
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Resolves when the process is to stop. A terminal that goes away is no reason.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    tracing::warn!("SIGHUP: this version reads its configuration at the start only; restart it to change it");
+                }
+            }
         }
     }
 }

@@ -55,6 +55,8 @@ pub enum Refusal {
     UpstreamBroken,
     /// upstream: no answer in time.
     UpstreamTimeout,
+    /// store: it cannot be asked who is signed in; nobody is signed out for that.
+    StoreUnavailable,
     /// us: shed, full or shutting down.
     Overloaded,
     /// us: a defect.
@@ -129,6 +131,11 @@ impl Refusal {
                 StatusCode::GATEWAY_TIMEOUT,
                 "upstream_timeout",
                 "the service behind this address did not answer in time".into(),
+            ),
+            R::StoreUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store_unavailable",
+                "it cannot be found out at the moment who is signed in".into(),
             ),
             R::Overloaded => {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "there are too many requests at the moment".into())
@@ -292,7 +299,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
         Refusal::ProviderUnavailable { retry_after } => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from((*retry_after).max(1)));
         }
-        Refusal::Overloaded => {
+        Refusal::Overloaded | Refusal::StoreUnavailable => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
         }
         Refusal::HeadersTooLarge | Refusal::BodyTooLarge => {

@@ -114,7 +114,7 @@ fn a_warning_is_told_and_does_not_fail_the_check() {
     let file = File::new(&PUBLIC.replace("[server]", "[server]\nexternal_url = \"http://app.example.com\""));
     let checked = file.run("check");
     assert_eq!(code(&checked), 0);
-    assert!(stdout(&checked).ends_with(" is fine: 1 routes\n"), "{}", stdout(&checked));
+    assert!(stdout(&checked).ends_with(" is fine: 1 route\n"), "{}", stdout(&checked));
     assert!(stderr(&checked).starts_with("warning: `server.external_url` is plain http"), "{}", stderr(&checked));
 }
 
@@ -146,6 +146,17 @@ fn signals_drain_and_end_it() {
         assert_eq!(status.code(), Some(0), "SIG{signal}: {log}");
         drop(kept_alive);
     }
+}
+
+#[test]
+fn a_terminal_that_goes_away_does_not_end_it() {
+    let gateway = Gateway::start(PUBLIC);
+    gateway.signal("HUP");
+    std::thread::sleep(Duration::from_millis(100));
+    gateway.signal("TERM");
+    let (status, log) = gateway.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("SIGHUP"), "{log}");
 }
 
 #[test]

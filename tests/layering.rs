@@ -2,28 +2,16 @@
 //! with an empty line between them: a module uses modules of rows below its own, and no others.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who knows the configuration; `main.rs` uses the crate from outside.
 const KNOW_CONFIG: [&str; 1] = ["app"];
 
-/// Arrows that still point the wrong way: who, whom, and how to turn it round. Only ever shorter.
-const TO_BE_TURNED: [(&str, &str, &str); 2] = [
-    ("gateway", "server", "`Limits` belongs to `gateway`: `server` is above it and may use it"),
-    (
-        "session",
-        "provider",
-        "`TokenSet::new` takes a `TokenResponse`: `tokens` knows both and can make one of the other",
-    ),
-];
-
 #[test]
 fn arrows_point_down() {
     let rows = rows_of(&read("src/lib.rs"));
     let row_of = |module: &str| rows.iter().position(|row| row.iter().any(|name| name == module));
-    let mut wrong: BTreeSet<(String, String)> = BTreeSet::new();
     let mut complaints = Vec::new();
     for file in rust_files(&root().join("src")) {
         let shown = file.strip_prefix(root()).unwrap().display().to_string();
@@ -35,17 +23,8 @@ fn arrows_point_down() {
             if points_down && may_know {
                 continue;
             }
-            if !TO_BE_TURNED.iter().any(|(from, to, _)| (*from, *to) == (&module, &used)) {
-                let rule =
-                    if may_know { "is not below it on the napkin" } else { "is known to `app` and `main` alone" };
-                complaints.push(format!("{shown}:{line}: `{module}` uses `{used}`, which {rule}"));
-            }
-            wrong.insert((module.clone(), used));
-        }
-    }
-    for (from, to, _) in TO_BE_TURNED {
-        if !wrong.contains(&(from.to_owned(), to.to_owned())) {
-            complaints.push(format!("`{from}` does not use `{to}` any more: take it out of TO_BE_TURNED"));
+            let rule = if may_know { "is not below it on the napkin" } else { "is known to `app` and `main` alone" };
+            complaints.push(format!("{shown}:{line}: `{module}` uses `{used}`, which {rule}"));
         }
     }
     let advice = "Move what both need into a row below, or hand it in as an argument from `app.rs`.";

@@ -39,7 +39,7 @@ pub struct Config {
     /// `[server]`
     pub server: server::Settings,
     /// `[limits]`
-    pub limits: server::Limits,
+    pub limits: gateway::Limits,
     /// `[session]`
     pub session: session::Settings,
     /// `[login]`

@@ -347,7 +347,7 @@ fn requirements(table: &Table) -> Vec<Requirement> {
     let claim = |path: &str, any_of| Requirement::Claim { path: path.to_owned(), any_of };
     let mut requirements = Vec::new();
     requirements.extend(table.read("groups", words).map(|any_of| claim("groups", any_of)));
-    requirements.extend(table.read("scope", words).map(|any_of| claim("scope", any_of)));
+    requirements.extend(table.read("scope", words).map(Requirement::Scope));
     let domains = table.read("email_domain", |field| field.one_or_more(email_domain));
     requirements.extend(domains.map(Requirement::EmailDomain));
     table.table("claims", |claims| {

@@ -3,7 +3,7 @@
 use super::raw::{Field, Table, quoted};
 use super::values::{duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
 use crate::telemetry::LogFormat;
-use crate::{endpoints, server, session, telemetry, tokens};
+use crate::{endpoints, gateway, server, session, telemetry, tokens};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -92,8 +92,8 @@ pub(super) fn refresh(table: &Table) -> tokens::Settings {
 }
 
 /// `[limits]`
-pub(super) fn limits(table: &Table) -> server::Limits {
-    let limits = server::Limits {
+pub(super) fn limits(table: &Table) -> gateway::Limits {
+    let limits = gateway::Limits {
         replay_body: table.read("replay_body", size).unwrap_or(256 << 10),
         replay_memory: table.read("replay_memory", size).unwrap_or(64 << 20),
         header_bytes: table.read("header_bytes", header_bytes).unwrap_or(32 << 10),

@@ -883,7 +883,7 @@ cors = { allow_origins = ["https://app.example.com/"], allow_credentials = true,
         admin.require,
         [
             claim("groups", &["admin"]),
-            claim("scope", &["x", "y"]),
+            Requirement::Scope(vec!["x".to_owned(), "y".to_owned()]),
             Requirement::EmailDomain(vec!["corp.com".to_owned()]),
             claim("role", &["admin"]),
             claim("a.b", &["c"]),

@@ -7,7 +7,8 @@ use crate::body::Body;
 use crate::provider::{CodeRedemption, Provider, ProviderError, SignedIn};
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::cookie::Name;
-use crate::session::{Identity, Opening, OpeningFailed, Session, SessionId, Sessions, TokenSet};
+use crate::session::{Identity, Opening, OpeningFailed, Session, SessionId, Sessions};
+use crate::tokens::token_set;
 use http::{Response, StatusCode, header};
 use secrecy::SecretString;
 use std::sync::Arc;
@@ -171,7 +172,7 @@ fn open_session(
 ) -> Result<(SessionId, Arc<Session>), Refusal> {
     let now = clock.now();
     let SignedIn { tokens, issuer, subject, sid, claims } = signed_in;
-    let tokens = TokenSet::new(tokens, 1, now.mono).ok_or(Refusal::ProviderBroken)?;
+    let tokens = token_set(tokens, 1, now).ok_or(Refusal::ProviderBroken)?;
     let identity = Identity { issuer, subject, sid, claims };
     let opening = Opening { provider: provider.name().into(), identity, tokens };
     sessions.open(opening, now).map_err(|failure| match failure {

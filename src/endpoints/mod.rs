@@ -242,7 +242,9 @@ impl Endpoint {
     /// What it takes; empty: anything.
     fn methods(&self) -> &'static [Method] {
         match self {
-            Endpoint::Login | Endpoint::Provider(_) => &[Method::GET],
+            Endpoint::Login => &[Method::GET, Method::HEAD],
+            // A code is not spent on a HEAD.
+            Endpoint::Provider(_) => &[Method::GET],
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::Me => &[Method::GET, Method::HEAD],
             Endpoint::Refresh => &[Method::POST],

@@ -50,10 +50,10 @@ where
         if let Some(session) = &session {
             attach_identity(route, &mut message.headers, session);
         }
-        let target = match &route.settings.attach {
-            Attach::ApiKeyQuery(name, key) => with_api_key(&exchange.facts.path, name, key),
-            _ => None,
-        };
+        let target = route.upstream_path(&exchange.facts.path).and_then(|path| match &route.settings.attach {
+            Attach::ApiKeyQuery(name, key) => with_api_key(&path, name, key),
+            _ => Some(path.path_and_query().clone()),
+        });
         self.inner.call(Complete { exchange, message, session, target, carries_session })
     }
 }

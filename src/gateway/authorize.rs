@@ -82,7 +82,7 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
             let status = if facts.client == Client::Form { StatusCode::SEE_OTHER } else { StatusCode::FOUND };
             return Err(Box::new(reply::redirect(status, &parts.endpoints.settings().after_login)));
         }
-        Admission::Unavailable => return Err(refuse(asker, &Refusal::Overloaded)),
+        Admission::Unavailable => return Err(refuse(asker, &Refusal::StoreUnavailable)),
     };
     if let Some(session) = &session {
         check_requirements(&exchange.route, session).map_err(|refusal| refuse(asker, &refusal))?;
@@ -112,8 +112,8 @@ fn refuse(asker: Asker<'_>, refusal: &Refusal) -> Box<Response<Body>> {
 }
 
 fn check_requirements(route: &Route, session: &Session) -> Result<(), Refusal> {
-    let claims = &session.identity.claims;
-    if route.settings.require.iter().all(|requirement| requirement.is_met_by(claims)) {
+    let (claims, granted) = (&session.identity.claims, session.tokens.scope.as_deref());
+    if route.settings.require.iter().all(|requirement| requirement.is_met_by(claims, granted)) {
         Ok(())
     } else {
         Err(Refusal::NotAllowed)

@@ -5,11 +5,9 @@ use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target
 use crate::body::Body;
 use crate::endpoints;
 use crate::facts::Facts;
-use crate::policy::path::NormalPath;
 use crate::reply::{self, Asker, Refusal};
 use crate::session::{Session, cookie};
 use crate::upstream::{Upstream, UpstreamError};
-use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
 use std::convert::Infallible;
@@ -75,7 +73,7 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
     };
     let mut request = Request::new(body);
     *request.method_mut() = message.method;
-    let Some(target) = target.or_else(|| rewritten(settings, &facts.path)) else {
+    let Some(target) = target else {
         return reply::refuse(asker, &Refusal::NotFound);
     };
     *request.uri_mut() = Uri::from(target);
@@ -110,20 +108,6 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
     }
 }
 
-/// What is matched is what is forwarded, but for the prefix the route was told to change. None when
-/// the path does not have it: with case-insensitive routes it may be spelt another way.
-fn rewritten(settings: &RouteSettings, path: &NormalPath) -> Option<PathAndQuery> {
-    let strip = settings.strip_prefix.as_deref();
-    let replacement = settings.replace_prefix.as_deref();
-    let prefix = match (strip, replacement) {
-        (None, None) => return Some(path.path_and_query().clone()),
-        (Some(strip), _) => strip,
-        (None, Some(_)) => settings.pattern.path.literal_prefix(),
-    };
-    let rewritten = path.with_prefix_replaced(prefix, replacement.unwrap_or(""))?;
-    Some(rewritten.path_and_query().clone())
-}
-
 fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     for name in &edits.remove {
         headers.remove(name);
@@ -141,8 +125,7 @@ fn write_forwarded(headers: &mut HeaderMap, facts: &Facts) {
         headers.insert(X_FORWARDED_FOR, chain.clone());
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme.as_str()));
-    let host = facts.forwarded_host.as_ref().unwrap_or(&facts.authority);
-    headers.insert(X_FORWARDED_HOST, host.clone());
+    headers.insert(X_FORWARDED_HOST, facts.public_host().clone());
     if let Some(forwarded) = facts.forwarded() {
         headers.insert(header::FORWARDED, forwarded);
     }

@@ -3,7 +3,7 @@
 //!
 //! Only this file reads forwarded headers, and only for peers in `server.trusted_proxies`.
 
-use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers};
+use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe};
 use crate::body::Body;
 use crate::facts::{self, Facts, RequestId, Scheme};
 use crate::policy::path::NormalPath;
@@ -91,16 +91,16 @@ where
     fn call(&mut self, Numbered { arrival, id, client }: Numbered) -> Self::Future {
         match read(&self.parts, arrival, id.clone(), client) {
             Ok((known, preflight)) => {
-                let cors = Decoration::of(&known);
+                let decoration = Decoration::of(&known);
                 let verdict = match preflight {
                     Some(answer) => Verdict::answer(answer),
                     None => Verdict::onward(self.inner.call(known)),
                 };
-                Decorated { verdict, cors }
+                Decorated { verdict, decoration }
             }
             Err(refusal) => {
                 let answer = reply::refuse(Asker { id: &id, client }, &refusal);
-                Decorated { verdict: Verdict::answer(answer), cors: None }
+                Decorated { verdict: Verdict::answer(answer), decoration: None }
             }
         }
     }
@@ -294,7 +294,7 @@ fn asks_for_a_websocket(request: &Request<Incoming>) -> bool {
     request.method() == Method::GET && says(header::UPGRADE, "websocket") && says(header::CONNECTION, "upgrade")
 }
 
-/// What CORS adds to the answer, whoever gives it.
+/// What is added to the answer, whoever gives it.
 struct Decoration {
     exchange: Arc<Exchange>,
     origin: Option<HeaderValue>,
@@ -302,18 +302,40 @@ struct Decoration {
 
 impl Decoration {
     fn of(known: &Known) -> Option<Decoration> {
-        let settings = known.exchange.route.settings.cors.as_ref()?;
-        let origin = cors::allowed_origin(settings, &known.message.headers).cloned();
+        let cors = known.exchange.route.settings.cors.as_ref();
+        if cors.is_none() && !observe::is_wanted() {
+            return None;
+        }
+        let origin = cors.and_then(|cors| cors::allowed_origin(cors, &known.message.headers)).cloned();
         Some(Decoration { exchange: Arc::clone(&known.exchange), origin })
+    }
+
+    /// CORS, refusals included; and what the access line needs to know.
+    fn put_on(self, response: &mut Response<Body>) {
+        let route = &self.exchange.route;
+        if let Some(settings) = &route.settings.cors {
+            cors::decorate(settings, self.origin.as_ref(), response);
+        }
+        let client = self.exchange.facts.client_address;
+        response.extensions_mut().insert(Taken { route: Arc::clone(&route.name), client });
     }
 }
 
+/// What intake found out, for the access line. Travels as an extension of the response.
+#[derive(Clone)]
+pub struct Taken {
+    /// The path of the route, as configured.
+    pub route: Arc<str>,
+    /// Who is asking, by trusted accounts.
+    pub client: Option<IpAddr>,
+}
+
 pin_project_lite::pin_project! {
-    /// Answers of a route with CORS carry its headers, refusals included.
+    /// An answer with its decoration.
     pub struct Decorated<F> {
         #[pin]
         verdict: F,
-        cors: Option<Decoration>,
+        decoration: Option<Decoration>,
     }
 }
 
@@ -326,10 +348,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut outcome = ready!(this.verdict.poll(cx));
-        if let (Some(decoration), Ok(response)) = (this.cors.take(), &mut outcome)
-            && let Some(settings) = &decoration.exchange.route.settings.cors
-        {
-            cors::decorate(settings, decoration.origin.as_ref(), response);
+        if let (Some(decoration), Ok(response)) = (this.decoration.take(), &mut outcome) {
+            decoration.put_on(response);
         }
         Poll::Ready(outcome)
     }

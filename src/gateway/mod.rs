@@ -11,6 +11,7 @@ mod cors;
 mod forward;
 mod headers;
 mod intake;
+mod limits;
 mod observe;
 mod recover;
 mod replay;
@@ -18,6 +19,7 @@ mod route;
 mod tunnel;
 
 pub use intake::Peer;
+pub use limits::Limits;
 pub use replay::Budget;
 pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target};
 
@@ -27,7 +29,6 @@ use crate::endpoints::Endpoints;
 use crate::facts::{Facts, RequestId};
 use crate::policy::route::RouteTable;
 use crate::policy::{Client, Standing};
-use crate::server::Limits;
 use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
 use crate::session::{Session, Sessions};
@@ -202,7 +203,7 @@ pub struct Complete {
     exchange: Arc<Exchange>,
     message: Message,
     session: Option<Arc<Session>>,
-    /// Where the upstream is to find it; None: the path as it came.
+    /// Where the upstream is to find it; None: nowhere.
     target: Option<http::uri::PathAndQuery>,
     /// Whether a credential of the session goes upstream.
     carries_session: bool,

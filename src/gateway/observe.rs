@@ -1,6 +1,7 @@
 //! Step 1: an id for the request and one line about it; a panic below becomes a 500 that touches
 //! nobody else.
 
+use super::intake::Taken;
 use super::{Arrival, Numbered, Parts, Step};
 use crate::body::Body;
 use crate::clock::{Clock, Mono};
@@ -60,12 +61,16 @@ where
             id: id.clone(),
             client,
             https: self.parts.external_url.scheme() == "https",
-            access: tracing::enabled!(target: "latchgate::access", tracing::Level::INFO)
-                .then(|| Access::of(&arrival, &self.parts.clock)),
+            access: is_wanted().then(|| Access::of(&arrival, &self.parts.clock)),
         };
         let inner = catch_unwind(AssertUnwindSafe(|| self.inner.call(Numbered { arrival, id, client }))).ok();
         Observed { inner, line }
     }
+}
+
+/// Whether anyone reads access lines.
+pub fn is_wanted() -> bool {
+    tracing::enabled!(target: "latchgate::access", tracing::Level::INFO)
 }
 
 /// What is needed to write about a request when it is gone.
@@ -100,15 +105,17 @@ impl Access {
 impl Line {
     fn write(&self, response: &Response<Body>) {
         let Some(access) = &self.access else { return };
+        let intake = response.extensions().get::<Taken>();
         let outcome = response.extensions().get::<Outcome>().map_or("relayed", |outcome| outcome.0);
         tracing::info!(
             target: "latchgate::access",
             request = %self.id,
             method = %access.method,
             path = ?access.path,
+            route = intake.map(|intake| tracing::field::display(&intake.route)),
             status = response.status().as_u16(),
             outcome,
-            peer = access.peer.map(tracing::field::display),
+            client = intake.map_or(access.peer, |intake| intake.client).map(tracing::field::display),
             millis = access.clock.now().mono.since(access.began).as_millis() as u64,
             "request"
         );

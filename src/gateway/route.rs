@@ -2,11 +2,13 @@
 
 use super::headers::OwnedNames;
 use crate::endpoints::Endpoint;
+use crate::policy::path::NormalPath;
 use crate::policy::require::Requirement;
 use crate::policy::route::RoutePattern;
 use crate::policy::{Auth, On401};
 use crate::upstream::Upstream;
 use http::{HeaderName, HeaderValue, Method, header};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,6 +164,19 @@ impl Route {
             target: Target::Endpoint(endpoint),
             settings: RouteSettings::open(pattern),
         }
+    }
+
+    /// What is matched is what is forwarded, but for the prefix the route was told to change. None
+    /// when the path does not have it: with case-insensitive routes it may be spelt another way.
+    #[must_use]
+    pub fn upstream_path<'p>(&self, path: &'p NormalPath) -> Option<Cow<'p, NormalPath>> {
+        let prefix = match (&self.settings.strip_prefix, &self.settings.replace_prefix) {
+            (None, None) => return Some(Cow::Borrowed(path)),
+            (Some(strip), _) => strip,
+            (None, Some(_)) => self.settings.pattern.path.literal_prefix(),
+        };
+        let replacement = self.settings.replace_prefix.as_deref().unwrap_or("");
+        path.with_prefix_replaced(prefix, replacement).map(Cow::Owned)
     }
 
     /// The upstream, if it is one.

@@ -5,24 +5,29 @@ use serde_json::{Map, Value};
 /// One line of `require`; the user needs any of the values at the claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requirement {
-    /// `claims.NAME`, `groups`, `scope`: a claim path and the values one of which must be there.
+    /// `claims.NAME`, `groups`: a claim path and the values one of which must be there.
     Claim {
         /// Dots go into objects.
         path: String,
-        /// A string claim must equal one; an array claim must contain one. `scope` is split at spaces.
+        /// A string claim must equal one; an array claim must contain one.
         any_of: Vec<String>,
     },
+    /// `scope`: one of these among the scopes of the access token.
+    Scope(Vec<String>),
     /// `email_domain`: lower-case ASCII domains; `email_verified = false` never passes.
     EmailDomain(Vec<String>),
 }
 
 impl Requirement {
-    /// Whether these claims fulfil it. What is missing or of another shape does not.
+    /// Whether these claims and this `scope` of the token answer fulfil it. What is missing or of
+    /// another shape does not. Without a `scope` in the answer a claim of that name counts.
     #[must_use]
-    pub fn is_met_by(&self, claims: &Map<String, Value>) -> bool {
+    pub fn is_met_by(&self, claims: &Map<String, Value>, granted: Option<&str>) -> bool {
         match self {
+            Requirement::Scope(any_of) => granted
+                .or_else(|| claims.get("scope").and_then(Value::as_str))
+                .is_some_and(|scopes| scopes.split(' ').any(|one| is_one_of(one, any_of))),
             Requirement::Claim { path, any_of } => match claim(claims, path) {
-                Some(Value::String(text)) if path == "scope" => text.split(' ').any(|one| is_one_of(one, any_of)),
                 Some(Value::Array(members)) => members.iter().any(|one| is_value_of(one, any_of)),
                 Some(value) => is_value_of(value, any_of),
                 None => false,
@@ -75,7 +80,7 @@ mod tests {
     use serde_json::json;
 
     fn met(requirement: &Requirement, claims: &Value) -> bool {
-        requirement.is_met_by(claims.as_object().unwrap())
+        requirement.is_met_by(claims.as_object().unwrap(), None)
     }
 
     #[test]
@@ -90,9 +95,20 @@ mod tests {
         assert!(!met(&admin, &json!({})));
         let flag = Requirement::Claim { path: "beta".into(), any_of: vec!["true".into()] };
         assert!(met(&flag, &json!({"beta": true})));
-        let scope = Requirement::Claim { path: "scope".into(), any_of: vec!["write".into()] };
-        assert!(met(&scope, &json!({"scope": "read write"})));
-        assert!(!met(&scope, &json!({"scope": "read writer"})));
+    }
+
+    #[test]
+    fn scopes_are_those_of_the_token() {
+        let scope = Requirement::Scope(vec!["write".into(), "admin".into()]);
+        for (granted, claims, met) in [
+            (Some("read write"), json!({}), true),
+            (Some("read writer"), json!({}), false),
+            (Some("read"), json!({"scope": "admin"}), false),
+            (None, json!({"scope": "read admin"}), true),
+            (None, json!({}), false),
+        ] {
+            assert_eq!(scope.is_met_by(claims.as_object().unwrap(), granted), met, "{granted:?} {claims}");
+        }
     }
 
     #[test]

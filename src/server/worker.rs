@@ -1,8 +1,8 @@
 //! One worker: one thread, one runtime, its own sockets, its own connections to upstreams.
 
-use super::{Bound, Limits};
+use super::Bound;
 use crate::body::Body;
-use crate::gateway::{Arrival, Gateway, Peer};
+use crate::gateway::{Arrival, Gateway, Limits, Peer};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};

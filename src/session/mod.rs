@@ -270,6 +270,27 @@ impl Session {
 }
 
 impl TokenSet {
+    /// An access token by itself. None when it cannot stand in a header (RFC 6750 §2.1).
+    #[must_use]
+    pub fn new(access_token: SecretString, generation: u64, obtained: Mono) -> Option<TokenSet> {
+        let token = access_token.expose_secret();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return None;
+        }
+        let mut bearer = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        bearer.set_sensitive(true);
+        Some(TokenSet {
+            generation,
+            access_token,
+            bearer,
+            obtained,
+            life: None,
+            refresh_token: None,
+            id_token: None,
+            scope: None,
+        })
+    }
+
     /// When the access token expires.
     #[must_use]
     pub fn expires(&self) -> Option<Mono> {
@@ -370,30 +391,6 @@ impl fmt::Debug for SessionKey {
     }
 }
 
-/// A token answer becomes what a session holds.
-impl TokenSet {
-    /// None when the access token cannot stand in a header (RFC 6750 §2.1).
-    #[must_use]
-    pub fn new(answer: crate::provider::TokenResponse, generation: u64, obtained: Mono) -> Option<TokenSet> {
-        let token = answer.access_token.expose_secret();
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return None;
-        }
-        let mut bearer = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
-        bearer.set_sensitive(true);
-        Some(TokenSet {
-            generation,
-            bearer,
-            obtained,
-            life: answer.expires_in,
-            access_token: answer.access_token,
-            refresh_token: answer.refresh_token,
-            id_token: answer.id_token,
-            scope: answer.scope,
-        })
-    }
-}
-
 /// A browser sends one session cookie; more than this is not worth a look-up.
 const MOST_COOKIES: usize = 8;
 /// After this an ended session is as good as one that never was.
@@ -406,20 +403,13 @@ const MOST_RESENT: usize = 32;
 pub(crate) mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::provider::TokenResponse;
 
     pub(crate) fn opening(subject: &str) -> Opening {
-        let answer = TokenResponse {
-            access_token: "at".into(),
-            expires_in: Some(Duration::from_secs(60)),
-            refresh_token: Some("rt".into()),
-            id_token: None,
-            scope: None,
-        };
+        let tokens = TokenSet::new("at".into(), 1, Mono(0)).unwrap();
         Opening {
             provider: "corp".into(),
             identity: Identity { issuer: "https://idp".into(), subject: subject.into(), sid: None, claims: Map::new() },
-            tokens: TokenSet::new(answer, 1, Mono(0)).unwrap(),
+            tokens: TokenSet { life: Some(Duration::from_secs(60)), refresh_token: Some("rt".into()), ..tokens },
         }
     }
 
@@ -525,14 +515,7 @@ pub(crate) mod tests {
     #[test]
     fn tokens_that_cannot_stand_in_a_header_are_refused() {
         for bad in ["", "a b", "a\r\nb", "ü"] {
-            let answer = TokenResponse {
-                access_token: bad.into(),
-                expires_in: None,
-                refresh_token: None,
-                id_token: None,
-                scope: None,
-            };
-            assert!(TokenSet::new(answer, 1, Mono(0)).is_none(), "{bad:?}");
+            assert!(TokenSet::new(bad.into(), 1, Mono(0)).is_none(), "{bad:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! waits for it, who finds none starts it. The map entry goes when the result is stored and before
 //! it is announced, so whoever comes later finds the new generation in the store.
 
-use super::{FlightKey, Landing, Renewal, Shared};
+use super::{FlightKey, Landing, Renewal, Shared, token_set};
 use crate::provider::{Provider, RefreshError, Renewed, TokenResponse};
 use crate::session::{Session, TokenSet};
 use dashmap::mapref::entry::Entry;
@@ -84,7 +84,7 @@ impl Flight {
         let generation = session.tokens.generation + 1;
         let claims = renewed.claims_after(&session.identity.claims);
         let tokens = with_what_was_not_replaced(renewed.tokens, &session.tokens);
-        let Some(tokens) = TokenSet::new(tokens, generation, now.mono) else {
+        let Some(tokens) = token_set(tokens, generation, now) else {
             tracing::error!(target: "latchgate::audit", provider = provider.name(), session = %self.key.session, "refresh brought an access token that cannot stand in a header");
             return LATER;
         };

@@ -8,7 +8,7 @@ mod flight;
 use crate::background::Background;
 use crate::clock::{Clock, Now};
 use crate::policy::{Freshness, Renewable};
-use crate::provider::Provider;
+use crate::provider::{Provider, TokenResponse};
 use crate::session::{Session, SessionKey, Sessions, TokenSet};
 use dashmap::DashMap;
 use std::collections::HashMap;
@@ -115,6 +115,19 @@ impl Tokens {
     }
 }
 
+/// A token answer becomes what a session holds. None when the access token cannot stand in a header.
+#[must_use]
+pub fn token_set(answer: TokenResponse, generation: u64, now: Now) -> Option<TokenSet> {
+    let tokens = TokenSet::new(answer.access_token, generation, now.mono)?;
+    Some(TokenSet {
+        life: answer.expires_in,
+        refresh_token: answer.refresh_token,
+        id_token: answer.id_token,
+        scope: answer.scope,
+        ..tokens
+    })
+}
+
 /// SPEC §5 "Before".
 fn freshness(tokens: &TokenSet, settings: &Settings, now: Now) -> Freshness {
     let (Some(expires), Some(life)) = (tokens.expires(), tokens.life) else {
@@ -143,7 +156,6 @@ const LONGEST_GUARD: Duration = Duration::from_secs(300);
 mod tests {
     use super::*;
     use crate::clock::Mono;
-    use crate::provider::TokenResponse;
 
     const SETTINGS: Settings = Settings {
         early: Duration::from_secs(30),
@@ -153,14 +165,8 @@ mod tests {
     };
 
     fn at(millis: u64, life: Option<u64>) -> Freshness {
-        let answer = TokenResponse {
-            access_token: "at".into(),
-            expires_in: life.map(Duration::from_secs),
-            refresh_token: None,
-            id_token: None,
-            scope: None,
-        };
-        let tokens = TokenSet::new(answer, 1, Mono(0)).unwrap();
+        let tokens = TokenSet::new("at".into(), 1, Mono(0)).unwrap();
+        let tokens = TokenSet { life: life.map(Duration::from_secs), ..tokens };
         freshness(&tokens, &SETTINGS, Now { mono: Mono(millis), unix: 0 })
     }
 

@@ -805,6 +805,14 @@ async fn the_token_goes_under_the_header_and_scheme_of_the_route() {
     assert!(site.provider.secrets().iter().any(|secret| secret == token));
 }
 
+#[tokio::test]
+async fn a_key_in_the_query_does_not_undo_the_change_of_prefix() {
+    let lines = "auth = \"public\"\nstrip_prefix = \"/in\"\nreplace_prefix = \"/out\"\nattach = { api_key = { query = \"k\", value = \"v\" } }";
+    let site = Site::plan().route("/in/*", lines).start().await;
+    relayed(&site.browser().fetch("GET", "/in/a?b=c").await, 200);
+    assert_eq!(site.upstream.last().target, "/out/a?b=c&k=v");
+}
+
 // TA-03, TA-04, TA-05, TA-06, TA-07
 #[tokio::test]
 async fn credentials_of_the_gateways_own_go_out_whoever_asks() {
