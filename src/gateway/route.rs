@@ -164,6 +164,13 @@ impl Route {
         }
     }
 
+    /// Whether a session makes a difference here: it lets the request in, or shows in what the
+    /// upstream gets.
+    #[must_use]
+    pub fn relies_on_session(&self) -> bool {
+        self.auth == Auth::Required || self.settings.attach.needs_session() || !self.settings.identity.is_empty()
+    }
+
     /// The upstream, if it is one.
     #[must_use]
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
