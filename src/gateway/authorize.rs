@@ -96,7 +96,7 @@ fn check_source(parts: &Parts, exchange: &Exchange, message: &Message) -> Result
         return Ok(());
     }
     let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
-    let allowed = |origin: &str| exchange.route.settings.cors.as_ref().is_some_and(|cors| cors::allows(cors, origin));
+    let allowed = |origin: &str| exchange.route.settings.cors.as_ref().is_some_and(|cors| cors::names(cors, origin));
     match csrf::source(&message.headers, is_own, allowed) {
         Source::SameOrigin | Source::Allowed => Ok(()),
         Source::Foreign | Source::Unknown => Err(Refusal::CrossOrigin),

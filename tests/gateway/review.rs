@@ -25,3 +25,16 @@ async fn other_sites_cannot_post_where_the_session_shows_in_another_way_than_a_t
         relayed(&browser.fetch("POST", path).await, 200);
     }
 }
+
+// WB-06, WB-09: `*` is for answers that anyone may read, not for sessions that anyone may use
+#[tokio::test]
+async fn any_origin_in_cors_lets_no_origin_use_a_session() {
+    let site = Site::plan().route("/*", "auth = true\ncors = { allow_origins = [\"*\"] }").start().await;
+    let browser = site.signed_in().await;
+    let foreign = Request::new("POST", "/x")
+        .header("Sec-Fetch-Site", "same-site")
+        .header("Origin", "http://sub.gw.test")
+        .header("Cookie", &browser.cookie_field());
+    assert_eq!(browser.send(foreign).await.status, 403);
+    assert_eq!(site.upstream.hits(), 0);
+}
