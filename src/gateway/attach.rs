@@ -1,9 +1,8 @@
 //! Step 6: the route's credential (SPEC §4) and identity headers, in place of anything the client
 //! sent under those names.
 
-use super::{Attach, Attempted, Complete, Route, Step, TokenChoice};
+use super::{Attach, Attempted, Complete, Route, Step, TokenChoice, forward};
 use crate::body::Body;
-use crate::policy::path::NormalPath;
 use crate::policy::require::claim;
 use crate::session::Session;
 use http::uri::PathAndQuery;
@@ -50,9 +49,10 @@ where
         if let Some(session) = &session {
             attach_identity(route, &mut message.headers, session);
         }
+        let target = forward::rewritten(&route.settings, &exchange.facts.path);
         let target = match &route.settings.attach {
-            Attach::ApiKeyQuery(name, key) => with_api_key(&exchange.facts.path, name, key),
-            _ => None,
+            Attach::ApiKeyQuery(name, key) => target.and_then(|target| with_api_key(&target, name, key)),
+            _ => target,
         };
         self.inner.call(Complete { exchange, message, session, target, carries_session })
     }
@@ -133,12 +133,12 @@ fn header_text(value: &Value) -> Option<String> {
 }
 
 /// The key once; a client's copy is gone, the other parameters keep their order and bytes.
-fn with_api_key(path: &NormalPath, name: &str, key: &SecretString) -> Option<PathAndQuery> {
+fn with_api_key(target: &PathAndQuery, name: &str, key: &SecretString) -> Option<PathAndQuery> {
     let is_ours = |pair: &&str| {
         let sent = pair.split('=').next().unwrap_or_default().replace('+', " ");
         percent_decode_str(&sent).decode_utf8_lossy() != name
     };
-    let mut pairs: Vec<String> = path
+    let mut pairs: Vec<String> = target
         .query()
         .unwrap_or_default()
         .split('&')
@@ -151,7 +151,7 @@ fn with_api_key(path: &NormalPath, name: &str, key: &SecretString) -> Option<Pat
         utf8_percent_encode(name, NON_ALPHANUMERIC),
         utf8_percent_encode(key.expose_secret(), NON_ALPHANUMERIC)
     ));
-    PathAndQuery::try_from(format!("{}?{}", path.path(), pairs.join("&"))).ok()
+    PathAndQuery::try_from(format!("{}?{}", target.path(), pairs.join("&"))).ok()
 }
 
 /// Controls, the escape character itself, and (by the encoder's nature) everything outside ASCII.
@@ -184,8 +184,8 @@ mod tests {
 
     #[test]
     fn the_api_key_stands_once_and_the_rest_keeps_its_bytes() {
-        let path = NormalPath::from_target(&PathAndQuery::from_static("/p?a=1&a=2&apiKey=forged&b=%7e&api%4Bey=too&c"));
-        let target = with_api_key(&path.unwrap(), "apiKey", &"re al".into()).unwrap();
+        let target = PathAndQuery::from_static("/p?a=1&a=2&apiKey=forged&b=%7e&api%4Bey=too&c");
+        let target = with_api_key(&target, "apiKey", &"re al".into()).unwrap();
         assert_eq!(target, "/p?a=1&a=2&b=%7e&c&apiKey=re%20al");
     }
 }

@@ -75,7 +75,7 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
     };
     let mut request = Request::new(body);
     *request.method_mut() = message.method;
-    let Some(target) = target.or_else(|| rewritten(settings, &facts.path)) else {
+    let Some(target) = target else {
         return reply::refuse(asker, &Refusal::NotFound);
     };
     *request.uri_mut() = Uri::from(target);
@@ -110,7 +110,7 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
 
 /// What is matched is what is forwarded, but for the prefix the route was told to change. None when
 /// the path does not have it: with case-insensitive routes it may be spelt another way.
-fn rewritten(settings: &RouteSettings, path: &NormalPath) -> Option<PathAndQuery> {
+pub(super) fn rewritten(settings: &RouteSettings, path: &NormalPath) -> Option<PathAndQuery> {
     let strip = settings.strip_prefix.as_deref();
     let replacement = settings.replace_prefix.as_deref();
     let prefix = match (strip, replacement) {

@@ -195,7 +195,7 @@ pub struct Complete {
     exchange: Arc<Exchange>,
     message: Message,
     session: Option<Arc<Session>>,
-    /// Where the upstream is to find it; None: the path as it came.
+    /// Where the upstream is to find it; None: not below the prefix that the route takes off.
     target: Option<http::uri::PathAndQuery>,
     /// Whether a credential of the session goes upstream.
     carries_session: bool,

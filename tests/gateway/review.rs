@@ -38,3 +38,15 @@ async fn any_origin_in_cors_lets_no_origin_use_a_session() {
     assert_eq!(browser.send(foreign).await.status, 403);
     assert_eq!(site.upstream.hits(), 0);
 }
+
+// The key goes where the route's prefix leads
+#[tokio::test]
+async fn a_key_in_the_query_goes_to_the_rewritten_path() {
+    let key = "attach = { api_key = { query = \"key\", value = \"a-long-api-key\" } }";
+    let site = Site::plan()
+        .route("/api/*", &format!("auth = \"public\"\nstrip_prefix = \"/api\"\nreplace_prefix = \"/v2\"\n{key}"))
+        .start()
+        .await;
+    relayed(&site.browser().fetch("GET", "/api/x?a=1&key=mine&b=%2F").await, 200);
+    assert_eq!(site.upstream.last().target, "/v2/x?a=1&b=%2F&key=a%2Dlong%2Dapi%2Dkey");
+}
