@@ -3,6 +3,7 @@
 
 use super::{Attach, Attempted, Complete, Route, Step, TokenChoice, forward};
 use crate::body::Body;
+use crate::policy;
 use crate::policy::require::claim;
 use crate::session::Session;
 use http::uri::PathAndQuery;
@@ -44,6 +45,11 @@ where
     fn call(&mut self, attempted: Attempted) -> Self::Future {
         let Attempted { exchange, mut message, session, token } = attempted;
         let route = &exchange.route;
+        if policy::is_preflight(&message.method, &message.headers) {
+            // It has shown no session, so a credential of the gateway's own stays here as well.
+            let target = forward::rewritten(&route.settings, &exchange.facts.path);
+            return self.inner.call(Complete { exchange, message, session, target, carries_session: false });
+        }
         let own = session.as_deref().filter(|_| token == TokenChoice::Send);
         let carries_session = attach_credential(&route.settings.attach, &mut message.headers, own);
         if let Some(session) = &session {

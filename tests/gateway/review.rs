@@ -50,3 +50,23 @@ async fn a_key_in_the_query_goes_to_the_rewritten_path() {
     relayed(&site.browser().fetch("GET", "/api/x?a=1&key=mine&b=%2F").await, 200);
     assert_eq!(site.upstream.last().target, "/v2/x?a=1&b=%2F&key=a%2Dlong%2Dapi%2Dkey");
 }
+
+// HD-04, TX-47: a preflight shows no session, so it gets no credential of any kind
+#[tokio::test]
+async fn a_preflight_carries_no_credential_of_the_gateways_own() {
+    let site = Site::plan()
+        .route("/basic/*", "auth = true\nattach = { basic = { username = \"u\", password = \"a long password\" } }")
+        .route("/header/*", "auth = true\nattach = { api_key = { header = \"X-Key\", value = \"a long api key\" } }")
+        .route("/query/*", "auth = true\nattach = { api_key = { query = \"key\", value = \"a-long-api-key\" } }")
+        .start()
+        .await;
+    for path in ["/basic/x", "/header/x", "/query/x"] {
+        let preflight = Request::new("OPTIONS", path)
+            .header("Origin", "https://evil.test")
+            .header("Access-Control-Request-Method", "POST");
+        relayed(&site.browser().send(preflight).await, 200);
+        let received = site.upstream.last();
+        assert!(!received.headers.contains("authorization") && !received.headers.contains("x-key"), "{path}");
+        assert_eq!(received.target, path);
+    }
+}
