@@ -1,7 +1,7 @@
 //! What a reader with bad intentions found: one test for each hole, so that it stays closed.
 
 use crate::harness::expect::{error_json, relayed};
-use crate::harness::{Request, Site};
+use crate::harness::{Answer, Request, Site};
 
 // WB-06: an identity header is as good as a token to the backend that trusts it
 #[tokio::test]
@@ -69,4 +69,18 @@ async fn a_preflight_carries_no_credential_of_the_gateways_own() {
         assert!(!received.headers.contains("authorization") && !received.headers.contains("x-key"), "{path}");
         assert_eq!(received.target, path);
     }
+}
+
+// SC-17: a browser stores a cookie without a name under its value, and sends `latchgate=…` back
+#[tokio::test]
+async fn an_upstream_cannot_set_our_cookies_without_naming_them() {
+    let site = Site::plan().route("/*", "auth = \"public\"").start().await;
+    site.upstream.next(
+        Answer::status(200)
+            .header("Set-Cookie", "=latchgate=planted; Path=/")
+            .header("Set-Cookie", " = latchgate=planted")
+            .header("Set-Cookie", "=other=1"),
+    );
+    let reply = site.browser().fetch("GET", "/x").await;
+    assert_eq!(reply.headers.values("set-cookie"), ["=other=1"]);
 }
