@@ -48,10 +48,10 @@ where
         if policy::is_preflight(&message.method, &message.headers) {
             // It has shown no session, so a credential of the gateway's own stays here as well.
             let target = forward::rewritten(&route.settings, &exchange.facts.path);
-            return self.inner.call(Complete { exchange, message, session, target, carries_session: false });
+            return self.inner.call(Complete { exchange, message, session, target });
         }
         let own = session.as_deref().filter(|_| token == TokenChoice::Send);
-        let carries_session = attach_credential(&route.settings.attach, &mut message.headers, own);
+        attach_credential(&route.settings.attach, &mut message.headers, own);
         if let Some(session) = &session {
             attach_identity(route, &mut message.headers, session);
         }
@@ -60,12 +60,11 @@ where
             Attach::ApiKeyQuery(name, key) => target.and_then(|target| with_api_key(&target, name, key)),
             _ => target,
         };
-        self.inner.call(Complete { exchange, message, session, target, carries_session })
+        self.inner.call(Complete { exchange, message, session, target })
     }
 }
 
-/// Answers whether it was a session's credential.
-fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) -> bool {
+fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) {
     match (attach, session) {
         (Attach::Bearer { header, scheme }, Some(session)) => {
             let value = if scheme == "Bearer" {
@@ -81,22 +80,19 @@ fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&
         }
         (Attach::Basic(value), _) => {
             headers.insert(header::AUTHORIZATION, value.clone());
-            false
         }
         (Attach::ApiKeyHeader(name, value), _) => {
             headers.insert(name, value.clone());
-            false
         }
-        (Attach::Bearer { .. } | Attach::IdToken, None) | (Attach::ApiKeyQuery(..) | Attach::Never, _) => false,
+        (Attach::Bearer { .. } | Attach::IdToken, None) | (Attach::ApiKeyQuery(..) | Attach::Never, _) => {}
     }
 }
 
 /// One credential, and no other beside it.
-fn put(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) -> bool {
-    let Some(value) = value else { return false };
+fn put(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+    let Some(value) = value else { return };
     headers.remove(header::AUTHORIZATION);
     headers.insert(name, value);
-    true
 }
 
 fn token_value(scheme: &str, token: &SecretString) -> Option<HeaderValue> {

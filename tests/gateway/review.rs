@@ -84,3 +84,22 @@ async fn an_upstream_cannot_set_our_cookies_without_naming_them() {
     let reply = site.browser().fetch("GET", "/x").await;
     assert_eq!(reply.headers.values("set-cookie"), ["=other=1"]);
 }
+
+// WB-11: what only a session opens is nobody else's, whatever the upstream saw of it
+#[tokio::test]
+async fn what_a_session_opened_is_not_for_shared_caches() {
+    let site = Site::plan()
+        .route("/headers/*", "auth = \"optional\"\nattach = \"never\"\nidentity = { \"X-User\" = \"sub\" }")
+        .route("/admitted/*", "auth = true\nattach = \"never\"")
+        .route("/token/*", "auth = true")
+        .route("/open/*", "auth = \"public\"")
+        .start()
+        .await;
+    let browser = site.signed_in().await;
+    site.upstream.answer(|_| Answer::status(200).header("Cache-Control", "max-age=60, must-revalidate"));
+    for (path, private) in [("/headers/x", true), ("/admitted/x", true), ("/token/x", true), ("/open/x", false)] {
+        let reply = browser.fetch("GET", path).await;
+        let said = reply.headers.values("cache-control").join(", ");
+        assert_eq!(said.contains("private"), private, "{path}: {said}");
+    }
+}
