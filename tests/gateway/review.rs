@@ -103,3 +103,18 @@ async fn what_a_session_opened_is_not_for_shared_caches() {
         assert_eq!(said.contains("private"), private, "{path}: {said}");
     }
 }
+
+// HD-01, FW-01
+#[tokio::test]
+async fn forwarded_headers_of_a_stranger_go_in_every_spelling() {
+    let site = Site::plan().route("/*", "auth = \"public\"").start().await;
+    let request = Request::fetch("GET", "/x")
+        .header("X.Forwarded.Host", "evil.test")
+        .header("X!Real!IP", "203.0.113.1")
+        .header("X_Original_URL", "/admin")
+        .header("True~Client~IP", "203.0.113.1");
+    relayed(&site.browser().send(request).await, 200);
+    for (name, value) in &site.upstream.last().headers.0 {
+        assert!(!["evil.test", "203.0.113.1", "/admin"].contains(&value.as_str()), "{name}");
+    }
+}
