@@ -139,7 +139,7 @@ fn read(
         host,
         path,
         client,
-        client_address: client_address(&peer, request.headers()),
+        client_address: client_address(&peer, request.headers(), &parts.trusted_proxies),
         forwarded_for: forwarded_for(&peer, request.headers()),
         scheme: scheme(parts, &peer, request.headers()),
         authority,
@@ -229,20 +229,22 @@ fn header_bytes(request: &Request<Incoming>) -> usize {
     request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() + line
 }
 
-/// The right-most address that no trusted proxy vouches for (RFC 7239 §5.2, by its older header).
-fn client_address(peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
+/// The right-most address that is no trusted proxy's (RFC 7239 §5.2, by its older header). Beyond
+/// text that is no address nobody can be believed.
+fn client_address(peer: &Peer, headers: &HeaderMap, trusted_proxies: &[ipnet::IpNet]) -> Option<IpAddr> {
     if !peer.trusted {
         return peer.address;
     }
-    headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .next_back()
-        .and_then(|line| line.to_str().ok())
-        .and_then(|line| line.rsplit(',').next())
-        .and_then(|last| last.trim().parse::<IpAddr>().ok())
-        .map(|address| address.to_canonical())
-        .or(peer.address)
+    let lines = headers.get_all("x-forwarded-for").iter().rev().map(|line| line.to_str().unwrap_or_default());
+    let mut hops = lines.flat_map(|line| line.rsplit(',')).map_while(|hop| hop.trim().parse::<IpAddr>().ok());
+    let mut address = peer.address;
+    let is_proxy = |address: &IpAddr| trusted_proxies.iter().any(|net| net.contains(address));
+    while address.is_none_or(|address| is_proxy(&address))
+        && let Some(hop) = hops.next()
+    {
+        address = Some(hop.to_canonical());
+    }
+    address
 }
 
 /// The chain as the upstream gets it.

@@ -118,3 +118,19 @@ async fn forwarded_headers_of_a_stranger_go_in_every_spelling() {
         assert!(!["evil.test", "203.0.113.1", "/admin"].contains(&value.as_str()), "{name}");
     }
 }
+
+// FW-02: proxies behind proxies
+#[tokio::test]
+async fn the_client_is_the_rightmost_address_that_is_no_trusted_proxy() {
+    let site = Site::plan()
+        .server("trusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]")
+        .route("/*", "auth = \"public\"")
+        .start()
+        .await;
+    let request = Request::fetch("GET", "/x")
+        .header("X-Forwarded-For", "192.0.2.66, 203.0.113.7")
+        .header("X-Forwarded-For", "::ffff:10.1.2.3");
+    relayed(&site.browser().send(request).await, 200);
+    let forwarded = site.upstream.last().header("forwarded").to_owned();
+    assert!(forwarded.starts_with("for=203.0.113.7;"), "{forwarded}");
+}
