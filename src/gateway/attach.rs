@@ -114,17 +114,18 @@ fn attach_identity(route: &Route, headers: &mut HeaderMap, session: &Session) {
     }
 }
 
-/// Claims as header text: what cannot stand there is percent-encoded as UTF-8, and so are `%` and,
-/// within arrays, the comma that joins them, so that no member can pass for two.
+/// Claims as header text: what cannot stand there is percent-encoded as UTF-8, and so are `%`, spaces
+/// at the ends, which get lost on the way (RFC 9110 §5.5), and, within arrays, the comma that joins
+/// them, so that no member can pass for two and no name for another.
 fn header_text(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Some(utf8_percent_encode(text, UNFIT).to_string()),
+        Value::String(text) => Some(encoded(text, UNFIT)),
         Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
         Value::Array(members) => {
             let texts: Option<Vec<String>> = members
                 .iter()
                 .map(|member| match member {
-                    Value::String(text) => Some(utf8_percent_encode(text, UNFIT_IN_LIST).to_string()),
+                    Value::String(text) => Some(encoded(text, UNFIT_IN_LIST)),
                     scalar => header_text(scalar),
                 })
                 .collect();
@@ -132,6 +133,14 @@ fn header_text(value: &Value) -> Option<String> {
         }
         Value::Null | Value::Object(_) => None,
     }
+}
+
+fn encoded(text: &str, unfit: &'static AsciiSet) -> String {
+    let inner = text.trim_matches(' ');
+    let spaces_before = text.len() - text.trim_start_matches(' ').len();
+    let spaces_after = text.len() - inner.len() - spaces_before;
+    let space = |count| "%20".repeat(count);
+    format!("{}{}{}", space(spaces_before), utf8_percent_encode(inner, unfit), space(spaces_after))
 }
 
 /// The key once; a client's copy is gone, the other parameters keep their order and bytes.
@@ -173,6 +182,9 @@ mod tests {
             (json!("100 %"), Some("100 %25")),
             (json!("Zoë"), Some("Zo%C3%AB")),
             (json!("a,b"), Some("a,b")),
+            (json!(" a b  "), Some("%20a b%20%20")),
+            (json!("  "), Some("%20%20")),
+            (json!(["a", " b"]), Some("a,%20b")),
             (json!(["users", "CN=Admins,OU=x"]), Some("users,CN=Admins%2COU=x")),
             (json!([1, true]), Some("1,true")),
             (json!([]), Some("")),

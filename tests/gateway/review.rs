@@ -2,6 +2,7 @@
 
 use crate::harness::expect::{error_json, relayed};
 use crate::harness::{Answer, Request, Site};
+use serde_json::json;
 
 // WB-06: an identity header is as good as a token to the backend that trusts it
 #[tokio::test]
@@ -133,4 +134,18 @@ async fn the_client_is_the_rightmost_address_that_is_no_trusted_proxy() {
     relayed(&site.browser().send(request).await, 200);
     let forwarded = site.upstream.last().header("forwarded").to_owned();
     assert!(forwarded.starts_with("for=203.0.113.7;"), "{forwarded}");
+}
+
+// IT-28, IT-33: spaces at the ends of a header value get lost on the way
+#[tokio::test]
+async fn users_who_differ_by_a_space_at_the_end_stay_different_upstream() {
+    let site = Site::plan()
+        .route("/*", "auth = true\nidentity = { \"X-Name\" = \"nickname\", \"X-Groups\" = \"groups\" }")
+        .start()
+        .await;
+    site.provider.add_user("ada", json!({ "nickname": " root ", "groups": ["staff", " admins", "a b"] }));
+    relayed(&site.signed_in().await.fetch("GET", "/x").await, 200);
+    let received = site.upstream.last();
+    assert_eq!(received.header("x-name"), "%20root%20");
+    assert_eq!(received.header("x-groups"), "staff,%20admins,a b");
 }
