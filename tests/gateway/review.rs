@@ -149,3 +149,17 @@ async fn users_who_differ_by_a_space_at_the_end_stay_different_upstream() {
     assert_eq!(received.header("x-name"), "%20root%20");
     assert_eq!(received.header("x-groups"), "staff,%20admins,a b");
 }
+
+// LO-03: SPEC §6, "same-site NAV only"; on plain http browsers send no fetch metadata
+#[tokio::test]
+async fn only_a_navigation_signs_out_by_get() {
+    let site = Site::protected().await;
+    let browser = site.signed_in().await;
+    let image = Request::new("GET", "/auth/logout").header("Accept", "image/*");
+    let prefetch = Request::new("GET", "/auth/logout").header("Accept", "text/html").header("Purpose", "prefetch");
+    for request in [image, prefetch] {
+        let reply = browser.send(request.clone().header("Cookie", &browser.cookie_field())).await;
+        assert_eq!(reply.status, 403, "{request:?}");
+        assert_eq!(browser.fetch("GET", "/auth/me").await.status, 200, "{request:?}");
+    }
+}
