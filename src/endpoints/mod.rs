@@ -149,8 +149,10 @@ impl Endpoints {
             (format!("{prefix}/refresh"), Endpoint::Refresh),
             (format!("{prefix}/session"), Endpoint::Session),
             (format!("{prefix}/*"), Endpoint::Nothing),
-            (self.settings.user_path.clone(), Endpoint::Me),
         ];
+        if self.settings.user_path != format!("{prefix}/me") {
+            paths.push((self.settings.user_path.clone(), Endpoint::Me));
+        }
         paths.extend(
             self.providers
                 .iter()

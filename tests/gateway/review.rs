@@ -1,6 +1,7 @@
 //! What a reader with bad intentions found: one test for each hole, so that it stays closed.
 
 use crate::harness::expect::{error_json, relayed};
+use crate::harness::site::parse;
 use crate::harness::{Answer, Request, Site};
 use serde_json::json;
 
@@ -161,5 +162,18 @@ async fn only_a_navigation_signs_out_by_get() {
         let reply = browser.send(request.clone().header("Cookie", &browser.cookie_field())).await;
         assert_eq!(reply.status, 403, "{request:?}");
         assert_eq!(browser.fetch("GET", "/auth/me").await.status, 200, "{request:?}");
+    }
+}
+
+// A configuration that passes must start
+#[tokio::test]
+async fn user_path_may_be_the_one_it_has_anyway_and_no_other_endpoint() {
+    let site = Site::plan().login("user_path = \"/auth/me\"").route("/*", "auth = true").start().await;
+    assert_eq!(site.browser().fetch("GET", "/auth/me").await.status, 401);
+    for path in ["/auth/login", "/auth/corp", "/auth"] {
+        let source = format!(
+            "[login]\nuser_path = \"{path}\"\n[upstreams.app]\nurl = \"http://127.0.0.1:9\"\n[[routes]]\npath = \"/*\"\nauth = \"public\"\n"
+        );
+        assert!(parse(&source).is_err(), "{path}");
     }
 }
