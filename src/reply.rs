@@ -137,6 +137,18 @@ impl Refusal {
         }
     }
 
+    /// What the page is called; the status is beside it.
+    fn heading(&self) -> &'static str {
+        match self {
+            Refusal::LoginLoop => "Signing in does not help",
+            Refusal::LoginInvalid(_) => "This sign-in cannot be finished",
+            Refusal::LoginRefused => "You are not signed in",
+            Refusal::ProviderBroken | Refusal::ProviderUnavailable { .. } => "Signing in is not possible",
+            Refusal::NotFound => "Not found",
+            _ => self.parts().0.canonical_reason().unwrap_or("Error"),
+        }
+    }
+
     /// The label in logs.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -166,29 +178,21 @@ pub fn refuse(asker: Asker<'_>, refusal: &Refusal) -> Response<Body> {
 /// The same, with the address where to sign in.
 #[must_use]
 pub fn refuse_with_login(asker: Asker<'_>, refusal: &Refusal, login_url: Option<&str>) -> Response<Body> {
+    if asker.client.navigates() {
+        return refusal_page(asker, refusal, login_url, None);
+    }
     let (status, code, message) = refusal.parts();
-    let mut response = if asker.client.navigates() {
-        let page = Page {
-            title: status.canonical_reason().unwrap_or("Error"),
-            message: &message,
-            request_id: &asker.id.to_string(),
-            login_url,
-            logout_url: None,
-        };
-        html(status, &page)
-    } else {
-        let mut body = json!({
-            "statusCode": status.as_u16(),
-            "message": message,
-            "error": status.canonical_reason().unwrap_or_default(),
-            "code": code,
-            "requestId": asker.id.to_string(),
-        });
-        if let Some(login_url) = login_url {
-            body["loginUrl"] = login_url.into();
-        }
-        json(status, &body)
-    };
+    let mut body = json!({
+        "statusCode": status.as_u16(),
+        "message": sentence(&message),
+        "error": status.canonical_reason().unwrap_or_default(),
+        "code": code,
+        "requestId": asker.id.to_string(),
+    });
+    if let Some(login_url) = login_url {
+        body["loginUrl"] = login_url.into();
+    }
+    let mut response = json(status, &body);
     complete(&mut response, refusal);
     response
 }
@@ -196,17 +200,34 @@ pub fn refuse_with_login(asker: Asker<'_>, refusal: &Refusal, login_url: Option<
 /// The loop guard's page: why, and where to go from here.
 #[must_use]
 pub fn login_loop(asker: Asker<'_>, login_url: &str, logout_url: &str) -> Response<Body> {
-    let (status, _, message) = Refusal::LoginLoop.parts();
-    let page = Page {
-        title: "Signing in does not help",
-        message: &message,
+    refusal_page(asker, &Refusal::LoginLoop, Some(login_url), Some(logout_url))
+}
+
+fn refusal_page(
+    asker: Asker<'_>,
+    refusal: &Refusal,
+    login_url: Option<&str>,
+    logout_url: Option<&str>,
+) -> Response<Body> {
+    let (status, _, message) = refusal.parts();
+    let page = RefusalPage {
+        status: status.as_u16(),
+        title: refusal.heading(),
+        message: &sentence(&message),
         request_id: &asker.id.to_string(),
-        login_url: Some(login_url),
-        logout_url: Some(logout_url),
+        login_url,
+        login_label: if matches!(refusal, Refusal::LoginLoop) { "Try again" } else { "Sign in" },
+        logout_url,
     };
     let mut response = html(status, &page);
-    complete(&mut response, &Refusal::LoginLoop);
+    complete(&mut response, refusal);
     response
+}
+
+/// Begins with a capital: reasons are written as clauses, to stand after others in logs.
+fn sentence(clause: &str) -> String {
+    let mut rest = clause.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
 
 /// A page of ours.
@@ -283,11 +304,13 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
 
 #[derive(Template)]
 #[template(path = "refusal.html")]
-struct Page<'a> {
+struct RefusalPage<'a> {
+    status: u16,
     title: &'a str,
     message: &'a str,
     request_id: &'a str,
     login_url: Option<&'a str>,
+    login_label: &'a str,
     logout_url: Option<&'a str>,
 }
 
@@ -298,7 +321,7 @@ const OURS_ALONE: [(HeaderName, &str); 3] = [
     (header::REFERRER_POLICY, "no-referrer"),
 ];
 
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[cfg(test)]
 mod tests {

@@ -146,7 +146,7 @@ fn passed_on(asked: &Asked<'_>, to_mock: bool) -> Result<Vec<(String, String)>, 
         let passes = PASSED_ON.contains(&name.as_str()) || (to_mock && PASSED_TO_MOCK.contains(&name.as_str()));
         if passes && !extra.iter().any(|(earlier, _)| *earlier == name) {
             if name == "max_age" && (value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit())) {
-                return Err(Refusal::Malformed("max_age must be a number of seconds"));
+                return Err(Refusal::Malformed("the parameter max_age must be a number of seconds"));
             }
             extra.push((name, value));
         }
@@ -162,19 +162,25 @@ fn choose(endpoints: &Endpoints, asked: &Asked<'_>, providers: &[Arc<Provider>])
             let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish();
             let mark = if query.is_empty() { "" } else { "?" };
             Choice {
+                initial: provider.name().chars().next().unwrap_or_default(),
                 name: provider.name().to_owned(),
                 login_url: format!("{}/{}{mark}{query}", endpoints.settings.prefix, provider.name()),
             }
         })
         .collect();
     if asked.facts.client.navigates() {
-        return reply::html(StatusCode::OK, &ChoosePage { choices });
+        let introduction = match asked.parameter("status").as_deref() {
+            Some("expired") => "Your session has expired. Choose how to sign in again.",
+            _ => "Choose how to sign in.",
+        };
+        return reply::html(StatusCode::OK, &ChoosePage { introduction, choices });
     }
     let list: Vec<_> = choices.iter().map(|it| json!({"name": it.name, "loginUrl": it.login_url})).collect();
     reply::json(StatusCode::OK, &json!({ "providers": list }))
 }
 
 struct Choice {
+    initial: char,
     name: String,
     login_url: String,
 }
@@ -182,6 +188,7 @@ struct Choice {
 #[derive(Template)]
 #[template(path = "choose.html")]
 struct ChoosePage {
+    introduction: &'static str,
     choices: Vec<Choice>,
 }
 

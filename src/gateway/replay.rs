@@ -162,7 +162,7 @@ impl HttpBody for Recording {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

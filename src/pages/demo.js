@@ -121,6 +121,7 @@ const actions = {
 };
 
 for (const button of document.querySelectorAll("[data-do]")) {
+  button.disabled = false;
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {

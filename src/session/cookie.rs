@@ -79,7 +79,7 @@ impl Cookies {
 
 /// Takes our cookies out of a request; the others keep their bytes and their order.
 pub fn strip_ours(headers: &mut HeaderMap) {
-    let ours = headers.get_all(header::COOKIE).iter().any(|line| crumbs(line).any(|crumb| is_ours(crumb)));
+    let ours = headers.get_all(header::COOKIE).iter().any(|line| crumbs(line).any(is_ours));
     if !ours {
         return;
     }

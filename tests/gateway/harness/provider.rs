@@ -77,6 +77,9 @@ impl Call {
     }
 }
 
+/// A hand of the test in what the provider says.
+pub type Change<T> = Box<dyn Fn(&mut T) + Send>;
+
 /// What kind of provider this is. Changed by [`Provider::configure`].
 pub struct Habits {
     /// Who signs in when the request has neither `user` nor `login_hint`.
@@ -94,9 +97,9 @@ pub struct Habits {
     /// Changes the discovery document.
     pub metadata: fn(&mut Map<String, Value>),
     /// Changes what the token endpoint answers.
-    pub token_answer: Box<dyn Fn(&mut Map<String, Value>) + Send>,
+    pub token_answer: Change<Map<String, Value>>,
     /// Changes ID tokens before and while they are signed.
-    pub id_token: Box<dyn Fn(&mut IdToken) + Send>,
+    pub id_token: Change<IdToken>,
     /// Changes what userinfo answers.
     pub userinfo: fn(&mut Map<String, Value>),
 }
