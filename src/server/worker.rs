@@ -12,11 +12,12 @@ use ipnet::IpNet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -100,16 +101,14 @@ async fn recover_from(error: &io::Error) {
 }
 
 async fn welcome<S: Stream>(stream: S, peer: Peer, door: Arc<Door>) {
-    let _place = match Place::take(&door) {
-        Some(place) => place,
-        None => return turn_away(stream).await,
-    };
+    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
     let deadline = sleep(door.limits.header_timeout);
     let version = tokio::select! {
         version = stream.version() => version,
         () = deadline => return,
         () = stopped(&door.stop) => return,
     };
+    let stream = Seated { stream, _place: place };
     match version {
         Ok(Version::Http1) => serve_http1(stream, Arc::new(peer), &door).await,
         Ok(Version::Http2) => serve_http2(stream, Arc::new(peer), &door).await,
@@ -117,7 +116,7 @@ async fn welcome<S: Stream>(stream: S, peer: Peer, door: Arc<Door>) {
     }
 }
 
-async fn serve_http1<S: Stream>(stream: S, peer: Arc<Peer>, door: &Arc<Door>) {
+async fn serve_http1<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
     let begun = Arc::new(AtomicBool::new(false));
     let service = {
         let (door, begun) = (Arc::clone(door), Arc::clone(&begun));
@@ -141,7 +140,7 @@ async fn serve_http1<S: Stream>(stream: S, peer: Arc<Peer>, door: &Arc<Door>) {
     let _ = connection.await;
 }
 
-async fn serve_http2<S: Stream>(stream: S, peer: Arc<Peer>, door: &Arc<Door>) {
+async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
     let service = {
         let door = Arc::clone(door);
         service_fn(move |request| answer(&door, &peer, request))
@@ -196,6 +195,44 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection with its place, which it keeps when it becomes a tunnel and leaves HTTP behind.
+struct Seated<S> {
+    stream: S,
+    _place: Place,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -161,3 +161,26 @@ async fn user_path_may_be_the_one_it_has_anyway_and_no_other_endpoint() {
         assert!(parse(&source).is_err(), "{path}");
     }
 }
+
+// RL-15: a tunnel is a connection
+#[tokio::test]
+async fn open_websockets_count_as_connections() {
+    let site = Site::plan().limits("connections = 2").route("/*", "auth = \"public\"").start().await;
+    site.upstream.answer(|_| Answer::websocket_echo());
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut connection = site.connect().await;
+        let upgrade = "GET /x HTTP/1.1\r\nHost: gw.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        connection.send(upgrade.as_bytes()).await.unwrap();
+        assert_eq!(connection.reply_head().await.word(1), "101");
+        open.push(connection);
+    }
+    let third = site.raw("GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n").await;
+    assert_eq!(third.expect("an answer").status, 503);
+    open.clear();
+    crate::harness::eventually(|| async {
+        site.raw("GET /auth/me HTTP/1.1\r\nHost: gw.test\r\n\r\n").await.is_some_and(|reply| reply.status == 401)
+    })
+    .await;
+}
