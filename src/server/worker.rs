@@ -71,12 +71,22 @@ async fn accept_tcp(socket: &TcpListener, door: &Arc<Door>, connections: &TaskTr
             Ok((stream, address)) => {
                 // Without it small answers wait for the client's acknowledgement.
                 let _ = stream.set_nodelay(true);
+                give_up_on_clients_that_take_nothing(&stream, TAKE_WITHIN);
                 let peer = Peer::at(address.ip(), &door.trusted_proxies);
                 connections.spawn(welcome(stream, peer, Arc::clone(door)));
             }
             Err(error) => recover_from(&error).await,
         }
     }
+}
+
+/// What was sent and is not acknowledged, or not wanted, for so long ends the connection. A client
+/// that is gone, or that asks and never reads, would keep it and the upstream's for ever.
+fn give_up_on_clients_that_take_nothing(stream: &TcpStream, within: Duration) {
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(within));
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, within);
 }
 
 async fn accept_unix(socket: &UnixListener, door: &Arc<Door>, connections: &TaskTracker) {
@@ -306,6 +316,8 @@ const TURNED_AWAY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 /// Longer than proxies in front keep theirs, so that it is they who close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// As nginx has it (`send_timeout`).
+const TAKE_WITHIN: Duration = Duration::from_secs(60);
 /// hyper's least.
 const SMALLEST_BUFFER: usize = 16 * 1024;
 const MOST_STREAMS: u32 = 100;
@@ -325,5 +337,17 @@ mod tests {
         assert_eq!(recognise(b"PRI * HTTP/1.1\r\n"), Some(Version::Http1));
         assert_eq!(recognise(b"PRI"), None);
         assert_eq!(recognise(b""), Some(Version::Http1), "it was closed");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_client_that_never_reads_loses_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        give_up_on_clients_that_take_nothing(&server, Duration::from_millis(500));
+        let endless = async { while server.write_all(&[0; 64 * 1024]).await.is_ok() {} };
+        assert!(timeout(Duration::from_secs(15), endless).await.is_ok());
+        drop(client);
     }
 }
