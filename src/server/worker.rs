@@ -270,12 +270,15 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 impl Stream for TcpStream {
     async fn version(&self) -> io::Result<Version> {
         let mut seen = [0; PREFACE.len()];
+        let mut pause = Duration::from_millis(1);
         loop {
             let count = self.peek(&mut seen).await?;
+            pause = (2 * pause).min(Duration::from_secs(1));
             match recognise(&seen[..count]) {
                 Some(version) => return Ok(version),
-                // What was seen stays readable, so readiness says nothing about more of it.
-                None => sleep(Duration::from_millis(5)).await,
+                // What was seen stays readable, so readiness says nothing about more of it. Longer
+                // and longer: clients that send one byte and wait must not cost a core.
+                None => sleep(pause).await,
             }
         }
     }
