@@ -184,3 +184,14 @@ async fn open_websockets_count_as_connections() {
     })
     .await;
 }
+
+// CB-13
+#[tokio::test]
+async fn our_endpoints_answer_to_their_exact_paths_alone() {
+    let site = Site::protected().await;
+    let browser = site.signed_in().await;
+    for path in ["/auth/me;x", "/auth/me%3Bx", "/auth/me%3bx=1", "/auth/corp%3Bx", "/auth/corp;x"] {
+        error_json(&browser.fetch("GET", path).await, 404);
+    }
+    assert_eq!(site.upstream.hits(), 0);
+}
