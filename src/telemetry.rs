@@ -1,6 +1,10 @@
 //! Logs: to standard error, as text or JSON; the level by `LATCHGATE_LOG`, then `RUST_LOG`.
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// `[telemetry]`, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,7 +33,35 @@ pub fn init(settings: Settings) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // It fails when somebody has started logging before, and then they have.
     let _ = match settings.log {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .finish()
+            .with(filter_fn(is_fit_to_log))
+            .try_init(),
+        LogFormat::Json => builder.json().finish().with(filter_fn(is_fit_to_log)).try_init(),
     };
+}
+
+/// Whatever the level: what other crates say in detail is not ours to vouch for. At DEBUG h2 prints
+/// request targets, and codes travel in those.
+fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::INFO || metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_come_from_this_crate_alone() {
+        let everything = tracing_subscriber::registry().with(filter_fn(is_fit_to_log));
+        tracing::subscriber::with_default(everything, || {
+            assert!(tracing::enabled!(target: "latchgate::access", Level::TRACE));
+            assert!(tracing::enabled!(target: "latchgate", Level::DEBUG));
+            assert!(tracing::enabled!(target: "h2::server", Level::INFO));
+            assert!(!tracing::enabled!(target: "h2::server", Level::DEBUG));
+            assert!(!tracing::enabled!(target: "rustls::client", Level::TRACE));
+            assert!(!tracing::enabled!(target: "latchgatex", Level::DEBUG));
+        });
+    }
 }

@@ -71,11 +71,18 @@ pub(super) fn login(table: &Table) -> endpoints::Settings {
         .read("allowed_return_origins", |field| field.list(|item| Some(origin(item)?.origin().ascii_serialization())))
         .unwrap_or_default();
     let target = |field: &Field| return_target(field, &allowed_return_origins);
+    let prefix = table.read("prefix", login_prefix).unwrap_or_else(|| "/auth".to_owned());
+    let user_path = table.read("user_path", path_prefix).unwrap_or_else(|| "/api/user/me".to_owned());
+    let below_prefix = user_path.strip_prefix(&prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    if below_prefix.is_some_and(|rest| rest != "/me") {
+        let message = format!("`login.user_path` is inside `login.prefix` (`{prefix}`), where other endpoints are");
+        table.refuse("user_path", message, "choose another path; `/me` is there in any case");
+    }
     endpoints::Settings {
-        prefix: table.read("prefix", login_prefix).unwrap_or_else(|| "/auth".to_owned()),
+        prefix,
         after_login: table.read("after_login", target).unwrap_or_else(|| "/".to_owned()),
         after_logout: table.read("after_logout", target).unwrap_or_else(|| "/".to_owned()),
-        user_path: table.read("user_path", path_prefix).unwrap_or_else(|| "/api/user/me".to_owned()),
+        user_path,
         return_to_page: table.read("return_to_page", Field::boolean).unwrap_or(true),
         allowed_return_origins,
     }

@@ -43,10 +43,10 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     response
 }
 
-/// Another site may link to a page, but not end a session by an image, a frame or a link.
+/// Only a navigation signs out by GET, and no other site's: no image, frame, prefetch or link.
 fn is_foreign_navigation(endpoints: &Endpoints, asked: &Asked<'_>) -> bool {
     if asked.facts.client != Client::Page {
-        return asked.headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"));
+        return true;
     }
     match asked.headers.get("sec-fetch-site") {
         Some(site) => !matches!(site.as_bytes(), b"same-origin" | b"same-site" | b"none"),

@@ -149,8 +149,10 @@ impl Endpoints {
             (format!("{prefix}/refresh"), Endpoint::Refresh),
             (format!("{prefix}/session"), Endpoint::Session),
             (format!("{prefix}/*"), Endpoint::Nothing),
-            (self.settings.user_path.clone(), Endpoint::Me),
         ];
+        if self.settings.user_path != format!("{prefix}/me") {
+            paths.push((self.settings.user_path.clone(), Endpoint::Me));
+        }
         paths.extend(
             self.providers
                 .iter()
@@ -174,8 +176,9 @@ impl Endpoints {
         if !methods.is_empty() && !methods.contains(&asked.facts.method) {
             return asked.refuse(&Refusal::MethodNotAllowed(methods.to_vec()));
         }
-        // `;params` are ignored when routes are matched; our own paths have none.
-        if *endpoint == Endpoint::Nothing || asked.facts.path.path().contains(';') {
+        // `;params` and their escapes are ignored when routes are matched; our own paths have none.
+        let is_exact = asked.facts.path.for_matching() == asked.facts.path.path();
+        if *endpoint == Endpoint::Nothing || !is_exact {
             return asked.refuse(&Refusal::NotFound);
         }
         match endpoint {

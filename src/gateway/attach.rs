@@ -3,7 +3,7 @@
 
 use super::{Attach, Attempted, Complete, Route, Step, TokenChoice};
 use crate::body::Body;
-use crate::policy::path::NormalPath;
+use crate::policy;
 use crate::policy::require::claim;
 use crate::session::Session;
 use http::uri::PathAndQuery;
@@ -45,21 +45,25 @@ where
     fn call(&mut self, attempted: Attempted) -> Self::Future {
         let Attempted { exchange, mut message, session, token } = attempted;
         let route = &exchange.route;
+        let target = route.upstream_target(&exchange.facts.path);
+        if policy::is_preflight(&message.method, &message.headers) {
+            // It has shown no session, so a credential of the gateway's own stays here as well.
+            return self.inner.call(Complete { exchange, message, session, target });
+        }
         let own = session.as_deref().filter(|_| token == TokenChoice::Send);
-        let carries_session = attach_credential(&route.settings.attach, &mut message.headers, own);
+        attach_credential(&route.settings.attach, &mut message.headers, own);
         if let Some(session) = &session {
             attach_identity(route, &mut message.headers, session);
         }
-        let target = route.upstream_path(&exchange.facts.path).and_then(|path| match &route.settings.attach {
-            Attach::ApiKeyQuery(name, key) => with_api_key(&path, name, key),
-            _ => Some(path.path_and_query().clone()),
-        });
-        self.inner.call(Complete { exchange, message, session, target, carries_session })
+        let target = match &route.settings.attach {
+            Attach::ApiKeyQuery(name, key) => target.and_then(|target| with_api_key(&target, name, key)),
+            _ => target,
+        };
+        self.inner.call(Complete { exchange, message, session, target })
     }
 }
 
-/// Answers whether it was a session's credential.
-fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) -> bool {
+fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) {
     match (attach, session) {
         (Attach::Bearer { header, scheme }, Some(session)) => {
             let value = if scheme == "Bearer" {
@@ -75,22 +79,19 @@ fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&
         }
         (Attach::Basic(value), _) => {
             headers.insert(header::AUTHORIZATION, value.clone());
-            false
         }
         (Attach::ApiKeyHeader(name, value), _) => {
             headers.insert(name, value.clone());
-            false
         }
-        (Attach::Bearer { .. } | Attach::IdToken, None) | (Attach::ApiKeyQuery(..) | Attach::Never, _) => false,
+        (Attach::Bearer { .. } | Attach::IdToken, None) | (Attach::ApiKeyQuery(..) | Attach::Never, _) => {}
     }
 }
 
 /// One credential, and no other beside it.
-fn put(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) -> bool {
-    let Some(value) = value else { return false };
+fn put(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+    let Some(value) = value else { return };
     headers.remove(header::AUTHORIZATION);
     headers.insert(name, value);
-    true
 }
 
 fn token_value(scheme: &str, token: &SecretString) -> Option<HeaderValue> {
@@ -112,17 +113,18 @@ fn attach_identity(route: &Route, headers: &mut HeaderMap, session: &Session) {
     }
 }
 
-/// Claims as header text: what cannot stand there is percent-encoded as UTF-8, and so are `%` and,
-/// within arrays, the comma that joins them, so that no member can pass for two.
+/// Claims as header text: what cannot stand there is percent-encoded as UTF-8, and so are `%`, spaces
+/// at the ends, which get lost on the way (RFC 9110 §5.5), and, within arrays, the comma that joins
+/// them, so that no member can pass for two and no name for another.
 fn header_text(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Some(utf8_percent_encode(text, UNFIT).to_string()),
+        Value::String(text) => Some(encoded(text, UNFIT)),
         Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
         Value::Array(members) => {
             let texts: Option<Vec<String>> = members
                 .iter()
                 .map(|member| match member {
-                    Value::String(text) => Some(utf8_percent_encode(text, UNFIT_IN_LIST).to_string()),
+                    Value::String(text) => Some(encoded(text, UNFIT_IN_LIST)),
                     scalar => header_text(scalar),
                 })
                 .collect();
@@ -132,13 +134,21 @@ fn header_text(value: &Value) -> Option<String> {
     }
 }
 
+fn encoded(text: &str, unfit: &'static AsciiSet) -> String {
+    let inner = text.trim_matches(' ');
+    let spaces_before = text.len() - text.trim_start_matches(' ').len();
+    let spaces_after = text.len() - inner.len() - spaces_before;
+    let space = |count| "%20".repeat(count);
+    format!("{}{}{}", space(spaces_before), utf8_percent_encode(inner, unfit), space(spaces_after))
+}
+
 /// The key once; a client's copy is gone, the other parameters keep their order and bytes.
-fn with_api_key(path: &NormalPath, name: &str, key: &SecretString) -> Option<PathAndQuery> {
+fn with_api_key(target: &PathAndQuery, name: &str, key: &SecretString) -> Option<PathAndQuery> {
     let is_ours = |pair: &&str| {
         let sent = pair.split('=').next().unwrap_or_default().replace('+', " ");
         percent_decode_str(&sent).decode_utf8_lossy() != name
     };
-    let mut pairs: Vec<String> = path
+    let mut pairs: Vec<String> = target
         .query()
         .unwrap_or_default()
         .split('&')
@@ -151,7 +161,7 @@ fn with_api_key(path: &NormalPath, name: &str, key: &SecretString) -> Option<Pat
         utf8_percent_encode(name, NON_ALPHANUMERIC),
         utf8_percent_encode(key.expose_secret(), NON_ALPHANUMERIC)
     ));
-    PathAndQuery::try_from(format!("{}?{}", path.path(), pairs.join("&"))).ok()
+    PathAndQuery::try_from(format!("{}?{}", target.path(), pairs.join("&"))).ok()
 }
 
 /// Controls, the escape character itself, and (by the encoder's nature) everything outside ASCII.
@@ -171,6 +181,9 @@ mod tests {
             (json!("100 %"), Some("100 %25")),
             (json!("Zoë"), Some("Zo%C3%AB")),
             (json!("a,b"), Some("a,b")),
+            (json!(" a b  "), Some("%20a b%20%20")),
+            (json!("  "), Some("%20%20")),
+            (json!(["a", " b"]), Some("a,%20b")),
             (json!(["users", "CN=Admins,OU=x"]), Some("users,CN=Admins%2COU=x")),
             (json!([1, true]), Some("1,true")),
             (json!([]), Some("")),
@@ -184,8 +197,8 @@ mod tests {
 
     #[test]
     fn the_api_key_stands_once_and_the_rest_keeps_its_bytes() {
-        let path = NormalPath::from_target(&PathAndQuery::from_static("/p?a=1&a=2&apiKey=forged&b=%7e&api%4Bey=too&c"));
-        let target = with_api_key(&path.unwrap(), "apiKey", &"re al".into()).unwrap();
+        let target = PathAndQuery::from_static("/p?a=1&a=2&apiKey=forged&b=%7e&api%4Bey=too&c");
+        let target = with_api_key(&target, "apiKey", &"re al".into()).unwrap();
         assert_eq!(target, "/p?a=1&a=2&b=%7e&c&apiKey=re%20al");
     }
 }

@@ -1,9 +1,7 @@
 //! Step 4: whether they may. [`policy::admit`] decides; then, for who is signed in, where the
 //! request comes from (SPEC §7) and what `require` asks for.
 
-use super::{
-    Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Target, Verdict, challenge, cors,
-};
+use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Verdict, challenge, cors};
 use crate::body::Body;
 use crate::policy::csrf::{self, Source};
 use crate::policy::{self, Admission, Client, return_to};
@@ -90,17 +88,15 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     Ok(Permitted { exchange, message, session })
 }
 
-/// The browser attaches our cookie whoever asks it to; we attach a credential only to requests that
-/// our own pages, or those the route allows, have made.
+/// The browser attaches our cookie whoever asks it to; we let it count only for requests that our
+/// own pages, or those the route allows, have made.
 fn check_source(parts: &Parts, exchange: &Exchange, message: &Message) -> Result<(), Refusal> {
-    let attaches =
-        matches!(exchange.route.target, Target::Upstream(_)) && exchange.route.settings.attach.needs_session();
     let has_effects = !csrf::is_safe(&message.method) || exchange.upgrade.is_some();
-    if !(attaches && has_effects) {
+    if !(exchange.route.relies_on_session() && has_effects) {
         return Ok(());
     }
     let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
-    let allowed = |origin: &str| exchange.route.settings.cors.as_ref().is_some_and(|cors| cors::allows(cors, origin));
+    let allowed = |origin: &str| exchange.route.settings.cors.as_ref().is_some_and(|cors| cors::names(cors, origin));
     match csrf::source(&message.headers, is_own, allowed) {
         Source::SameOrigin | Source::Allowed => Ok(()),
         Source::Foreign | Source::Unknown => Err(Refusal::CrossOrigin),

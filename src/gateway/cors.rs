@@ -20,6 +20,12 @@ pub fn allows(cors: &Cors, origin: &str) -> bool {
     cors.allow_origins.iter().any(|allowed| allowed == "*" || allowed == origin)
 }
 
+/// Whether `origin` is listed by name: `*` lets everyone read, and nobody act for who is signed in.
+#[must_use]
+pub fn names(cors: &Cors, origin: &str) -> bool {
+    cors.allow_origins.iter().any(|allowed| allowed == origin)
+}
+
 /// The answer to a preflight. Without the allowing headers when the origin is not allowed.
 #[must_use]
 pub fn preflight(cors: &Cors, origin: Option<&HeaderValue>) -> Response<Body> {

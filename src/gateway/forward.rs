@@ -59,7 +59,7 @@ async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Co
 }
 
 async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> {
-    let Complete { exchange, message, session, target, carries_session } = complete;
+    let Complete { exchange, message, session, target } = complete;
     let (facts, settings) = (&exchange.facts, &exchange.route.settings);
     let asker = Asker { id: &facts.id, client: facts.client };
 
@@ -92,7 +92,10 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
         Ok(mut response) => {
             // The version is each connection's own.
             *response.version_mut() = Version::HTTP_11;
-            clean(response.headers_mut(), settings, carries_session);
+            clean(response.headers_mut(), settings);
+            if session.is_some() && exchange.route.relies_on_session() {
+                keep_out_of_shared_caches(response.headers_mut());
+            }
             response
         }
         Err(_) if too_large.load(Ordering::Relaxed) => reply::refuse(asker, &Refusal::BodyTooLarge),
@@ -154,20 +157,23 @@ fn switch(exchange: &Exchange, session: Option<&Session>, mut response: Response
     };
     let session_ended = session.map(|session| session.vitals.ended().clone());
     tunnel::open(client, hyper::upgrade::on(&mut response), session_ended);
-    clean(response.headers_mut(), &exchange.route.settings, false);
+    clean(response.headers_mut(), &exchange.route.settings);
     ask_for_a_websocket(response.headers_mut());
     response
 }
 
 /// The upstream's answer goes back as it is, without what ends at this hop and what only we say.
-fn clean(response: &mut HeaderMap, settings: &RouteSettings, carries_session: bool) {
+fn clean(response: &mut HeaderMap, settings: &RouteSettings) {
     headers::strip_hop_by_hop(response);
     headers::strip_our_words(response);
     cookie::strip_foreign_claims(response);
     edit(response, &settings.response_headers);
-    if carries_session && !speaks_of_shared_caches(response) {
-        // The upstream saw `Authorization`, which keeps shared caches away (RFC 9111 §3.5). The
-        // caches between us and the browser see a cookie, which does not.
+}
+
+/// `Authorization` keeps shared caches away (RFC 9111 §3.5), and the upstream may count on it. The
+/// caches between us and the browser see a cookie, which does not.
+fn keep_out_of_shared_caches(response: &mut HeaderMap) {
+    if !speaks_of_shared_caches(response) {
         response.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
 }
@@ -181,9 +187,9 @@ fn speaks_of_shared_caches(headers: &HeaderMap) -> bool {
     })
 }
 
-/// With one of these the upstream has said what shared caches may do with an answer to an
-/// authorized request.
-const SHARED_CACHE_DIRECTIVES: [&str; 5] = ["public", "private", "no-store", "s-maxage", "must-revalidate"];
+/// With one of these the upstream has said what shared caches may do. `must-revalidate` would say it
+/// too, but is in use for another thing: what to do when the answer is stale.
+const SHARED_CACHE_DIRECTIVES: [&str; 4] = ["public", "private", "no-store", "s-maxage"];
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

@@ -56,7 +56,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Takes out what says where a request came from, or what it "really" is, when a client says it.
 /// We write our own forwarded headers afterwards.
 pub fn strip_claims_of_proxies(headers: &mut HeaderMap) {
-    let suspicious = |name: &str| name.starts_with("x-") || name.contains('_') || PROXY_CLAIMS.contains(&name);
+    let is_odd = |name: &str| name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-');
+    let suspicious = |name: &str| name.starts_with("x-") || PROXY_CLAIMS.contains(&name) || is_odd(name);
     if headers.keys().any(|name| suspicious(name.as_str())) {
         remove_where(headers, |name| {
             suspicious(name)
@@ -169,6 +170,7 @@ mod tests {
         let mut headers = map(&[
             ("X-Forwarded-For", "1"),
             ("x_forwarded_for", "1"),
+            ("x.forwarded.host", "1"),
             ("X-Forwarded-Anything", "1"),
             ("Forwarded", "for=1"),
             ("X-Real-IP", "1"),

@@ -7,8 +7,8 @@ use crate::policy::require::Requirement;
 use crate::policy::route::RoutePattern;
 use crate::policy::{Auth, On401};
 use crate::upstream::Upstream;
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, header};
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,14 +169,21 @@ impl Route {
     /// What is matched is what is forwarded, but for the prefix the route was told to change. None
     /// when the path does not have it: with case-insensitive routes it may be spelt another way.
     #[must_use]
-    pub fn upstream_path<'p>(&self, path: &'p NormalPath) -> Option<Cow<'p, NormalPath>> {
+    pub fn upstream_target(&self, path: &NormalPath) -> Option<PathAndQuery> {
         let prefix = match (&self.settings.strip_prefix, &self.settings.replace_prefix) {
-            (None, None) => return Some(Cow::Borrowed(path)),
+            (None, None) => return Some(path.path_and_query().clone()),
             (Some(strip), _) => strip,
             (None, Some(_)) => self.settings.pattern.path.literal_prefix(),
         };
         let replacement = self.settings.replace_prefix.as_deref().unwrap_or("");
-        path.with_prefix_replaced(prefix, replacement).map(Cow::Owned)
+        Some(path.with_prefix_replaced(prefix, replacement)?.path_and_query().clone())
+    }
+
+    /// Whether a session makes a difference here: it lets the request in, or shows in what the
+    /// upstream gets.
+    #[must_use]
+    pub fn relies_on_session(&self) -> bool {
+        self.auth == Auth::Required || self.settings.attach.needs_session() || !self.settings.identity.is_empty()
     }
 
     /// The upstream, if it is one.

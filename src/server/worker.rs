@@ -12,11 +12,12 @@ use ipnet::IpNet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -70,12 +71,22 @@ async fn accept_tcp(socket: &TcpListener, door: &Arc<Door>, connections: &TaskTr
             Ok((stream, address)) => {
                 // Without it small answers wait for the client's acknowledgement.
                 let _ = stream.set_nodelay(true);
+                give_up_on_clients_that_take_nothing(&stream, TAKE_WITHIN);
                 let peer = Peer::at(address.ip(), &door.trusted_proxies);
                 connections.spawn(welcome(stream, peer, Arc::clone(door)));
             }
             Err(error) => recover_from(&error).await,
         }
     }
+}
+
+/// What was sent and is not acknowledged, or not wanted, for so long ends the connection. A client
+/// that is gone, or that asks and never reads, would keep it and the upstream's for ever.
+fn give_up_on_clients_that_take_nothing(stream: &TcpStream, within: Duration) {
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(within));
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, within);
 }
 
 async fn accept_unix(socket: &UnixListener, door: &Arc<Door>, connections: &TaskTracker) {
@@ -100,16 +111,14 @@ async fn recover_from(error: &io::Error) {
 }
 
 async fn welcome<S: Stream>(stream: S, peer: Peer, door: Arc<Door>) {
-    let _place = match Place::take(&door) {
-        Some(place) => place,
-        None => return turn_away(stream).await,
-    };
+    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
     let deadline = sleep(door.limits.header_timeout);
     let version = tokio::select! {
         version = stream.version() => version,
         () = deadline => return,
         () = stopped(&door.stop) => return,
     };
+    let stream = Seated { stream, _place: place };
     match version {
         Ok(Version::Http1) => serve_http1(stream, Arc::new(peer), &door).await,
         Ok(Version::Http2) => serve_http2(stream, Arc::new(peer), &door).await,
@@ -117,7 +126,7 @@ async fn welcome<S: Stream>(stream: S, peer: Peer, door: Arc<Door>) {
     }
 }
 
-async fn serve_http1<S: Stream>(stream: S, peer: Arc<Peer>, door: &Arc<Door>) {
+async fn serve_http1<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
     let begun = Arc::new(AtomicBool::new(false));
     let service = {
         let (door, begun) = (Arc::clone(door), Arc::clone(&begun));
@@ -141,7 +150,7 @@ async fn serve_http1<S: Stream>(stream: S, peer: Arc<Peer>, door: &Arc<Door>) {
     let _ = connection.await;
 }
 
-async fn serve_http2<S: Stream>(stream: S, peer: Arc<Peer>, door: &Arc<Door>) {
+async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
     let service = {
         let door = Arc::clone(door);
         service_fn(move |request| answer(&door, &peer, request))
@@ -199,6 +208,44 @@ impl Drop for Place {
     }
 }
 
+/// A connection with its place, which it keeps when it becomes a tunnel and leaves HTTP behind.
+struct Seated<S> {
+    stream: S,
+    _place: Place,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 /// Shedding must cost next to nothing, so nothing is read.
 async fn turn_away<S: Stream>(mut stream: S) {
     let _ = timeout(Duration::from_secs(1), async {
@@ -223,12 +270,15 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 impl Stream for TcpStream {
     async fn version(&self) -> io::Result<Version> {
         let mut seen = [0; PREFACE.len()];
+        let mut pause = Duration::from_millis(1);
         loop {
             let count = self.peek(&mut seen).await?;
+            pause = (2 * pause).min(Duration::from_secs(1));
             match recognise(&seen[..count]) {
                 Some(version) => return Ok(version),
-                // What was seen stays readable, so readiness says nothing about more of it.
-                None => sleep(Duration::from_millis(5)).await,
+                // What was seen stays readable, so readiness says nothing about more of it. Longer
+                // and longer: clients that send one byte and wait must not cost a core.
+                None => sleep(pause).await,
             }
         }
     }
@@ -269,6 +319,8 @@ const TURNED_AWAY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 /// Longer than proxies in front keep theirs, so that it is they who close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// As nginx has it (`send_timeout`).
+const TAKE_WITHIN: Duration = Duration::from_secs(60);
 /// hyper's least.
 const SMALLEST_BUFFER: usize = 16 * 1024;
 const MOST_STREAMS: u32 = 100;
@@ -288,5 +340,17 @@ mod tests {
         assert_eq!(recognise(b"PRI * HTTP/1.1\r\n"), Some(Version::Http1));
         assert_eq!(recognise(b"PRI"), None);
         assert_eq!(recognise(b""), Some(Version::Http1), "it was closed");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_client_that_never_reads_loses_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        give_up_on_clients_that_take_nothing(&server, Duration::from_millis(500));
+        let endless = async { while server.write_all(&[0; 64 * 1024]).await.is_ok() {} };
+        assert!(timeout(Duration::from_secs(15), endless).await.is_ok());
+        drop(client);
     }
 }

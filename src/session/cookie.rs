@@ -125,9 +125,11 @@ fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&text).ok()
 }
 
-/// Whether `name=value` bears one of our names, in whatever case or prefix.
+/// Whether `name=value` bears one of our names, in whatever case or prefix. A cookie without a name
+/// comes back as its value alone (RFC 6265bis §5.8.3), so `=latchgate=…` bears it too.
 fn is_ours(crumb: &[u8]) -> bool {
-    let name = crumb.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+    let start = crumb.iter().position(|byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or_default();
+    let name = crumb[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
     let name = strip_prefix_ignoring_case(name, b"__Host-")
         .or_else(|| strip_prefix_ignoring_case(name, b"__Secure-"))
         .unwrap_or(name);

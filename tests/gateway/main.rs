@@ -9,5 +9,6 @@ mod harness_itself;
 mod hygiene;
 mod login;
 mod refresh;
+mod review;
 mod sessions;
 mod streaming;
