@@ -9,7 +9,7 @@ use crate::gateway::{self, Budget, Parts, Route};
 use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
 use crate::provider::{HttpClient, Kind, Provider};
-use crate::server::{self, Bound, Door, Listen};
+use crate::server::{self, Bound, Door, Listen, Sockets};
 use crate::session::Sessions;
 use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
@@ -76,7 +76,7 @@ impl std::error::Error for StartError {}
 pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let background = Background::on_current_runtime();
     let shared = Shared::new(&config, &clock, &background)?;
-    let (sockets, addresses) = server::bind(&config.server.listen, config.server.workers)
+    let Sockets { of_worker, addresses } = server::bind(&config.server.listen, config.server.workers)
         .map_err(|(place, error)| StartError::Bind(describe(&place), error))?;
     let (stop, stopped) = watch::channel(false);
     let admin_address = match config.server.admin_listen {
@@ -91,7 +91,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
     };
     background.run_forever(sweep(Arc::clone(&shared.sessions), Arc::clone(&shared.endpoints), clock.clone()));
     let config = Arc::new(config);
-    let workers = sockets
+    let workers = of_worker
         .into_iter()
         .enumerate()
         .map(|(number, sockets)| spawn_worker(number, sockets, &config, &shared, &clock, stopped.clone()))
@@ -120,8 +120,9 @@ impl Running {
         self.stop.send_replace(true);
         let workers = self.workers;
         let all_drained = tokio::task::spawn_blocking(move || {
-            // Every one is waited for, also after one that was cut off.
-            workers.into_iter().map(|worker| worker.join().unwrap_or(false)).filter(|drained| !drained).count() == 0
+            // Every worker is waited for, whatever became of the one before.
+            let drained: Vec<bool> = workers.into_iter().map(|worker| worker.join().unwrap_or(false)).collect();
+            drained.into_iter().all(|drained| drained)
         });
         let requests = all_drained.await.unwrap_or(false);
         let tasks = tokio::time::timeout(self.drain_timeout.max(LEAST_FOR_TASKS), self.background.finished()).await;

@@ -29,10 +29,12 @@ pub struct Facts {
     pub forwarded_for: Option<HeaderValue>,
     /// `http` or `https`, as the browser sees it.
     pub scheme: Scheme,
-    /// The `Host` the browser used, port included.
+    /// The host the browser used, if a trusted proxy in front has changed it.
+    pub forwarded_host: Option<HeaderValue>,
+    /// The `Host` of the request, port included.
     pub authority: String,
-    /// Path and query of a `Referer` on our own origin: the page that a script's request came from.
-    pub referring_page: Option<String>,
+    /// The page that a script's request came from, if it is one of ours at all.
+    pub referer: Option<HeaderValue>,
     /// Asks for an exchange that stays open: an upgrade, an event stream, gRPC.
     pub stays_open: bool,
 }

@@ -11,6 +11,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
+use url::{Position, Url};
 
 /// Sends someone to the login. `upstream` is the upstream's refusal, when it was the upstream that
 /// refused: scripts get it as it is.
@@ -52,8 +53,8 @@ fn redirect(parts: &Parts, exchange: &Exchange, reason: Reason) -> Response<Body
 
 fn status(parts: &Parts, exchange: &Exchange, reason: Reason, upstream: Option<Response<Body>>) -> Response<Body> {
     let facts = &exchange.facts;
-    let page = facts.referring_page.as_deref().unwrap_or("/");
-    let url = login_url(parts, exchange, page, reason);
+    let page = referring_page(parts, exchange);
+    let url = login_url(parts, exchange, page.as_deref().unwrap_or("/"), reason);
     let mut response = match upstream {
         Some(mut refusal) => {
             *refusal.status_mut() = StatusCode::UNAUTHORIZED;
@@ -71,6 +72,14 @@ fn status(parts: &Parts, exchange: &Exchange, reason: Reason, upstream: Option<R
     response.headers_mut().insert(REASON, HeaderValue::from_static(reason.as_str()));
     response.extensions_mut().insert(Outcome(reason.as_str()));
     response
+}
+
+/// Path and query of the page that a script belongs to: only one of our own origin is worth
+/// returning to.
+fn referring_page(parts: &Parts, exchange: &Exchange) -> Option<String> {
+    let referer = Url::parse(exchange.facts.referer.as_ref()?.to_str().ok()?).ok()?;
+    let is_ours = referer.origin() == parts.external_url.origin();
+    is_ours.then(|| referer[Position::BeforePath..Position::AfterQuery].to_owned())
 }
 
 fn login_url(parts: &Parts, exchange: &Exchange, return_to: &str, reason: Reason) -> String {

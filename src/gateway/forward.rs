@@ -10,7 +10,7 @@ use crate::reply::{self, Asker, Refusal};
 use crate::session::{Session, cookie};
 use crate::upstream::{Upstream, UpstreamError};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -92,6 +92,8 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
             switch(&exchange, session.as_deref(), response)
         }
         Ok(mut response) => {
+            // The version is each connection's own.
+            *response.version_mut() = Version::HTTP_11;
             clean(response.headers_mut(), settings, carries_session);
             response
         }
@@ -141,7 +143,7 @@ fn write_forwarded(headers: &mut HeaderMap, facts: &Facts) {
         headers.insert(X_FORWARDED_FOR, chain.clone());
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme.as_str()));
-    if let Ok(host) = HeaderValue::try_from(&facts.authority) {
+    if let Some(host) = facts.forwarded_host.clone().or_else(|| HeaderValue::try_from(&facts.authority).ok()) {
         headers.insert(X_FORWARDED_HOST, host);
     }
     if let Some(forwarded) = facts.forwarded() {

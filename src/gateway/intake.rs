@@ -3,7 +3,7 @@
 //!
 //! Only this file reads forwarded headers, and only for peers in `server.trusted_proxies`.
 
-use super::{Arrival, Exchange, Known, Message, Parts, Route, Step, Verdict, cors, headers};
+use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers};
 use crate::body::Body;
 use crate::facts::{self, Facts, RequestId, Scheme};
 use crate::policy::path::NormalPath;
@@ -76,7 +76,7 @@ pub struct Intake<S> {
     inner: S,
 }
 
-impl<S> Service<(Arrival, RequestId)> for Intake<S>
+impl<S> Service<Numbered> for Intake<S>
 where
     S: Step<Known>,
 {
@@ -88,8 +88,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, (arrival, id): (Arrival, RequestId)) -> Self::Future {
-        let client = Client::of(arrival.request.method(), arrival.request.headers());
+    fn call(&mut self, Numbered { arrival, id, client }: Numbered) -> Self::Future {
         match read(&self.parts, arrival, id.clone(), client) {
             Ok((known, preflight)) => {
                 let cors = Decoration::of(&known);
@@ -139,11 +138,12 @@ fn read(
         host,
         path,
         client,
-        client_address: client_address(&peer, request.headers()),
+        client_address: client_address(parts, &peer, request.headers()),
         forwarded_for: forwarded_for(&peer, request.headers()),
         scheme: scheme(parts, &peer, request.headers()),
+        forwarded_host: forwarded_host(&peer, request.headers()),
         authority,
-        referring_page: referring_page(parts, request.headers()),
+        referer: request.headers().get(header::REFERER).cloned(),
         stays_open: facts::stays_open(request.headers()),
     };
     if request.version() == Version::HTTP_2 {
@@ -229,20 +229,31 @@ fn header_bytes(request: &Request<Incoming>) -> usize {
     request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() + line
 }
 
-/// The right-most address that no trusted proxy vouches for (RFC 7239 §5.2, by its older header).
-fn client_address(peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
+/// The right-most address that is no trusted proxy's: everything left of it is hearsay.
+fn client_address(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
     if !peer.trusted {
         return peer.address;
     }
-    headers
+    let mut nearest = peer.address;
+    for hop in headers
         .get_all("x-forwarded-for")
         .iter()
-        .next_back()
-        .and_then(|line| line.to_str().ok())
-        .and_then(|line| line.rsplit(',').next())
-        .and_then(|last| last.trim().parse::<IpAddr>().ok())
-        .map(|address| address.to_canonical())
-        .or(peer.address)
+        .rev()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.rsplit(','))
+    {
+        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+        let address = address.to_canonical();
+        nearest = Some(address);
+        if !parts.trusted_proxies.iter().any(|net| net.contains(&address)) {
+            break;
+        }
+    }
+    nearest
+}
+
+fn forwarded_host(peer: &Peer, headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get("x-forwarded-host").filter(|_| peer.trusted).cloned()
 }
 
 /// The chain as the upstream gets it.
@@ -268,13 +279,6 @@ fn scheme(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Scheme {
         _ if parts.external_url.scheme() == "https" => Scheme::Https,
         _ => Scheme::Http,
     }
-}
-
-/// Only a page of our own origin is worth returning to.
-fn referring_page(parts: &Parts, headers: &HeaderMap) -> Option<String> {
-    let referer = url::Url::parse(headers.get(header::REFERER)?.to_str().ok()?).ok()?;
-    (referer.origin() == parts.external_url.origin())
-        .then(|| referer[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }
 
 /// RFC 6455 §4.1. Other upgrades are not passed on, h2c least of all.

@@ -24,9 +24,9 @@ pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Ta
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoints::Endpoints;
-use crate::facts::Facts;
-use crate::policy::Standing;
+use crate::facts::{Facts, RequestId};
 use crate::policy::route::RouteTable;
+use crate::policy::{Client, Standing};
 use crate::server::Limits;
 use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
@@ -108,6 +108,13 @@ pub struct Arrival {
     pub request: Request<Incoming>,
     /// The other end of the connection.
     pub peer: Arc<Peer>,
+}
+
+/// With an id, and with the shape that answers of ours will take.
+pub struct Numbered {
+    arrival: Arrival,
+    id: RequestId,
+    client: Client,
 }
 
 /// What stays the same through all attempts.

@@ -1,7 +1,7 @@
 //! Step 1: an id for the request and one line about it; a panic below becomes a 500 that touches
 //! nobody else.
 
-use super::{Arrival, Parts, Step};
+use super::{Arrival, Numbered, Parts, Step};
 use crate::body::Body;
 use crate::clock::{Clock, Mono};
 use crate::facts::RequestId;
@@ -43,7 +43,7 @@ pub struct Observe<S> {
 
 impl<S> Service<Arrival> for Observe<S>
 where
-    S: Step<(Arrival, RequestId)>,
+    S: Step<Numbered>,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -55,14 +55,15 @@ where
 
     fn call(&mut self, arrival: Arrival) -> Self::Future {
         let id = RequestId::of(arrival.request.headers());
+        let client = Client::of(arrival.request.method(), arrival.request.headers());
         let line = Line {
             id: id.clone(),
-            client: Client::of(arrival.request.method(), arrival.request.headers()),
+            client,
             https: self.parts.external_url.scheme() == "https",
             access: tracing::enabled!(target: "latchgate::access", tracing::Level::INFO)
                 .then(|| Access::of(&arrival, &self.parts.clock)),
         };
-        let inner = catch_unwind(AssertUnwindSafe(|| self.inner.call((arrival, id)))).ok();
+        let inner = catch_unwind(AssertUnwindSafe(|| self.inner.call(Numbered { arrival, id, client }))).ok();
         Observed { inner, line }
     }
 }

@@ -16,16 +16,20 @@ pub enum Bound {
     Unix(UnixListener),
 }
 
-/// The sockets of one worker, in file order.
-pub type Share = Vec<Bound>;
+/// All sockets of a gateway.
+pub struct Sockets {
+    /// Worker by worker.
+    pub of_worker: Vec<Vec<Bound>>,
+    /// In the order of the configuration, unix sockets left out; port 0 has become a real one.
+    pub addresses: Vec<SocketAddr>,
+}
 
-/// Binds `workers` sockets for each of `listen`; answers them worker by worker, and the addresses,
-/// in which port 0 has become a real one.
+/// Binds `workers` sockets for each of `listen`.
 ///
 /// # Errors
 /// The address, and why it cannot be bound; a port that anyone listens on already is such a reason.
-pub fn bind(listen: &[Listen], workers: usize) -> Result<(Vec<Share>, Vec<SocketAddr>), (Listen, io::Error)> {
-    let mut of_worker: Vec<Share> = (0..workers).map(|_| Vec::new()).collect();
+pub fn bind(listen: &[Listen], workers: usize) -> Result<Sockets, (Listen, io::Error)> {
+    let mut of_worker: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
     for place in listen {
         match place {
@@ -47,7 +51,7 @@ pub fn bind(listen: &[Listen], workers: usize) -> Result<(Vec<Share>, Vec<Socket
             }
         }
     }
-    Ok((of_worker, addresses))
+    Ok(Sockets { of_worker, addresses })
 }
 
 fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
@@ -95,8 +99,8 @@ mod tests {
     #[test]
     fn a_second_gateway_on_a_port_in_use_fails_at_start() {
         let any = [Listen::Tcp(([127, 0, 0, 1], 0).into())];
-        let (_first, addresses) = bind(&any, 2).map_err(|(_, error)| error).unwrap();
-        let same = [Listen::Tcp(addresses[0])];
+        let first = bind(&any, 2).map_err(|(_, error)| error).unwrap();
+        let same = [Listen::Tcp(first.addresses[0])];
         for workers in [1, 2] {
             let error = bind(&same, workers).map(|_| ()).unwrap_err().1;
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);

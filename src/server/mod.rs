@@ -4,7 +4,7 @@ pub mod admin;
 mod listen;
 mod worker;
 
-pub use listen::{Bound, bind};
+pub use listen::{Bound, Sockets, bind};
 pub use worker::{Door, serve};
 
 use ipnet::IpNet;

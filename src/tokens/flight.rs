@@ -10,14 +10,17 @@ use secrecy::SecretString;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Waits for a state of the session that is newer than `seen`.
 pub(super) async fn join(shared: &Arc<Shared>, seen: &Session) -> Renewal {
     let mut landing = start(shared, seen);
-    // The sender goes without a word only if the flight panicked.
-    match landing.wait_for(Option::is_some).await {
-        Ok(result) => result.clone().unwrap_or(LATER),
-        Err(_) => LATER,
+    // A flight that waits its turn at a busy provider goes on without those who gave up.
+    let patience = shared.settings.timeout.saturating_mul(2);
+    match timeout(patience, landing.wait_for(Option::is_some)).await {
+        Ok(Ok(result)) => result.clone().unwrap_or(LATER),
+        // The sender goes without a word only if the flight panicked.
+        Ok(Err(_)) | Err(_) => LATER,
     }
 }
 

@@ -240,6 +240,7 @@ async fn a_script_is_told_to_come_back_to_its_page_and_never_to_another_site() {
         let browser = browser.clone();
         async move { browser.send(Request::fetch("GET", "/api").header("Referer", &referer)).await }
     };
+    login_status(&ask(format!("{}/list", browser.origin())).await, "unauthorized", "/list");
     login_status(&ask(format!("{}/list?page=2", browser.origin())).await, "unauthorized", "/list?page=2");
     login_status(&ask("http://evil.test/x".to_owned()).await, "unauthorized", "/");
     login_status(&ask("not a url".to_owned()).await, "unauthorized", "/");

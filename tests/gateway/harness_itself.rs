@@ -6,7 +6,9 @@ use crate::harness::keys::{Algorithm, Signature, base64url};
 use crate::harness::provider::{CLIENT_ID, CLIENT_SECRET};
 use crate::harness::upstream::{REFUSAL, lax_path};
 use crate::harness::wire::{Headers, bytes_of, chunk};
-use crate::harness::{Answer, Connection, Endpoint, Fault, Gate, Provider, Reply, Upstream, together};
+use crate::harness::{
+    Answer, Browser, Connection, Endpoint, Fault, Gate, Provider, Reply, Request, Upstream, together,
+};
 use aws_lc_rs::digest;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, decode};
@@ -253,6 +255,49 @@ fn the_inspection_sees_leaks_strange_headers_caching_and_weak_cookies() {
     assert!(!passes("/x", &[("Set-Cookie", "latchgate=1; Path=/; SameSite=Lax")], ""), "HttpOnly");
     assert!(!passes("/x", &[("Set-Cookie", "latchgate=1; HttpOnly; SameSite=Lax; Secure")], ""), "http");
     assert!(passes("/x", &[("X-Scripted-Upstream", "yes"), ("X-Debug", "1")], "at-secret"), "relayed");
+}
+
+#[tokio::test]
+async fn the_browser_walks_through_the_provider_and_keeps_cookies() {
+    let (provider, clock) = provider().await;
+    let application = Upstream::start().await;
+    let authorize =
+        format!("{}/authorize?client_id={CLIENT_ID}&redirect_uri={REDIRECT_URI}&state=s", provider.issuer());
+    application.answer(move |request| match request.target.split('?').next().unwrap() {
+        "/start" => Answer::status(302).header("Location", &authorize),
+        "/auth/corp" => Answer::status(302)
+            .header("Location", "/x")
+            .header("Set-Cookie", "latchgate=1; Path=/; HttpOnly; SameSite=Lax"),
+        "/away" => Answer::status(302).header("Location", "https://evil.test/a"),
+        _ => Answer::status(200),
+    });
+    let expected = Expectations {
+        external: Url::parse("http://gw.test").unwrap(),
+        login_prefix: "/auth".to_owned(),
+        issuer: provider.issuer(),
+    };
+    let browser = Browser::new(application.address(), provider.clone(), expected, clock);
+
+    let page = browser.navigate("/start").await;
+    assert_eq!((page.url, page.reply.status), (browser.url("/x"), 200));
+    let paths: Vec<&str> = page.trail.iter().map(|(url, _)| url.path()).collect();
+    assert_eq!(paths, ["/start", "/authorize", "/auth/corp", "/x"]);
+    let received = application.received();
+    let sites: Vec<&str> = received.iter().map(|request| request.header("sec-fetch-site")).collect();
+    assert_eq!(sites, ["none", "cross-site", "cross-site"]);
+    assert_eq!(received[2].header("cookie"), "latchgate=1");
+    assert_eq!(browser.session_cookie().as_deref(), Some("1"));
+
+    browser.send(Request::fetch("POST", "/x").body("text/plain", "x")).await;
+    let post = application.last();
+    assert_eq!((post.header("origin"), post.header("cookie")), ("http://gw.test", "latchgate=1"));
+    browser.send(Request::fetch("POST", "/x").with("Sec-Fetch-Site", "cross-site")).await;
+    assert!(!application.last().headers.contains("cookie"), "SameSite=Lax");
+
+    assert_eq!(browser.navigate("/away").await.url.as_str(), "https://evil.test/a");
+    let callback = browser.stop_before_callback("/start").await;
+    assert_eq!(callback.path(), "/auth/corp");
+    assert_eq!(application.received().iter().filter(|request| request.target.starts_with("/auth/corp")).count(), 1);
 }
 
 #[tokio::test]

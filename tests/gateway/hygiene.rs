@@ -533,6 +533,23 @@ async fn forwarded_headers_of_a_trusted_proxy_are_believed() {
     assert_eq!(received.header("x-forwarded-proto"), "https");
 }
 
+// FW-02
+#[tokio::test]
+async fn the_client_is_the_right_most_address_that_is_no_trusted_proxy() {
+    let trusted = "trusted_proxies = [\"127.0.0.0/8\", \"198.51.100.0/24\"]";
+    let site = Site::plan().server(trusted).route("/*", "auth = \"public\"").start().await;
+    for (chain, client) in [
+        ("203.0.113.7, 198.51.100.9", "203.0.113.7"),
+        ("192.0.2.1, 203.0.113.7, 198.51.100.9, ::ffff:198.51.100.8", "203.0.113.7"),
+        ("203.0.113.7, nonsense, 198.51.100.9", "198.51.100.9"),
+        ("nonsense", "127.0.0.1"),
+    ] {
+        relayed(&site.browser().send(Request::fetch("GET", "/x").header("X-Forwarded-For", chain)).await, 200);
+        let forwarded = site.upstream.last().header("forwarded").to_owned();
+        assert!(forwarded.starts_with(&format!("for={client};")), "{chain}: {forwarded}");
+    }
+}
+
 // -------------------------------------------------------------------------------- other sites
 
 // WB-06, WB-07

@@ -378,7 +378,8 @@ async fn an_answer_of_another_issuer_is_refused_before_the_token_call() {
         let others: Vec<(String, String)> =
             callback.query_pairs().into_owned().filter(|(name, _)| name != "iss").collect();
         callback.query_pairs_mut().clear().extend_pairs(others).extend_pairs(iss.iter().map(|iss| ("iss", iss)));
-        error_page(&browser.arrive_from_provider(&callback).await.reply, 400);
+        let page = browser.arrive_from_provider(&callback).await;
+        assert!(page.reply.status >= 400 && !is_relayed(&page.reply), "{iss:?}: {}", page.reply.status);
         assert!(!is_signed_in(&browser).await, "{iss:?}");
     }
     assert_eq!(site.provider.code_exchanges(), 0);
@@ -433,8 +434,9 @@ async fn a_callback_that_is_not_navigated_to_does_not_spend_the_code() {
         let reply = browser.send(Request { method: method.to_owned(), ..Request::navigation(target) }).await;
         assert!(reply.status >= 400 || method == "HEAD", "{method}: {}", reply.status);
     }
+    assert_eq!(site.provider.code_exchanges(), 0, "HEAD, PUT, DELETE");
     browser.send(Request::navigation(target).header("Sec-Purpose", "prefetch")).await;
-    assert_eq!(site.provider.code_exchanges(), 0);
+    assert_eq!(site.provider.code_exchanges(), 0, "prefetch");
     assert_eq!(browser.arrive_from_provider(&callback).await.reply.status, 200);
 }
 
@@ -574,13 +576,13 @@ async fn a_client_that_hangs_up_during_the_code_exchange_leaves_nothing_broken()
 
 // ------------------------------------------------------------------------------- the ID token
 
-/// What is wrong, or odd, about one ID token.
-type Change = fn(&mut IdToken);
+/// What a test does to an ID token, with words for it.
+type NamedChange = (&'static str, fn(&mut IdToken));
 
 // IT-01, 02, 03, 04, 05, 06, 07, 08, 09, 14, 15, 16, 17, 19, 20, 21; TX-10
 #[tokio::test]
 async fn an_id_token_with_anything_wrong_gives_no_session() {
-    let refused: Vec<(&str, Change)> = vec![
+    let refused: Vec<NamedChange> = vec![
         ("iss of another", |token| set(token, "iss", json!("http://evil.test"))),
         ("iss missing", |token| drop(token.claims.remove("iss"))),
         ("iss with a slash", |token| {
@@ -656,7 +658,7 @@ async fn an_id_token_with_anything_wrong_gives_no_session() {
 // IT-03, 04, 10, 13, 15
 #[tokio::test]
 async fn an_id_token_that_is_merely_unusual_is_accepted() {
-    let accepted: Vec<(&str, Change)> = vec![
+    let accepted: Vec<NamedChange> = vec![
         ("as it is", |_| {}),
         ("aud in an array", |token| set(token, "aud", json!([CLIENT_ID]))),
         ("azp is ours", |token| set(token, "azp", json!(CLIENT_ID))),

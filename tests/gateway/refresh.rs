@@ -364,7 +364,10 @@ async fn bodies_up_to_the_limit_are_replayed_and_larger_ones_are_sent_again_by_t
         prepare(&site);
         let first = post(&browser, size).await;
         assert_eq!(first.status, 307, "{size}");
-        assert_eq!(browser.url("/upload").join(first.header("location")).unwrap(), browser.url("/upload?n=1"));
+        assert_eq!(
+            browser.url("/upload").join(first.header("location")).unwrap(),
+            browser.url(&format!("/upload?n={size}"))
+        );
         assert_eq!(site.upstream.hits(), 1, "{size}: no replay of a part");
         relayed(&post(&browser, size).await, 200);
         assert!(site.upstream.last().body == body(size));
@@ -463,7 +466,9 @@ fn prepare(site: &Site) {
 }
 
 async fn post(browser: &Browser, size: usize) -> Reply {
-    browser.send(Request::fetch("POST", "/upload?n=1").body("application/octet-stream", body(size))).await
+    browser
+        .send(Request::fetch("POST", &format!("/upload?n={size}")).body("application/octet-stream", body(size)))
+        .await
 }
 
 fn body(size: usize) -> Vec<u8> {

@@ -44,13 +44,13 @@ async fn a_large_upload_streams_at_the_speed_of_the_upstream() {
     site.upstream.read_bodies_behind(&gate);
     let request = Request::fetch("POST", "/big").header("Content-Length", "1073741824");
     let mut connection = browser.dispatch(request).await;
-    gate.arrivals(1).await;
     let block = vec![0; 256 * 1024];
     let mut sent = 0;
     while let Ok(Ok(())) = timeout(Duration::from_millis(500), connection.send(&block)).await {
         sent += block.len() as u64;
         assert!(sent < IN_FLIGHT, "{} MiB were taken for an upstream that reads nothing", sent / MIB);
     }
+    gate.arrivals(1).await;
 }
 
 #[tokio::test]

@@ -77,8 +77,8 @@ impl Call {
     }
 }
 
-/// What is done to something before it is sent.
-type Change<T> = Box<dyn Fn(&mut T) + Send>;
+/// A hand of the test in what the provider says.
+pub type Change<T> = Box<dyn Fn(&mut T) + Send>;
 
 /// What kind of provider this is. Changed by [`Provider::configure`].
 pub struct Habits {
