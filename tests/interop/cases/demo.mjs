@@ -52,7 +52,7 @@ browserCase('the built-in demo works without scripts, except for its live part',
     await page.getByRole('link', { name: 'Ada Example' }).click();
     await page.getByRole('heading', { name: 'Hello, Ada Example' }).waitFor();
     await page.getByRole('link', { name: 'Private' }).click();
-    await page.locator('noscript', { hasText: 'The buttons need JavaScript' }).waitFor();
+    await page.locator('noscript .notice').waitFor();
     assert.deepEqual(await page.getByRole('button').evaluateAll((buttons) => buttons.map((button) => button.disabled)), [true, true, true, true]);
     await screenshot(page, '9 demo without scripts');
     await page.getByRole('link', { name: 'Sign out' }).click();
