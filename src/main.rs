@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(report) => {
-            eprint!("{}", report.render(std::io::stderr().is_terminal()));
+            eprintln!("{}", report.render(std::io::stderr().is_terminal()));
             return ExitCode::FAILURE;
         }
     };
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 fn check(config: &Config, file: &Path) {
     if !config.warnings.is_empty() {
-        eprint!("{}", config.warnings.render(std::io::stderr().is_terminal()));
+        eprintln!("{}", config.warnings.render(std::io::stderr().is_terminal()));
     }
     println!("{} is fine: {} routes", file.display(), config.routes.len());
 }
@@ -75,7 +75,7 @@ fn run(config: Config) -> ExitCode {
         }
     };
     if !config.warnings.is_empty() {
-        eprint!("{}", config.warnings.render(std::io::stderr().is_terminal()));
+        eprintln!("{}", config.warnings.render(std::io::stderr().is_terminal()));
     }
     runtime.block_on(serve(config))
 }

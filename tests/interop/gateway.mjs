@@ -42,9 +42,11 @@ after_logout = "/html"
 [refresh]
 cooldown = "1s"
 
-# Small, so that a body beyond it fits into what the backend accepts.
 [limits]
+# Small, so that a body beyond it fits into what the backend accepts.
 replay_body = "16KiB"
+# Waited out by a case.
+header_timeout = "3s"
 
 [providers.corp]
 kind = "oidc"
