@@ -17,9 +17,9 @@ lint:
 test:
     cargo test
 
-# the API documentation, links included
+# the documentation of the code, for those who change it: private items and links included
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --no-deps --document-private-items
 
 # with a certified provider, unmodified backends and a browser
 interop:

@@ -17,8 +17,6 @@ pub struct Facts {
     pub now: Now,
     /// The method as it came.
     pub method: Method,
-    /// Lower-case, without port.
-    pub host: String,
     /// What is matched and what is forwarded.
     pub path: NormalPath,
     /// What kind of answer suits.
@@ -31,8 +29,8 @@ pub struct Facts {
     pub scheme: Scheme,
     /// The host the browser used, if a trusted proxy in front has changed it.
     pub forwarded_host: Option<HeaderValue>,
-    /// The `Host` of the request, port included.
-    pub authority: String,
+    /// The `Host` of the request, port included; its text is ASCII.
+    pub authority: HeaderValue,
     /// The page that a script's request came from, if it is one of ours at all.
     pub referer: Option<HeaderValue>,
     /// Asks for an exchange that stays open: an upgrade, an event stream, gRPC.
@@ -43,7 +41,7 @@ impl Facts {
     /// `Forwarded` (RFC 7239 §4) for this hop; None when the host cannot be quoted.
     #[must_use]
     pub fn forwarded(&self) -> Option<HeaderValue> {
-        let host = &self.authority;
+        let host = self.authority.to_str().ok()?;
         let proto = self.scheme.as_str();
         let text = match self.client_address {
             Some(IpAddr::V4(address)) => format!("for={address};host=\"{host}\";proto={proto}"),

@@ -137,18 +137,15 @@ fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
 }
 
 fn write_forwarded(headers: &mut HeaderMap, facts: &Facts) {
-    if !headers.contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::try_from(&facts.authority)
-    {
-        headers.insert(header::HOST, host);
+    if !headers.contains_key(header::HOST) {
+        headers.insert(header::HOST, facts.authority.clone());
     }
     if let Some(chain) = &facts.forwarded_for {
         headers.insert(X_FORWARDED_FOR, chain.clone());
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme.as_str()));
-    if let Some(host) = facts.forwarded_host.clone().or_else(|| HeaderValue::try_from(&facts.authority).ok()) {
-        headers.insert(X_FORWARDED_HOST, host);
-    }
+    let host = facts.forwarded_host.as_ref().unwrap_or(&facts.authority);
+    headers.insert(X_FORWARDED_HOST, host.clone());
     if let Some(forwarded) = facts.forwarded() {
         headers.insert(header::FORWARDED, forwarded);
     }

@@ -121,7 +121,7 @@ fn read(
         return Err(Refusal::MethodNotAllowed(vec![Method::GET, Method::HEAD, Method::POST]));
     }
     let authority = authority_of(&request)?;
-    let host = host_of(&authority).map_err(|_| Refusal::Host)?.to_string();
+    let host = host_of(authority.to_str().map_err(|_| Refusal::Host)?).map_err(|_| Refusal::Host)?;
     let path = normal_path(&request)?;
     if request.headers().get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
         return Err(Refusal::Malformed("the request has two Authorization headers"));
@@ -135,14 +135,13 @@ fn read(
         id,
         now: parts.clock.now(),
         method: request.method().clone(),
-        host,
         path,
         client,
         client_address: client_address(parts, &peer, request.headers()),
         forwarded_for: forwarded_for(&peer, request.headers()),
         scheme: scheme(parts, &peer, request.headers()),
         forwarded_host: forwarded_host(&peer, request.headers()),
-        authority,
+        authority: authority.clone(),
         referer: request.headers().get(header::REFERER).cloned(),
         stays_open: facts::stays_open(request.headers()),
     };
@@ -194,17 +193,18 @@ fn find_route(
 }
 
 /// One authority, wherever it is written (RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn authority_of(request: &Request<Incoming>) -> Result<String, Refusal> {
+fn authority_of(request: &Request<Incoming>) -> Result<HeaderValue, Refusal> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err(Refusal::Host),
-        (Some(host), None) => Some(host.to_str().map_err(|_| Refusal::Host)?),
-        (None, None) => None,
+        (host, None) => host,
     };
     match (request.uri().authority(), host) {
-        (Some(target), Some(host)) if !target.as_str().eq_ignore_ascii_case(host) => Err(Refusal::Host),
-        (Some(target), _) => Ok(target.as_str().to_owned()),
-        (None, Some(host)) => Ok(host.to_owned()),
+        (Some(target), Some(host)) if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+            Err(Refusal::Host)
+        }
+        (Some(target), _) => HeaderValue::from_str(target.as_str()).map_err(|_| Refusal::Host),
+        (None, Some(host)) => Ok(host.clone()),
         (None, None) => Err(Refusal::Host),
     }
 }
