@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { screenshot } from '../browser.mjs';
-import { startGateway } from '../gateway.mjs';
+import { minimalConfig, startGateway } from '../gateway.mjs';
 import { freePort } from '../processes.mjs';
 import { gateway, provider } from '../setup.mjs';
 import { browserCase, isAt, signedInAt } from './steps.mjs';
@@ -39,26 +39,38 @@ browserCase('an address that leads nowhere is a page that says so', async (profi
 });
 
 browserCase('a backend that is down is a page that names nobody', async (profile) => {
-  const port = await freePort();
+  const listen = `127.0.0.1:${await freePort()}`;
   const gone = await freePort();
-  const origin = `http://localhost:${port}`;
-  const down = await startGateway('gateway-without-backend', origin, twoProviders(port, `http://127.0.0.1:${gone}`));
+  const down = await startGateway('gateway-without-backend', `http://${listen}`, minimalConfig(listen, `http://127.0.0.1:${gone}`));
   try {
     const page = await profile.newPage();
-    const answer = await page.goto(origin);
+    const answer = await page.goto(down.origin);
     assert.equal(answer.status(), 502);
     assert.doesNotMatch(await page.content(), new RegExp(`${gone}|refused`));
     await screenshot(page, '13 refusal of a backend that is down');
+  } finally {
+    await down.stop();
+  }
+});
 
-    // Two providers: a page to choose, and the choice keeps where to return to.
-    await page.goto(`${origin}/private/page?x=1`);
+browserCase('with two providers there is a page to choose, and the choice keeps where to return to', async (profile) => {
+  const port = await freePort();
+  const origin = `http://localhost:${port}`;
+  const choosing = await startGateway('gateway-two-providers', origin, twoProviders(port));
+  try {
+    const page = await profile.newPage();
+    await page.goto(`${origin}/auth/login?status=expired`);
+    await page.getByText('Your session has expired').waitFor();
+
+    await page.goto(`${origin}/private/?x=1`);
     await screenshot(page, '14 choice of two providers');
     await page.getByRole('link', { name: 'staff' }).waitFor();
     await page.getByRole('link', { name: 'guests' }).click();
     await page.getByRole('link', { name: 'Ada Example' }).click();
-    assert.equal(page.url(), `${origin}/private/page?x=1`);
+    await page.getByRole('heading', { name: 'Hello, Ada Example' }).waitFor();
+    assert.equal(page.url(), `${origin}/private/?x=1`);
   } finally {
-    await down.stop();
+    await choosing.stop();
   }
 });
 
@@ -70,7 +82,7 @@ browserCase('whoever may not use a page is told so, and not sent to sign in agai
   await screenshot(page, '15 refusal of somebody else');
 });
 
-const twoProviders = (port, upstream) => `
+const twoProviders = (port) => `
 [server]
 listen = "127.0.0.1:${port}"
 external_url = "http://localhost:${port}"
@@ -87,12 +99,12 @@ client_id = "app"
 client_auth = "none"
 
 [upstreams.app]
-url = "${upstream}"
+url = "demo:"
 
 [[routes]]
 path = "/private/*"
 
 [[routes]]
 path = "/*"
-auth = "public"
+auth = "optional"
 `;
