@@ -150,7 +150,7 @@ impl Refusal {
             Refusal::LoginLoop => "Signing in does not help",
             Refusal::LoginInvalid(_) => "This sign-in cannot be finished",
             Refusal::LoginRefused => "You are not signed in",
-            Refusal::ProviderBroken | Refusal::ProviderUnavailable { .. } => "Signing in is not possible",
+            Refusal::ProviderBroken | Refusal::ProviderUnavailable { .. } => "The sign-in service is not available",
             Refusal::NotFound => "Not found",
             _ => self.parts().0.canonical_reason().unwrap_or("Error"),
         }
@@ -357,6 +357,19 @@ mod tests {
         assert_eq!(body["code"], "session_expired");
         assert_eq!(body["requestId"], "r1");
         assert_eq!(body["loginUrl"], "/auth/login");
+    }
+
+    #[tokio::test]
+    async fn the_loop_guard_s_page_says_why_and_leads_on() {
+        let id = RequestId::of(&HeaderMap::new());
+        let response = login_loop(Asker { id: &id, client: Client::Page }, "/auth/login", "/auth/logout");
+        assert_eq!(response.status(), 401);
+        let page = text(response).await;
+        for expected in
+            ["Signing in does not help", "You were sent to sign in twice", "\"/auth/login\"", "\"/auth/logout\""]
+        {
+            assert!(page.contains(expected), "{expected}");
+        }
     }
 
     #[tokio::test]

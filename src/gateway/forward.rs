@@ -103,6 +103,9 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::warn!(upstream = upstream.settings().name, request = %facts.id, cause, "{error}");
             let refusal = match error {
+                UpstreamError::RequestBody(_) => {
+                    Refusal::Malformed("the body of the request broke off, or is malformed")
+                }
                 UpstreamError::Timeout => Refusal::UpstreamTimeout,
                 UpstreamError::Connect(_) | UpstreamError::Broken(_) => Refusal::UpstreamBroken,
             };

@@ -93,6 +93,8 @@ enum Server {
 pub enum UpstreamError {
     /// No connection.
     Connect(io::Error),
+    /// The client's body broke off, or was no HTTP, while it was passed on.
+    RequestBody(hyper::Error),
     /// The connection broke before the response head was complete, or the head was no HTTP.
     Broken(hyper::Error),
     /// No connection or no response head in time.
@@ -103,6 +105,7 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UpstreamError::Connect(_) => f.write_str("no connection to the upstream"),
+            UpstreamError::RequestBody(_) => f.write_str("the client's body broke off or was no HTTP"),
             UpstreamError::Broken(_) => f.write_str("the upstream's answer broke off or was no HTTP"),
             UpstreamError::Timeout => f.write_str("the upstream did not answer in time"),
         }
@@ -113,7 +116,7 @@ impl std::error::Error for UpstreamError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             UpstreamError::Connect(error) => Some(error),
-            UpstreamError::Broken(error) => Some(error),
+            UpstreamError::RequestBody(error) | UpstreamError::Broken(error) => Some(error),
             UpstreamError::Timeout => None,
         }
     }

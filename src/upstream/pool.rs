@@ -79,7 +79,7 @@ impl Pool {
                     (None, Some(spare)) if is_closing(failure.error()) => {
                         return self.exchange_on_a_new_connection(spare).await;
                     }
-                    (None, _) => return Err(UpstreamError::Broken(failure.into_error())),
+                    (None, _) => return Err(broken(failure.into_error())),
                 },
             }
         }
@@ -94,7 +94,7 @@ impl Pool {
             Ok(connected) => connected.map_err(UpstreamError::Connect)?,
             Err(_) => return Err(UpstreamError::Timeout),
         };
-        let response = connection.send_request(request).await.map_err(UpstreamError::Broken)?;
+        let response = connection.send_request(request).await.map_err(broken)?;
         Ok(self.keep_after(response, connection))
     }
 
@@ -184,6 +184,11 @@ fn copy_if_repeatable(request: &Request<Body>) -> Option<Request<Body>> {
 }
 
 /// The server closed the connection without a word, as it may do at any time.
+/// What the body of a request fails with is the only error of ours that hyper meets.
+fn broken(error: hyper::Error) -> UpstreamError {
+    if error.is_user() { UpstreamError::RequestBody(error) } else { UpstreamError::Broken(error) }
+}
+
 fn is_closing(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_closed() || error.is_canceled()
 }

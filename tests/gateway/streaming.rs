@@ -264,6 +264,19 @@ async fn an_upstream_that_closes_idle_connections_is_not_an_error() {
 }
 
 #[tokio::test]
+async fn a_body_of_the_client_that_breaks_off_is_not_the_upstream_s_fault() {
+    let site = Site::plan().route("/*", "auth = \"public\"").start().await;
+    for kept_alive in [false, true] {
+        if kept_alive {
+            relayed(&site.browser().fetch("GET", "/x").await, 200);
+        }
+        let request = "POST /x HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\nzz\r\n";
+        let reply = site.raw(request).await.unwrap();
+        assert_eq!((reply.status, reply.json()["code"].as_str()), (400, Some("bad_request")));
+    }
+}
+
+#[tokio::test]
 async fn an_upstream_that_does_not_answer_in_time_is_504() {
     let site = Site::plan()
         .app("response_timeout = \"1s\"")

@@ -19,8 +19,8 @@ export async function startBrowser() {
   });
   return {
     /** A fresh profile: no cookies, no cache. */
-    async profile() {
-      const context = await browser.newContext();
+    async profile(options) {
+      const context = await browser.newContext(options);
       context.setDefaultTimeout(10_000);
       return context;
     },

@@ -11,15 +11,21 @@ export const logs = new Map();
 
 /** Starts the gateway with `config` (TOML) and resolves when it answers at `origin`. */
 export async function startGateway(name, origin, config, env = {}) {
+  const gateway = latchgate(name, 'run', config, env);
+  await gateway.whileRunning(eventually(() => fetch(origin, { redirect: 'manual' }), `${name} to answer`));
+  return { ...gateway, origin };
+}
+
+/** Runs a command of the binary on `config` (TOML). */
+export function latchgate(name, command, config, env = {}) {
   const directory = join(workDirectory, name);
   mkdirSync(directory, { recursive: true });
   const file = join(directory, 'gateway.toml');
   writeFileSync(file, config);
   // The most talkative level there is: no level may show a secret.
-  const gateway = start(name, binary, ['run', '--config', file], { cwd: directory, env: { LATCHGATE_LOG: 'trace', ...env } });
+  const gateway = start(name, binary, [command, '--config', file], { cwd: directory, env: { LATCHGATE_LOG: 'trace', ...env } });
   logs.set(name, gateway.output);
-  await gateway.whileRunning(eventually(() => fetch(origin, { redirect: 'manual' }), `${name} to answer`));
-  return { origin, stop: (patience) => gateway.stop(patience) };
+  return gateway;
 }
 
 /** The configuration of the suite: one OpenID provider, four backends, every kind of route. */
@@ -36,9 +42,11 @@ after_logout = "/html"
 [refresh]
 cooldown = "1s"
 
-# Small, so that a body beyond it fits into what the backend accepts.
 [limits]
+# Small, so that a body beyond it fits into what the backend accepts.
 replay_body = "16KiB"
+# Waited out by a case.
+header_timeout = "3s"
 
 [providers.corp]
 kind = "oidc"
@@ -86,6 +94,12 @@ upstream = "httpbin"
 auth = "public"
 
 [[routes]]
+path = "/admin"
+upstream = "httpbin"
+auth = true
+require = { groups = ["admin"] }
+
+[[routes]]
 path = "/bearer"
 upstream = "httpbin"
 auth = true
@@ -104,4 +118,20 @@ auth = true
 path = "/echo"
 upstream = "echo"
 auth = true
+`;
+
+/** One public route: to `upstream`, or to the built-in demo. */
+export const minimalConfig = (listen, upstream = 'demo:') => `
+[server]
+listen = "${listen}"
+external_url = "http://${listen}"
+admin_listen = "off"
+drain_timeout = "2s"
+
+[upstreams.app]
+url = "${upstream}"
+
+[[routes]]
+path = "/*"
+auth = "public"
 `;

@@ -44,7 +44,10 @@ export function start(name, command, args, { env = {}, cwd = workDirectory } = {
     whileRunning,
     /** Resolves to the first match of `pattern` in the output. */
     saw: (pattern) => whileRunning(eventually(() => output.match(pattern), `${name} to print ${pattern}`)),
-    /** Sends SIGTERM and resolves to `{ code, signal }`; SIGKILL follows after `patience` ms. */
+    /** Resolves to `{ code, signal }` when the program has ended. */
+    ended,
+    signal: (signal) => child.kill(signal),
+    /** Sends SIGTERM and resolves as `ended` does; SIGKILL follows after `patience` ms. */
     async stop(patience = 5_000) {
       child.kill('SIGTERM');
       const impatience = setTimeout(() => child.kill('SIGKILL'), patience);

@@ -66,7 +66,8 @@ browserCase('a sign-in cancelled at the provider ends on a page that says so, wi
   assert.equal(answer.headers()['cache-control'], 'no-store');
   isAt(page, gateway.origin);
   await screenshot(page, '3 sign-in cancelled');
-  assert.equal((await fetchFrom(page, '/auth/me')).status, 401);
+  // Not from the page: its policy lets nothing be fetched.
+  assert.equal((await profile.request.get(`${gateway.origin}/auth/me`)).status(), 401);
 });
 
 browserCase('the profile endpoints tell the claims of whoever is signed in, and nothing of another browser', async (profile) => {

@@ -9,11 +9,11 @@ import { browser, gateway, provider } from '../setup.mjs';
 export const cookieValues = new Set();
 
 /** A case with a fresh browser profile; a failure leaves a picture of each open page. */
-export function browserCase(name, steps) {
+export function browserCase(name, steps, options) {
   test(name, { timeout: 60_000 }, async () => {
     provider.issueAccessTokensFor();
     provider.delayTokensBy(0);
-    const profile = await browser.profile();
+    const profile = await browser.profile(options);
     profile.on('response', async (response) => {
       for (const line of await response.headerValues('set-cookie').catch(() => [])) {
         const [, value] = line.match(/^[^=]+=([^;]*)/) ?? [];
@@ -60,6 +60,12 @@ export async function sessionCookie(profile) {
 export async function cookieHeader(profile) {
   const { name, value } = await sessionCookie(profile);
   return `${name}=${value}`;
+}
+
+/** `url` is the gateway's login with exactly these parameters. */
+export function isLogin(url, parameters) {
+  const { pathname, searchParams } = new URL(url, gateway.origin);
+  assert.deepEqual({ pathname, ...Object.fromEntries(searchParams) }, { pathname: '/auth/login', ...parameters });
 }
 
 export const isAt = (page, origin) => assert.equal(new URL(page.url()).origin, origin);
