@@ -42,13 +42,14 @@ impl Targets {
             path: format!("{path}/items/42?page=1"),
             cookies: cookies.clone(),
         };
+        // What is compared first stands next to the anchor, in time too.
         let all = vec![
             target("nginx proxy_pass", &nginx.server, nginx.plain, PLAIN, &quiet.cookies),
+            target("latchgate bearer", &quiet.server, quiet.port, BEARER, &quiet.cookies),
+            target("latchgate auth = false", &quiet.server, quiet.port, PLAIN, &quiet.cookies),
+            target("latchgate bearer, default log", &default.server, default.port, BEARER, &default.cookies),
             target("nginx + static Authorization", &nginx.server, nginx.authorization, BEARER, &quiet.cookies),
             target("nginx + access_log", &nginx.server, nginx.logging, PLAIN, &quiet.cookies),
-            target("latchgate auth = false", &quiet.server, quiet.port, PLAIN, &quiet.cookies),
-            target("latchgate bearer", &quiet.server, quiet.port, BEARER, &quiet.cookies),
-            target("latchgate bearer, default log", &default.server, default.port, BEARER, &default.cookies),
         ];
         for target in &all {
             target.check_what_is_forwarded()?;
