@@ -5,7 +5,7 @@ use crate::background::Background;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::endpoints::{Endpoints, UsedStates};
-use crate::gateway::{self, Budget, Parts, Route};
+use crate::gateway::{self, Budget, Parts, Route, Tunnels};
 use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
 use crate::provider::{HttpClient, Kind, Provider};
@@ -224,8 +224,10 @@ fn spawn_worker(
     let (config, shared, clock) = (Arc::clone(config), Arc::clone(shared), clock.clone());
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         runtime.block_on(async move {
+            let tunnels = Tunnels::new(stop.clone());
             let door = Door {
-                gateway: gateway::stack(&Arc::new(parts(&config, &shared, &clock))),
+                gateway: gateway::stack(&Arc::new(parts(&config, &shared, &clock, &tunnels))),
+                tunnels,
                 trusted_proxies: config.server.trusted_proxies.clone(),
                 limits: config.limits.clone(),
                 open: Arc::clone(&shared.open_connections),
@@ -243,7 +245,7 @@ fn spawn_worker(
 }
 
 /// One worker's own: upstream connections and everything that is counted per request.
-fn parts(config: &Config, shared: &Shared, clock: &Clock) -> Parts {
+fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> Parts {
     let upstreams: HashMap<&str, Arc<Upstream>> = config
         .upstreams
         .iter()
@@ -283,6 +285,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock) -> Parts {
         trusted_proxies: config.server.trusted_proxies.clone(),
         limits: config.limits.clone(),
         replay_budget: Arc::clone(&shared.replay_budget),
+        tunnels: tunnels.clone(),
         clock: clock.clone(),
     }
 }

@@ -271,7 +271,7 @@ impl UsedStates {
 
     /// For the sweeper: records older than this are refused for their age.
     pub fn sweep(&self, now: Now) {
-        self.taken.retain(|_, taken| now.mono.since(*taken) < LOGIN_LIFE * 2);
+        self.taken.retain(|_, taken| now.mono.since(*taken) < LOGIN_LIFE);
     }
 }
 

@@ -58,7 +58,7 @@ where
 /// A bearer token of ours goes no further, on any route, valid or not.
 fn take_own_token(parts: &Parts, known: &mut Known) -> Option<Read> {
     let value = known.message.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
+    let (scheme, token) = value.split_once([' ', '\t'])?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }
@@ -77,7 +77,7 @@ fn by_own_token(parts: &Parts, known: &Known, read: Read) -> Credential {
             Some(session) => Credential::Token(session),
             None => Credential::Ended,
         },
-        Read::Expired => Credential::Ended,
+        Read::Dead => Credential::Ended,
         Read::Foreign => Credential::Absent,
     }
 }

@@ -1,7 +1,7 @@
 //! Step 7: to one of our endpoints, or to the upstream and back. Only this file writes forwarded
 //! headers.
 
-use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers, tunnel};
+use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, Tunnels, headers};
 use crate::body::Body;
 use crate::endpoints;
 use crate::facts::Facts;
@@ -45,7 +45,8 @@ impl Service<Complete> for Forward {
             }
             Target::Upstream(upstream) => {
                 let upstream = Arc::clone(upstream);
-                Box::pin(async move { Ok(to_upstream(&upstream, complete).await) })
+                let parts = Arc::clone(&self.parts);
+                Box::pin(async move { Ok(to_upstream(&upstream, &parts.tunnels, complete).await) })
             }
         }
     }
@@ -58,7 +59,7 @@ async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Co
     parts.endpoints.answer(endpoint, asked, message.body).await
 }
 
-async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> {
+async fn to_upstream(upstream: &Upstream, tunnels: &Tunnels, complete: Complete) -> Response<Body> {
     let Complete { exchange, message, session, target } = complete;
     let (facts, settings) = (&exchange.facts, &exchange.route.settings);
     let asker = Asker { id: &facts.id, client: facts.client };
@@ -87,7 +88,7 @@ async fn to_upstream(upstream: &Upstream, complete: Complete) -> Response<Body> 
     let within = settings.response_timeout.unwrap_or(upstream.settings().response_timeout);
     match upstream.send(request, within).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            switch(&exchange, session.as_deref(), response)
+            switch(tunnels, &exchange, session.as_deref(), response)
         }
         Ok(mut response) => {
             // The version is each connection's own.
@@ -149,7 +150,12 @@ fn ask_for_a_websocket(headers: &mut HeaderMap) {
 }
 
 /// A 101 counts only when a WebSocket was asked for and is what comes (RFC 9110 §7.8).
-fn switch(exchange: &Exchange, session: Option<&Session>, mut response: Response<Body>) -> Response<Body> {
+fn switch(
+    tunnels: &Tunnels,
+    exchange: &Exchange,
+    session: Option<&Session>,
+    mut response: Response<Body>,
+) -> Response<Body> {
     let switches_to_websocket = response
         .headers()
         .get(header::UPGRADE)
@@ -159,7 +165,7 @@ fn switch(exchange: &Exchange, session: Option<&Session>, mut response: Response
         return reply::refuse(asker, &Refusal::UpstreamBroken);
     };
     let session_ended = session.map(|session| session.vitals.ended().clone());
-    tunnel::open(client, hyper::upgrade::on(&mut response), session_ended);
+    tunnels.open(client, hyper::upgrade::on(&mut response), session_ended);
     clean(response.headers_mut(), &exchange.route.settings);
     ask_for_a_websocket(response.headers_mut());
     response

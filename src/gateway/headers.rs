@@ -113,12 +113,16 @@ const END_TO_END: [HeaderName; 6] = [
 ];
 
 const FORWARDED_PREFIX: &str = "x-forwarded-";
-const PROXY_CLAIMS: [&str; 10] = [
+const PROXY_CLAIMS: [&str; 14] = [
     "forwarded",
     "x-real-ip",
     "true-client-ip",
     "cf-connecting-ip",
     "x-client-ip",
+    "x-cluster-client-ip",
+    "fastly-client-ip",
+    "x-host",
+    "x-original-host",
     "x-original-url",
     "x-rewrite-url",
     "x-http-method",

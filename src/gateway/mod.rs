@@ -22,6 +22,7 @@ pub use intake::Peer;
 pub use limits::Limits;
 pub use replay::Budget;
 pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target};
+pub use tunnel::Tunnels;
 
 use crate::body::Body;
 use crate::clock::Clock;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub limits: Limits,
     /// What all kept bodies may take.
     pub replay_budget: Arc<Budget>,
+    /// What has become of upgrades.
+    pub tunnels: Tunnels,
     /// The time.
     pub clock: Clock,
 }

@@ -1,5 +1,6 @@
 //! WebSocket tunnels: after the 101 the bytes go through, in both directions, until either side
-//! closes, or until the session they were opened with ends (close code 1008, RFC 6455 §7.4.1).
+//! closes, until the session they were opened with ends (close code 1008, RFC 6455 §7.4.1), or until
+//! the gateway stops (1001).
 
 use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -7,25 +8,58 @@ use hyper_util::rt::TokioIo;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-/// Joins the two sides once both have switched. Lives on the worker that holds both connections.
-pub fn open(client: OnUpgrade, upstream: OnUpgrade, session_ended: Option<CancellationToken>) {
-    tokio::spawn(async move {
-        let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
-        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        // A side that breaks off ends the other; there is nobody to tell.
-        let _ = match session_ended {
-            Some(ended) => pass_until(ended, client, upstream).await,
-            None => tokio::io::copy_bidirectional(&mut client, &mut upstream).await.map(drop),
-        };
-    });
+/// The tunnels of one worker. They live on the worker that holds both connections.
+#[derive(Clone)]
+pub struct Tunnels {
+    open: TaskTracker,
+    stop: watch::Receiver<bool>,
+}
+
+impl Tunnels {
+    /// None yet; they close when `stop` turns true.
+    #[must_use]
+    pub fn new(stop: watch::Receiver<bool>) -> Tunnels {
+        Tunnels { open: TaskTracker::new(), stop }
+    }
+
+    /// Joins the two sides once both have switched.
+    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, session_ended: Option<CancellationToken>) {
+        let mut stop = self.stop.clone();
+        self.open.spawn(async move {
+            let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
+            let end = async {
+                tokio::select! {
+                    () = ended(session_ended) => POLICY_VIOLATION,
+                    _ = stop.wait_for(|stop| *stop) => GOING_AWAY,
+                }
+            };
+            // A side that breaks off ends the other; there is nobody to tell.
+            let _ = pass_until(end, TokioIo::new(client), TokioIo::new(upstream)).await;
+        });
+    }
+
+    /// Resolves when all have closed, after the worker was told to stop.
+    pub async fn closed(&self) {
+        self.open.close();
+        self.open.wait().await;
+    }
+}
+
+async fn ended(session: Option<CancellationToken>) {
+    match session {
+        Some(session) => session.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 type Side = TokioIo<Upgraded>;
 
-async fn pass_until(ended: CancellationToken, client: Side, upstream: Side) -> io::Result<()> {
+async fn pass_until(end: impl Future<Output = u16>, client: Side, upstream: Side) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     let mut downward = Downward::default();
@@ -37,15 +71,16 @@ async fn pass_until(ended: CancellationToken, client: Side, upstream: Side) -> i
         downward.pass(&mut from_upstream, &mut to_client).await?;
         to_client.shutdown().await
     };
-    tokio::select! {
+    let code = tokio::select! {
         passed = async { tokio::try_join!(up, down) } => return passed.map(drop),
-        () = ended.cancelled() => {}
-    }
+        code = end => code,
+    };
     // A close frame may not stand in the middle of another one.
     let rest_of_frame = downward.finish_frame(&mut from_upstream, &mut to_client);
     let _ = timeout(FINISH_FRAME_WITHIN, rest_of_frame).await;
     if downward.frames.at_boundary() {
-        to_client.write_all(&CLOSE_POLICY_VIOLATION).await?;
+        let [high, low] = code.to_be_bytes();
+        to_client.write_all(&[CLOSE, 2, high, low]).await?;
     }
     to_client.shutdown().await
 }
@@ -137,8 +172,10 @@ fn payload_length(header: &[u8]) -> Option<u64> {
     (rest.len() == extended + mask).then_some(length)
 }
 
-/// FIN, opcode 8, two bytes: 1008.
-const CLOSE_POLICY_VIOLATION: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
+/// FIN, opcode 8.
+const CLOSE: u8 = 0x88;
+const POLICY_VIOLATION: u16 = 1008;
+const GOING_AWAY: u16 = 1001;
 const FINISH_FRAME_WITHIN: Duration = Duration::from_secs(2);
 const PIECE: usize = 16 * 1024;
 

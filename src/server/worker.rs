@@ -2,7 +2,7 @@
 
 use super::Bound;
 use crate::body::Body;
-use crate::gateway::{Arrival, Gateway, Limits, Peer};
+use crate::gateway::{Arrival, Gateway, Limits, Peer, Tunnels};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -32,6 +32,8 @@ pub struct Door {
     pub trusted_proxies: Vec<IpNet>,
     /// Bounds.
     pub limits: Limits,
+    /// WebSockets, which have left HTTP behind.
+    pub tunnels: Tunnels,
     /// Open connections of all workers.
     pub open: Arc<AtomicUsize>,
     /// Turns true when the process is to stop.
@@ -62,7 +64,11 @@ pub async fn serve(sockets: Vec<Bound>, door: Door, drain: Duration) -> io::Resu
         let _ = accept_loop.await;
     }
     connections.close();
-    Ok(timeout(drain, connections.wait()).await.is_ok())
+    let finished = async {
+        connections.wait().await;
+        door.tunnels.closed().await;
+    };
+    Ok(timeout(drain, finished).await.is_ok())
 }
 
 async fn accept_tcp(socket: &TcpListener, door: &Arc<Door>, connections: &TaskTracker) {

@@ -31,8 +31,8 @@ pub struct OwnToken {
 pub enum Read {
     /// Not one of ours.
     Foreign,
-    /// Ours, but its time is over.
-    Expired,
+    /// One of ours, but its time is over, or nobody knows the secret any more that it was signed with.
+    Dead,
     /// Ours, and it stands for this session.
     Session(SessionKey),
 }
@@ -79,7 +79,7 @@ impl OwnTokens {
         Some(OwnToken { token, expires_in })
     }
 
-    /// What `token` is. Expired ones are recognised, so that they go no further either.
+    /// What `token` is. Dead ones are recognised, so that they go no further either.
     #[must_use]
     pub fn read(&self, token: &str, now: Now) -> Read {
         // Most bearer tokens are not ours, and a look at the type tells.
@@ -96,13 +96,13 @@ impl OwnTokens {
             .find_map(|key| jsonwebtoken::decode::<Claims>(token, key, &validation).ok())
             .map(|data| data.claims);
         match claims {
-            None => Read::Foreign,
-            Some(claims) if claims.exp <= now.unix => Read::Expired,
+            None => Read::Dead,
+            Some(claims) if claims.exp <= now.unix => Read::Dead,
             Some(claims) => {
                 let mut key = [0; 32];
                 match URL_SAFE_NO_PAD.decode_slice(&claims.sid, &mut key) {
                     Ok(32) => Read::Session(SessionKey(key)),
-                    _ => Read::Foreign,
+                    _ => Read::Dead,
                 }
             }
         }
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(own.expires_in, 3600);
         assert_eq!(tokens.read(&own.token, NOW), Read::Session(session.key));
         assert_eq!(tokens.read(&own.token, Now { unix: NOW.unix + 3599, ..NOW }), Read::Session(session.key));
-        assert_eq!(tokens.read(&own.token, Now { unix: NOW.unix + 3600, ..NOW }), Read::Expired);
+        assert_eq!(tokens.read(&own.token, Now { unix: NOW.unix + 3600, ..NOW }), Read::Dead);
     }
 
     #[test]
@@ -154,8 +154,9 @@ mod tests {
     fn nobody_else_can_make_one() {
         let own = tokens("one secret of at least 32 bytes!!").issue(&session(), NOW.unix + 60, NOW).unwrap();
         let others = tokens("another secret of at least 32 byte");
-        assert_eq!(others.read(&own.token, NOW), Read::Foreign);
-        for foreign in ["", "a.b.c", "eyJhbGciOiJub25lIiwidHlwIjoibGF0Y2hnYXRlK2p3dCJ9.e30."] {
+        assert_eq!(others.read(&own.token, NOW), Read::Dead);
+        let unsigned = "eyJhbGciOiJub25lIiwidHlwIjoibGF0Y2hnYXRlK2p3dCJ9.e30.";
+        for foreign in ["", "a.b.c", "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.AAAA", unsigned] {
             assert_eq!(others.read(foreign, NOW), Read::Foreign);
         }
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use latchgate::app::Drained;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -142,6 +143,19 @@ async fn a_websocket_is_closed_when_its_session_ends() {
     let frame = socket.raw().await;
     assert!(frame.len() >= 4 && frame[0] == 0x88, "a close frame (RFC 6455 §5.5.1): {frame:?}");
     assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), 1008);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_says_so_to_websockets_and_waits_for_none() {
+    let site = Site::plan().route("/*", "auth = \"public\"").start().await;
+    site.upstream.answer(|_| Answer::websocket_echo());
+    let browser = site.browser();
+    let mut socket = websocket(&browser).await;
+    let drained = timeout(Duration::from_secs(10), site.gateway.shut_down()).await;
+    assert_eq!(drained.unwrap(), Drained::Complete);
+    let frame = socket.raw().await;
+    assert!(frame.len() >= 4 && frame[0] == 0x88, "a close frame: {frame:?}");
+    assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), 1001, "going away (RFC 6455 §7.4.1)");
 }
 
 // H1-19
