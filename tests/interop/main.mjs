@@ -1,13 +1,13 @@
-// The interop suite: one run of everything, in this order. See README.md.
+// The interop suite: one run of everything, in this order. See README.md. Plain imports would not wait for each other.
 
-import './cases/login.mjs';
-import './cases/refresh.mjs';
-import './cases/logout.mjs';
-import './cases/api_client.mjs';
-import './cases/streams.mjs';
-import './cases/pages.mjs';
-import './cases/hostile.mjs';
-import './cases/start.mjs';
-import './cases/stop.mjs';
-import './cases/demo.mjs';
-import './cases/end.mjs';
+await import('./cases/login.mjs');
+await import('./cases/refresh.mjs');
+await import('./cases/logout.mjs');
+await import('./cases/api_client.mjs');
+await import('./cases/streams.mjs');
+await import('./cases/pages.mjs');
+await import('./cases/hostile.mjs');
+await import('./cases/start.mjs');
+await import('./cases/stop.mjs');
+await import('./cases/demo.mjs');
+await import('./cases/end.mjs');

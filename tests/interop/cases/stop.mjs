@@ -14,7 +14,7 @@ for (const signal of ['SIGTERM', 'SIGINT']) {
       const answer = fetch(`${gateway.origin}/slow`);
       await slow.asked();
       gateway.signal(signal);
-      await eventually(async () => !(await exchange(gateway.origin, 'GET / HTTP/1.1\r\nHost: x\r\n\r\n', 100)), 'the port to be closed');
+      await eventually(async () => !(await exchange(gateway.origin, 'GET / HTTP/1.1\r\nHost: x\r\n\r\n', { patience: 100 })), 'the port to be closed');
 
       assert.equal(await (await answer).text(), 'at last');
       assert.deepEqual(await gateway.ended, { code: 0, signal: null });
