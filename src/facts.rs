@@ -30,6 +30,8 @@ pub struct Facts {
     pub scheme: Scheme,
     /// The host the browser used, if a trusted proxy in front has changed it.
     pub forwarded_host: Option<HeaderValue>,
+    /// What goes upstream as `Forwarded`; None when the host cannot be quoted.
+    pub forwarded: Option<HeaderValue>,
     /// The `Host` of the request, port included; its text is ASCII.
     pub authority: HeaderValue,
     /// The page that a script's request came from, if it is one of ours at all.
@@ -44,19 +46,19 @@ impl Facts {
     pub fn public_host(&self) -> &HeaderValue {
         self.forwarded_host.as_ref().unwrap_or(&self.authority)
     }
+}
 
-    /// `Forwarded` (RFC 7239 §4) for this hop; None when the host cannot be quoted.
-    #[must_use]
-    pub fn forwarded(&self) -> Option<HeaderValue> {
-        let host = self.public_host().to_str().ok()?;
-        let proto = self.scheme.as_str();
-        let text = match self.client_address {
-            Some(IpAddr::V4(address)) => format!("for={address};host=\"{host}\";proto={proto}"),
-            Some(IpAddr::V6(address)) => format!("for=\"[{address}]\";host=\"{host}\";proto={proto}"),
-            None => format!("host=\"{host}\";proto={proto}"),
-        };
-        HeaderValue::try_from(text).ok()
-    }
+/// `Forwarded` (RFC 7239 §4) for one hop; None when the host cannot be quoted.
+#[must_use]
+pub fn forwarded(client: Option<IpAddr>, host: &HeaderValue, scheme: Scheme) -> Option<HeaderValue> {
+    let host = host.to_str().ok()?;
+    let proto = scheme.as_str();
+    let text = match client {
+        Some(IpAddr::V4(address)) => format!("for={address};host=\"{host}\";proto={proto}"),
+        Some(IpAddr::V6(address)) => format!("for=\"[{address}]\";host=\"{host}\";proto={proto}"),
+        None => format!("host=\"{host}\";proto={proto}"),
+    };
+    HeaderValue::try_from(text).ok()
 }
 
 /// How the browser reached us.
@@ -103,23 +105,24 @@ impl RequestId {
     /// every attempt. Our own ids are trace ids; of a client's one is made.
     #[must_use]
     pub fn as_trace_parent(&self) -> Option<HeaderValue> {
-        let id = self.0.to_str().ok()?;
-        let text = if is_trace_id(id) {
-            format!("00-{id}-{}-00", &id[..16])
+        let id = self.0.as_bytes();
+        let mut text = *b"00-................................-................-00";
+        if is_trace_id(id) {
+            text[3..35].copy_from_slice(id);
+            text[36..52].copy_from_slice(&id[..16]);
         } else {
-            let digest = digest(&SHA256, id.as_bytes());
-            let (trace, rest) = digest.as_ref().split_first_chunk()?;
-            format!("00-{:032x}-{:016x}-00", u128::from_be_bytes(*trace), u64::from_be_bytes(*rest.first_chunk()?))
-        };
-        HeaderValue::try_from(text).ok()
+            let digest = digest(&SHA256, id);
+            write_hex(&digest.as_ref()[..16], &mut text[3..35]);
+            write_hex(&digest.as_ref()[16..24], &mut text[36..52]);
+        }
+        HeaderValue::from_bytes(&text).ok()
     }
 
+    /// An id only has to be another one than the others: it is no secret.
     fn random() -> RequestId {
-        let mut bytes = [0; 16];
-        // An id only helps to find a log line; without randomness requests fail elsewhere.
-        let _ = aws_lc_rs::rand::fill(&mut bytes);
-        let text = format!("{:032x}", u128::from_be_bytes(bytes));
-        RequestId(HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-")))
+        let mut text = [0; 32];
+        write_hex(&fastrand::u128(1 << 64..).to_be_bytes(), &mut text);
+        RequestId(HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-")))
     }
 }
 
@@ -141,10 +144,18 @@ pub fn stays_open(headers: &HeaderMap) -> bool {
 }
 
 /// Hexadecimal, and neither part of it all zeros (§3.2.2).
-fn is_trace_id(id: &str) -> bool {
+fn is_trace_id(id: &[u8]) -> bool {
     id.len() == 32
-        && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        && id.bytes().take(16).any(|byte| byte != b'0')
+        && id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && id[..16].iter().any(|&byte| byte != b'0')
+}
+
+/// Two digits for each byte; `text` is as long as that.
+fn write_hex(bytes: &[u8], text: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (byte, digits) in bytes.iter().zip(text.chunks_exact_mut(2)) {
+        digits.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
 }
 
 fn is_sane(id: &[u8]) -> bool {

@@ -170,6 +170,19 @@ impl Endpoints {
             .collect()
     }
 
+    /// Whether a path, in its form for matching, can be one of [`Endpoints::patterns`] at all: a cheap
+    /// look that spares all the others a search.
+    #[must_use]
+    pub fn may_be_ours(&self, path: &str) -> bool {
+        let Settings { prefix, user_path, .. } = &self.settings;
+        path.starts_with(prefix)
+            || path == user_path
+            || (self.mock.is_some() && path.starts_with("/mock"))
+            // Which escapes are the same is for the search to say.
+            || prefix.contains('%')
+            || user_path.contains('%')
+    }
+
     /// The answer of one of ours.
     pub async fn answer(&self, endpoint: &Endpoint, asked: Asked<'_>, body: Body) -> Response<Body> {
         let methods = endpoint.methods();

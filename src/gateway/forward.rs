@@ -133,8 +133,8 @@ fn write_forwarded(headers: &mut HeaderMap, facts: &Facts) {
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme.as_str()));
     headers.insert(X_FORWARDED_HOST, facts.public_host().clone());
-    if let Some(forwarded) = facts.forwarded() {
-        headers.insert(header::FORWARDED, forwarded);
+    if let Some(forwarded) = &facts.forwarded {
+        headers.insert(header::FORWARDED, forwarded.clone());
     }
     headers.insert(X_REQUEST_ID, facts.id.as_header().clone());
     if !headers.contains_key(TRACEPARENT)

@@ -30,6 +30,9 @@ impl OwnedNames {
 /// Takes out what is meant for this hop alone: first, so that a name listed in `Connection` cannot
 /// take ours with it later. `te: trailers` stays, since trailers are passed on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let listed: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)

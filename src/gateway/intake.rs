@@ -18,7 +18,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tower::{Layer, Service};
 
@@ -31,6 +31,16 @@ pub struct Peer {
     pub trusted: bool,
     /// Its address as a header value, made once.
     forwarded_for: Option<HeaderValue>,
+    /// The last `Forwarded` and what it was made of: a connection rarely changes hosts.
+    forwarded: Mutex<Option<(Hop, Option<HeaderValue>)>>,
+}
+
+/// What a `Forwarded` is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hop {
+    client: Option<IpAddr>,
+    host: HeaderValue,
+    scheme: Scheme,
 }
 
 impl Peer {
@@ -42,13 +52,26 @@ impl Peer {
             address: Some(address),
             trusted: trusted_proxies.iter().any(|net| net.contains(&address)),
             forwarded_for: HeaderValue::try_from(address.to_string()).ok(),
+            forwarded: Mutex::default(),
         }
     }
 
     /// Someone on this machine, through a unix socket. Believed when any proxy is.
     #[must_use]
     pub fn on_a_unix_socket(trusted: bool) -> Peer {
-        Peer { address: None, trusted, forwarded_for: None }
+        Peer { address: None, trusted, forwarded_for: None, forwarded: Mutex::default() }
+    }
+
+    fn forwarded(&self, hop: Hop) -> Option<HeaderValue> {
+        let mut last = self.forwarded.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((made_of, forwarded)) if *made_of == hop => forwarded.clone(),
+            _ => {
+                let forwarded = facts::forwarded(hop.client, &hop.host, hop.scheme);
+                *last = Some((hop, forwarded.clone()));
+                forwarded
+            }
+        }
     }
 }
 
@@ -131,16 +154,21 @@ fn read(
     if path.has_encoded_slash() && !route.settings.allow_encoded_slash {
         return Err(Refusal::EncodedSlash);
     }
+    let client_address = client_address(parts, &peer, request.headers());
+    let scheme = scheme(parts, &peer, request.headers());
+    let forwarded_host = forwarded_host(&peer, request.headers());
+    let host = forwarded_host.as_ref().unwrap_or(&authority).clone();
     let facts = Facts {
         id,
         now: parts.clock.now(),
         method: request.method().clone(),
         path,
         client,
-        client_address: client_address(parts, &peer, request.headers()),
+        client_address,
         forwarded_for: forwarded_for(&peer, request.headers()),
-        scheme: scheme(parts, &peer, request.headers()),
-        forwarded_host: forwarded_host(&peer, request.headers()),
+        scheme,
+        forwarded: peer.forwarded(Hop { client: client_address, host, scheme }),
+        forwarded_host,
         authority: authority.clone(),
         referer: request.headers().get(header::REFERER).cloned(),
         stays_open: facts::stays_open(request.headers()),
@@ -177,7 +205,9 @@ fn find_route(
     path: &NormalPath,
     is_preflight: bool,
 ) -> Result<Arc<Route>, Refusal> {
-    if let Found::Route(index) = parts.endpoint_table.find(host, request.method(), path) {
+    if parts.endpoints.may_be_ours(&path.for_matching())
+        && let Found::Route(index) = parts.endpoint_table.find(host, request.method(), path)
+    {
         return Ok(Arc::clone(&parts.endpoint_routes[index]));
     }
     let method = match request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD) {

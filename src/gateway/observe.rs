@@ -96,7 +96,7 @@ impl Access {
             method: arrival.request.method().clone(),
             path: arrival.request.uri().path().to_owned(),
             peer: arrival.peer.address,
-            began: clock.now().mono,
+            began: clock.mono(),
             clock: clock.clone(),
         }
     }
@@ -116,7 +116,7 @@ impl Line {
             status = response.status().as_u16(),
             outcome,
             client = intake.map_or(access.peer, |intake| intake.client).map(tracing::field::display),
-            millis = access.clock.now().mono.since(access.began).as_millis() as u64,
+            millis = access.clock.mono().since(access.began).as_millis() as u64,
             "request"
         );
     }

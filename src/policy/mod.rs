@@ -7,7 +7,7 @@ pub mod require;
 pub mod return_to;
 pub mod route;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 
 /// `auth` of a route (SPEC §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,7 +66,7 @@ pub enum Client {
 }
 
 impl Client {
-    /// NAV, as SPEC §1 defines it.
+    /// NAV, as SPEC §1 defines it. One pass: most requests are never refused, and all are asked.
     #[must_use]
     pub fn of(method: &Method, headers: &HeaderMap) -> Client {
         let shape = match *method {
@@ -74,18 +74,27 @@ impl Client {
             Method::POST => Client::Form,
             _ => return Client::Script,
         };
-        if NEVER_NAVIGATIONS.iter().any(|&(name, says)| says_any(headers, name, says)) {
-            return Client::Script;
-        }
-        let navigates = match headers.get("sec-fetch-mode") {
-            Some(mode) => mode == "navigate",
-            None if FETCH_METADATA.iter().any(|&name| headers.contains_key(name)) => false,
-            None => {
-                says_any(headers, "accept", "text/html")
-                    && !says_any(headers, "x-requested-with", "xmlhttprequest")
-                    && (shape == Client::Page || is_form(headers))
+        let (mut has_metadata, mut navigates) = (false, false);
+        let (mut wants_html, mut is_form, mut is_xhr) = (false, false, false);
+        for (name, value) in headers {
+            match name.as_str() {
+                "sec-fetch-mode" => (has_metadata, navigates) = (true, value == "navigate"),
+                "sec-fetch-site" | "sec-fetch-dest" | "sec-fetch-user" => has_metadata = true,
+                "content-type" => is_form |= FORM_TYPES.iter().any(|form| says(value, form)),
+                "accept" if says(value, "text/event-stream") => return Client::Script,
+                "accept" => wants_html |= says(value, "text/html"),
+                "x-requested-with" => is_xhr |= says(value, "xmlhttprequest"),
+                // What a browser does on its own or from script, whatever else it claims.
+                "sec-purpose" | "next-action" | "next-router-prefetch" => return Client::Script,
+                "purpose" if says(value, "prefetch") => return Client::Script,
+                "upgrade" if says(value, "websocket") => return Client::Script,
+                "rsc" if value == "1" => return Client::Script,
+                _ => {}
             }
-        };
+        }
+        if !has_metadata {
+            navigates = wants_html && !is_xhr && (shape == Client::Page || is_form);
+        }
         if navigates { shape } else { Client::Script }
     }
 
@@ -294,36 +303,12 @@ pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    FORM_TYPES.iter().any(|form| essence.eq_ignore_ascii_case(form))
-}
-
-/// Whether any member of a comma-separated header, parameters aside, is `says`; an empty `says`
-/// means that the header is there at all.
-fn says_any(headers: &HeaderMap, name: &str, says: &str) -> bool {
-    headers.get_all(name).iter().any(|value| {
-        says.is_empty()
-            || value.to_str().is_ok_and(|text| {
-                text.split(',')
-                    .any(|member| member.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(says))
-            })
+/// Whether any member of a comma-separated value, parameters aside, is `wanted`.
+fn says(value: &HeaderValue, wanted: &str) -> bool {
+    value.to_str().is_ok_and(|text| {
+        text.split(',').any(|member| member.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted))
     })
 }
-
-const FETCH_METADATA: [&str; 4] = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "sec-fetch-user"];
-
-/// Requests that a browser makes on its own or from script, whatever else they claim.
-const NEVER_NAVIGATIONS: [(&str, &str); 7] = [
-    ("sec-purpose", ""),
-    ("purpose", "prefetch"),
-    ("upgrade", "websocket"),
-    ("accept", "text/event-stream"),
-    ("rsc", "1"),
-    ("next-action", ""),
-    ("next-router-prefetch", ""),
-];
 
 /// The content types an HTML form can send.
 const FORM_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];

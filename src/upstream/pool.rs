@@ -49,12 +49,14 @@ impl Pool {
         request: Request<Body>,
         within: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
-        let sent = Arc::new(AtomicU64::new(self.clock.now().mono.0));
-        let request = if request.body().is_end_stream() { request } else { watch(request, &sent, &self.clock) };
-        let exchange = self.exchange(request);
+        if request.body().is_end_stream() {
+            return timeout(within, self.exchange(request)).await.unwrap_or(Err(UpstreamError::Timeout));
+        }
+        let sent = Arc::new(AtomicU64::new(self.clock.mono().0));
+        let exchange = self.exchange(watch(request, &sent, &self.clock));
         tokio::pin!(exchange);
         loop {
-            let quiet = self.clock.now().mono.since(Mono(sent.load(Ordering::Relaxed)));
+            let quiet = self.clock.mono().since(Mono(sent.load(Ordering::Relaxed)));
             let Some(left) = within.checked_sub(quiet).filter(|left| !left.is_zero()) else {
                 return Err(UpstreamError::Timeout);
             };
@@ -118,7 +120,7 @@ impl Pool {
     /// The youngest connection that is ready. One may not be, although its response was read: the
     /// server answered before it had the whole request, which still goes out.
     fn take_idle(&self) -> Option<SendRequest<Body>> {
-        let now = self.clock.now().mono;
+        let now = self.clock.mono();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.last().is_some_and(|youngest| now.since(youngest.since) >= KEEP_IDLE) {
             idle.clear();
@@ -135,7 +137,7 @@ impl Pool {
     fn put_back(&self, connection: SendRequest<Body>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MOST_IDLE && !connection.is_closed() {
-            idle.push(Idle { connection, since: self.clock.now().mono });
+            idle.push(Idle { connection, since: self.clock.mono() });
         }
     }
 
@@ -250,7 +252,7 @@ impl HttpBody for Watched {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         if polled.is_ready() {
-            this.sent.store(this.clock.now().mono.0, Ordering::Relaxed);
+            this.sent.store(this.clock.mono().0, Ordering::Relaxed);
         }
         polled
     }
