@@ -4,7 +4,7 @@ use crate::clock::Now;
 use crate::policy::Client;
 use crate::policy::path::NormalPath;
 use aws_lc_rs::digest::{SHA256, digest};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -89,7 +89,7 @@ impl RequestId {
     /// The client's, when it is fit to be logged; else a new one of 128 random bits.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> RequestId {
-        match headers.get("x-request-id") {
+        match headers.get(&X_REQUEST_ID) {
             Some(id) if is_sane(id.as_bytes()) => RequestId(id.clone()),
             _ => RequestId::random(),
         }
@@ -135,12 +135,12 @@ impl fmt::Display for RequestId {
 /// Whether the client asks for an exchange that cannot be sent again once it is open.
 #[must_use]
 pub fn stays_open(headers: &HeaderMap) -> bool {
-    let says = |name: &str, wanted: &str| {
+    let says = |name: HeaderName, wanted: &str| {
         headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with(wanted))
     };
     headers.contains_key(http::header::UPGRADE)
-        || says("accept", "text/event-stream")
-        || says("content-type", "application/grpc")
+        || says(header::ACCEPT, "text/event-stream")
+        || says(header::CONTENT_TYPE, "application/grpc")
 }
 
 /// Hexadecimal, and neither part of it all zeros (§3.2.2).
@@ -161,6 +161,9 @@ fn write_hex(bytes: &[u8], text: &mut [u8]) {
 fn is_sane(id: &[u8]) -> bool {
     (1..=128).contains(&id.len()) && id.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
 }
+
+/// Follows a request from hop to hop.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@
 use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, Tunnels, headers};
 use crate::body::Body;
 use crate::endpoints;
-use crate::facts::Facts;
+use crate::facts::{Facts, X_REQUEST_ID};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::{Session, cookie};
 use crate::upstream::{Upstream, UpstreamError};
@@ -203,5 +203,4 @@ const SHARED_CACHE_DIRECTIVES: [&str; 4] = ["public", "private", "no-store", "s-
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

@@ -95,7 +95,7 @@ impl<S: Step<Attempted>> Recovering<S> {
             }
             return self.with_cleared_cookie(first, prepared.cleared);
         }
-        let answer = self.recover(&exchange, first, sent, spare).await;
+        let answer = Box::pin(self.recover(&exchange, first, sent, spare)).await;
         self.with_cleared_cookie(answer, prepared.cleared)
     }
 
@@ -122,7 +122,7 @@ impl<S: Step<Attempted>> Recovering<S> {
                 }
                 Ok(Prepared::with(session, TokenChoice::Send))
             }
-            Preparation::RenewFirst => self.renew_first(exchange, session).await,
+            Preparation::RenewFirst => Box::pin(self.renew_first(exchange, session)).await,
         }
     }
 

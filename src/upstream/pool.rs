@@ -44,6 +44,8 @@ impl Pool {
         Pool { address, connect_timeout, tls, clock, idle: Mutex::default() }
     }
 
+    /// What is rare is boxed, here and below: a future is moved, and its size is paid for by every
+    /// request.
     pub(super) async fn send(
         self: &Arc<Pool>,
         request: Request<Body>,
@@ -52,6 +54,14 @@ impl Pool {
         if request.body().is_end_stream() {
             return timeout(within, self.exchange(request)).await.unwrap_or(Err(UpstreamError::Timeout));
         }
+        Box::pin(self.send_with_body(request, within)).await
+    }
+
+    async fn send_with_body(
+        self: &Arc<Pool>,
+        request: Request<Body>,
+        within: Duration,
+    ) -> Result<Response<Body>, UpstreamError> {
         let sent = Arc::new(AtomicU64::new(self.clock.mono().0));
         let exchange = self.exchange(watch(request, &sent, &self.clock));
         tokio::pin!(exchange);
@@ -70,22 +80,23 @@ impl Pool {
     /// not sent goes to the next, and what is safe to send twice (RFC 9110 §9.2.2) goes to a new one.
     async fn exchange(self: &Arc<Pool>, mut request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
         if request.headers().contains_key(header::UPGRADE) {
-            return self.exchange_on_a_new_connection(request).await;
+            return Box::pin(self.exchange_on_a_new_connection(request)).await;
         }
-        while let Some(mut connection) = self.take_idle() {
-            let spare = copy_if_repeatable(&request);
+        while let Some(Idle { mut connection, since }) = self.take_idle() {
+            let has_rested = self.clock.mono().since(since) >= RESTED;
+            let spare = if has_rested { copy_if_repeatable(&request) } else { None };
             match connection.try_send_request(request).await {
                 Ok(response) => return Ok(self.keep_after(response, connection)),
                 Err(mut failure) => match (failure.take_message(), spare) {
                     (Some(unsent), _) => request = unsent,
                     (None, Some(spare)) if is_closing(failure.error()) => {
-                        return self.exchange_on_a_new_connection(spare).await;
+                        return Box::pin(self.exchange_on_a_new_connection(spare)).await;
                     }
                     (None, _) => return Err(broken(failure.into_error())),
                 },
             }
         }
-        self.exchange_on_a_new_connection(request).await
+        Box::pin(self.exchange_on_a_new_connection(request)).await
     }
 
     async fn exchange_on_a_new_connection(
@@ -119,16 +130,16 @@ impl Pool {
 
     /// The youngest connection that is ready. One may not be, although its response was read: the
     /// server answered before it had the whole request, which still goes out.
-    fn take_idle(&self) -> Option<SendRequest<Body>> {
+    fn take_idle(&self) -> Option<Idle> {
         let now = self.clock.mono();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.last().is_some_and(|youngest| now.since(youngest.since) >= KEEP_IDLE) {
             idle.clear();
         }
         while let Some(at) = idle.iter().rposition(|kept| kept.connection.is_closed() || kept.connection.is_ready()) {
-            let Idle { connection, since } = idle.remove(at);
-            if !connection.is_closed() && now.since(since) < KEEP_IDLE {
-                return Some(connection);
+            let kept = idle.remove(at);
+            if !kept.connection.is_closed() && now.since(kept.since) < KEEP_IDLE {
+                return Some(kept);
             }
         }
         None
@@ -269,3 +280,6 @@ impl HttpBody for Watched {
 /// Servers close idle connections after a minute or so; better not to race them.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
 const MOST_IDLE: usize = 256;
+/// Servers close connections that have been idle for a while. One that was in use a moment ago is not
+/// worth a copy of every request.
+const RESTED: Duration = Duration::from_millis(100);
