@@ -152,7 +152,9 @@ impl Shared {
         let sessions = Arc::new(Sessions::new(config.session.clone()));
         let own_tokens =
             Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
-        let (providers, mock) = providers(config, clock);
+        // The roots of this machine are read once.
+        let tls = tls::client_config();
+        let (providers, mock) = providers(config, clock, HttpClient::network(tls.clone()));
         let by_name: HashMap<Arc<str>, Arc<Provider>> =
             providers.iter().map(|provider| (provider.name().into(), Arc::clone(provider))).collect();
         let tokens = Arc::new(Tokens::new(
@@ -184,15 +186,14 @@ impl Shared {
             endpoints,
             replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
             demo: Arc::new(DemoUpstream::new(clock.clone())),
-            tls: Arc::new(tls::client_config()),
+            tls: Arc::new(tls),
             open_connections: Arc::default(),
         }))
     }
 }
 
 /// The mock provider answers in this process; nothing but the way to it differs.
-fn providers(config: &Config, clock: &Clock) -> (Vec<Arc<Provider>>, Option<Arc<MockProvider>>) {
-    let network = HttpClient::network();
+fn providers(config: &Config, clock: &Clock, network: HttpClient) -> (Vec<Arc<Provider>>, Option<Arc<MockProvider>>) {
     let mut mock = None;
     let providers = config
         .providers

@@ -5,7 +5,6 @@
 //! kin have no effect.
 
 use crate::clock::Now;
-use crate::tls;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Request, Response};
@@ -62,18 +61,15 @@ enum Transport {
 type InProcess = dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync;
 
 impl HttpClient {
-    /// HTTP/1.1 over TCP, and over TLS with the roots of this machine.
+    /// HTTP/1.1 over TCP, and over TLS as `tls` has it.
     #[must_use]
-    pub fn network() -> HttpClient {
+    pub fn network(tls: rustls::ClientConfig) -> HttpClient {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_nodelay(true);
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls::client_config())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
+        let https =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_timer(TokioTimer::new())

@@ -2,6 +2,7 @@
 
 use super::test_provider::{ACCESS_TOKEN, Answer, CLIENT_ID, NONCE, SigningKey, TestProvider};
 use super::*;
+use crate::tls;
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -626,7 +627,7 @@ async fn plain_oauth2_takes_the_user_from_userinfo_and_believes_no_id_token() {
 async fn over_a_network_it_is_the_same() {
     let op = TestProvider::new();
     op.listen().await;
-    let provider = Provider::new(op.settings(), HttpClient::network(), op.clock.clone());
+    let provider = Provider::new(op.settings(), HttpClient::network(tls::client_config()), op.clock.clone());
     assert_eq!(provider.redeem_code(&redemption()).await.ok().unwrap().subject, "ada");
     assert!(provider.refresh(&refresh_token(), "ada").await.is_ok());
 }
@@ -649,7 +650,7 @@ async fn dm_03_redirects_are_not_followed() {
                 script.instead = [(path, redirect)].into();
                 script.claims = json!({ "email": null });
             });
-            let provider = Provider::new(op.settings(), HttpClient::network(), op.clock.clone());
+            let provider = Provider::new(op.settings(), HttpClient::network(tls::client_config()), op.clock.clone());
             let error = provider.redeem_code(&redemption()).await.err().unwrap();
             assert_eq!(error.reason(), reason);
             assert!(elsewhere.asked(path).is_empty());
@@ -666,7 +667,7 @@ async fn tk_21_answers_without_end_are_cut_off() {
             script.instead = [(path, Answer::new(200, " ".repeat(http::BODY_LIMIT + 1)))].into();
             script.claims = json!({ "email": null });
         });
-        let provider = Provider::new(op.settings(), HttpClient::network(), op.clock.clone());
+        let provider = Provider::new(op.settings(), HttpClient::network(tls::client_config()), op.clock.clone());
         let error = provider.redeem_code(&redemption()).await.err().unwrap();
         assert!(["answer_too_large", "keys_unavailable"].contains(&error.reason()), "{error}");
     }
@@ -716,7 +717,7 @@ async fn ip_02_ip_03_a_provider_that_drips_hangs_or_hangs_up() {
         (nobody.await, "connect"),
     ] {
         let started = Instant::now();
-        let provider = Provider::new(settings, HttpClient::network(), Clock::system());
+        let provider = Provider::new(settings, HttpClient::network(tls::client_config()), Clock::system());
         let error = provider.authorization_url(&request(&[])).await.unwrap_err();
         assert_eq!(error.reason(), reason);
         assert!(started.elapsed() < Duration::from_secs(2), "{reason}");
@@ -736,7 +737,7 @@ async fn tk_02_a_code_is_never_sent_twice() {
     .await;
     let Kind::Oidc { issuer } = broken.kind else { unreachable!() };
     op.script(|script| script.metadata = json!({ "token_endpoint": issuer }));
-    let provider = Provider::new(op.settings(), HttpClient::network(), op.clock.clone());
+    let provider = Provider::new(op.settings(), HttpClient::network(tls::client_config()), op.clock.clone());
     assert_eq!(provider.redeem_code(&redemption()).await.err().unwrap().reason(), "connection_lost");
     assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
     assert_eq!(calls.load(SeqCst), 2, "one call for the code, one for the refresh token");
