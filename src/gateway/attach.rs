@@ -13,21 +13,17 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::convert::Infallible;
 use std::task::{Context, Poll};
-use tower::{Layer, Service};
-
-pub struct AttachLayer;
-
-impl<S> Layer<S> for AttachLayer {
-    type Service = AttachCredential<S>;
-
-    fn layer(&self, inner: S) -> AttachCredential<S> {
-        AttachCredential { inner }
-    }
-}
+use tower::Service;
 
 #[derive(Clone)]
 pub struct AttachCredential<S> {
     inner: S,
+}
+
+impl<S> AttachCredential<S> {
+    pub fn new(inner: S) -> AttachCredential<S> {
+        AttachCredential { inner }
+    }
 }
 
 impl<S> Service<Attempted> for AttachCredential<S>

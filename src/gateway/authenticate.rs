@@ -8,30 +8,18 @@ use http::header;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tower::{Layer, Service};
-
-pub struct AuthenticateLayer {
-    parts: Arc<Parts>,
-}
-
-impl AuthenticateLayer {
-    pub fn new(parts: &Arc<Parts>) -> AuthenticateLayer {
-        AuthenticateLayer { parts: Arc::clone(parts) }
-    }
-}
-
-impl<S> Layer<S> for AuthenticateLayer {
-    type Service = Authenticate<S>;
-
-    fn layer(&self, inner: S) -> Authenticate<S> {
-        Authenticate { parts: Arc::clone(&self.parts), inner }
-    }
-}
+use tower::Service;
 
 #[derive(Clone)]
 pub struct Authenticate<S> {
     parts: Arc<Parts>,
     inner: S,
+}
+
+impl<S> Authenticate<S> {
+    pub fn new(parts: &Arc<Parts>, inner: S) -> Authenticate<S> {
+        Authenticate { parts: Arc::clone(parts), inner }
+    }
 }
 
 impl<S> Service<Known> for Authenticate<S>

@@ -11,30 +11,18 @@ use http::{Response, StatusCode};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tower::{Layer, Service};
-
-pub struct AuthorizeLayer {
-    parts: Arc<Parts>,
-}
-
-impl AuthorizeLayer {
-    pub fn new(parts: &Arc<Parts>) -> AuthorizeLayer {
-        AuthorizeLayer { parts: Arc::clone(parts) }
-    }
-}
-
-impl<S> Layer<S> for AuthorizeLayer {
-    type Service = Authorize<S>;
-
-    fn layer(&self, inner: S) -> Authorize<S> {
-        Authorize { parts: Arc::clone(&self.parts), inner }
-    }
-}
+use tower::Service;
 
 #[derive(Clone)]
 pub struct Authorize<S> {
     parts: Arc<Parts>,
     inner: S,
+}
+
+impl<S> Authorize<S> {
+    pub fn new(parts: &Arc<Parts>, inner: S) -> Authorize<S> {
+        Authorize { parts: Arc::clone(parts), inner }
+    }
 }
 
 impl<S> Service<Identified> for Authorize<S>

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use tower::{Layer, Service};
+use tower::Service;
 
 /// The other end of a connection.
 #[derive(Debug)]
@@ -75,28 +75,16 @@ impl Peer {
     }
 }
 
-pub struct IntakeLayer {
-    parts: Arc<Parts>,
-}
-
-impl IntakeLayer {
-    pub fn new(parts: &Arc<Parts>) -> IntakeLayer {
-        IntakeLayer { parts: Arc::clone(parts) }
-    }
-}
-
-impl<S> Layer<S> for IntakeLayer {
-    type Service = Intake<S>;
-
-    fn layer(&self, inner: S) -> Intake<S> {
-        Intake { parts: Arc::clone(&self.parts), inner }
-    }
-}
-
 #[derive(Clone)]
 pub struct Intake<S> {
     parts: Arc<Parts>,
     inner: S,
+}
+
+impl<S> Intake<S> {
+    pub fn new(parts: &Arc<Parts>, inner: S) -> Intake<S> {
+        Intake { parts: Arc::clone(parts), inner }
+    }
 }
 
 impl<S> Service<Numbered> for Intake<S>

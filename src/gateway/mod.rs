@@ -43,6 +43,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder};
 
 /// What the steps work with. One for each worker, so that counting references stays on one core.
@@ -84,17 +85,17 @@ pub struct Parts {
 pub fn stack(parts: &Arc<Parts>) -> Gateway {
     ServiceBuilder::new()
         // 1. An id, one log line; a panic below becomes 500.
-        .layer(observe::ObserveLayer::new(parts))
+        .layer(layer_fn(|inner| observe::Observe::new(parts, inner)))
         // 2. What is true of this request; what a client may not claim is gone; its route.
-        .layer(intake::IntakeLayer::new(parts))
+        .layer(layer_fn(|inner| intake::Intake::new(parts, inner)))
         // 3. Who is asking.
-        .layer(authenticate::AuthenticateLayer::new(parts))
+        .layer(layer_fn(|inner| authenticate::Authenticate::new(parts, inner)))
         // 4. Whether they may: pass, challenge, refuse.
-        .layer(authorize::AuthorizeLayer::new(parts))
+        .layer(layer_fn(|inner| authorize::Authorize::new(parts, inner)))
         // 5. A token that is fit to be sent; on 401 another one, and the request once more.
-        .layer(recover::RecoverLayer::new(parts))
+        .layer(layer_fn(|inner| recover::Recover::new(parts, inner)))
         // 6. The route's credential and identity headers. Below recovery, so that a replay gets the new ones.
-        .layer(attach::AttachLayer)
+        .layer(layer_fn(attach::AttachCredential::new))
         // 7. One of our endpoints, an upstream, a tunnel.
         .service(forward::Forward::new(parts))
 }

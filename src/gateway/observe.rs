@@ -16,30 +16,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tower::{Layer, Service};
-
-pub struct ObserveLayer {
-    parts: Arc<Parts>,
-}
-
-impl ObserveLayer {
-    pub fn new(parts: &Arc<Parts>) -> ObserveLayer {
-        ObserveLayer { parts: Arc::clone(parts) }
-    }
-}
-
-impl<S> Layer<S> for ObserveLayer {
-    type Service = Observe<S>;
-
-    fn layer(&self, inner: S) -> Observe<S> {
-        Observe { parts: Arc::clone(&self.parts), inner }
-    }
-}
+use tower::Service;
 
 #[derive(Clone)]
 pub struct Observe<S> {
     parts: Arc<Parts>,
     inner: S,
+}
+
+impl<S> Observe<S> {
+    pub fn new(parts: &Arc<Parts>, inner: S) -> Observe<S> {
+        Observe { parts: Arc::clone(parts), inner }
+    }
 }
 
 impl<S> Service<Arrival> for Observe<S>

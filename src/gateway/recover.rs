@@ -17,30 +17,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tower::{Layer, Service};
-
-pub struct RecoverLayer {
-    parts: Arc<Parts>,
-}
-
-impl RecoverLayer {
-    pub fn new(parts: &Arc<Parts>) -> RecoverLayer {
-        RecoverLayer { parts: Arc::clone(parts) }
-    }
-}
-
-impl<S> Layer<S> for RecoverLayer {
-    type Service = Recover<S>;
-
-    fn layer(&self, inner: S) -> Recover<S> {
-        Recover { parts: Arc::clone(&self.parts), inner }
-    }
-}
+use tower::Service;
 
 #[derive(Clone)]
 pub struct Recover<S> {
     parts: Arc<Parts>,
     inner: S,
+}
+
+impl<S> Recover<S> {
+    pub fn new(parts: &Arc<Parts>, inner: S) -> Recover<S> {
+        Recover { parts: Arc::clone(parts), inner }
+    }
 }
 
 impl<S> Service<Permitted> for Recover<S>

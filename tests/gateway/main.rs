@@ -1,7 +1,6 @@
 //! The in-process integration suite: a gateway between a scripted provider and a scripted upstream,
 //! with a browser in front. One file per topic; `harness` is the stage.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![allow(unreachable_pub, reason = "`pub` says what a file of the harness offers to the tests")]
 
 mod answers;
 mod harness;
