@@ -120,11 +120,7 @@ async fn a_client_that_hangs_up_does_not_cancel_the_refresh() {
 // RF-08
 #[tokio::test]
 async fn a_refresh_nobody_waits_for_any_more_is_kept() {
-    let site = expiring_site().await;
-    let browser = site.signed_in().await;
-    site.clock.advance(LIFE);
-    let gate = Gate::closed();
-    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
+    let (site, browser, gate) = site_with_a_held_refresh().await;
     let lonely = browser.dispatch(Request::fetch("GET", "/x")).await;
     gate.arrivals(1).await;
     drop(lonely);
@@ -139,11 +135,7 @@ async fn a_refresh_nobody_waits_for_any_more_is_kept() {
 // RF-09
 #[tokio::test]
 async fn shutting_down_waits_for_a_refresh_and_its_request() {
-    let site = expiring_site().await;
-    let browser = site.signed_in().await;
-    site.clock.advance(LIFE);
-    let gate = Gate::closed();
-    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
+    let (site, browser, gate) = site_with_a_held_refresh().await;
     let request = tokio::spawn(async move { browser.fetch("GET", "/x").await });
     gate.arrivals(1).await;
     let gateway = site.gateway;
@@ -159,11 +151,7 @@ async fn shutting_down_waits_for_a_refresh_and_its_request() {
 // RF-09
 #[tokio::test]
 async fn shutting_down_waits_for_a_refresh_whose_client_is_gone() {
-    let site = expiring_site().await;
-    let browser = site.signed_in().await;
-    site.clock.advance(LIFE);
-    let gate = Gate::closed();
-    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
+    let (site, browser, gate) = site_with_a_held_refresh().await;
     let lonely = browser.dispatch(Request::fetch("GET", "/x")).await;
     gate.arrivals(1).await;
     drop(lonely);
@@ -324,11 +312,7 @@ async fn a_replay_does_not_wait_for_the_end_of_the_refusal() {
 // RF-28, LO-06, TN-37
 #[tokio::test]
 async fn a_refresh_that_comes_back_after_the_logout_brings_nobody_back() {
-    let site = expiring_site().await;
-    let browser = site.signed_in().await;
-    site.clock.advance(LIFE);
-    let gate = Gate::closed();
-    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
+    let (site, browser, gate) = site_with_a_held_refresh().await;
     let waiting = {
         let browser = browser.clone();
         tokio::spawn(async move { browser.fetch("GET", "/x").await })
@@ -456,6 +440,16 @@ async fn expiring_site() -> Site {
     let site = Site::protected().await;
     site.upstream.accept_live_tokens(&site.provider);
     site
+}
+
+/// Somebody whose token is over, and a provider that keeps the refresh waiting at the gate.
+async fn site_with_a_held_refresh() -> (Site, Browser, Gate) {
+    let site = expiring_site().await;
+    let browser = site.signed_in().await;
+    site.clock.advance(LIFE);
+    let gate = Gate::closed();
+    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
+    (site, browser, gate)
 }
 
 /// The next request meets 401 and may be refreshed.
