@@ -28,8 +28,8 @@ pub struct Facts {
     pub forwarded_for: Option<HeaderValue>,
     /// `http` or `https`, as the browser sees it.
     pub scheme: Scheme,
-    /// The host the browser used, if a trusted proxy in front has changed it.
-    pub forwarded_host: Option<HeaderValue>,
+    /// The host as the browser knows it: a trusted proxy in front may have changed `authority`.
+    pub public_host: HeaderValue,
     /// What goes upstream as `Forwarded`; None when the host cannot be quoted.
     pub forwarded: Option<HeaderValue>,
     /// The `Host` of the request, port included; its text is ASCII.
@@ -38,14 +38,6 @@ pub struct Facts {
     pub referer: Option<HeaderValue>,
     /// Asks for an exchange that stays open: an upgrade, an event stream, gRPC.
     pub stays_open: bool,
-}
-
-impl Facts {
-    /// The host as the browser knows it.
-    #[must_use]
-    pub fn public_host(&self) -> &HeaderValue {
-        self.forwarded_host.as_ref().unwrap_or(&self.authority)
-    }
 }
 
 /// `Forwarded` (RFC 7239 §4) for one hop; None when the host cannot be quoted.

@@ -268,6 +268,12 @@ pub fn redirect(status: StatusCode, location: &str) -> Response<Body> {
     response
 }
 
+/// [`redirect`] for whoever asked: 303 after a form, so that it is not posted again elsewhere.
+#[must_use]
+pub fn send_on(client: Client, location: &str) -> Response<Body> {
+    redirect(if client == Client::Form { StatusCode::SEE_OTHER } else { StatusCode::FOUND }, location)
+}
+
 fn ours(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;

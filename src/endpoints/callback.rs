@@ -2,8 +2,9 @@
 //! session under an id that did not exist before.
 
 use super::login::{LoginRecord, redirect_uri};
-use super::{Asked, Endpoints, provider_refusal};
+use super::{Asked, Endpoints, RETRY_AFTER, provider_refusal};
 use crate::body::Body;
+use crate::clock::Clock;
 use crate::provider::{CodeRedemption, Provider, ProviderError, SignedIn};
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::cookie::Name;
@@ -130,7 +131,7 @@ async fn sign_in(
 struct Exchange<F> {
     provider: Arc<Provider>,
     sessions: Arc<Sessions>,
-    clock: crate::clock::Clock,
+    clock: Clock,
     iss: Option<String>,
     outcome: Result<SecretString, String>,
     redemption: F,
@@ -168,7 +169,7 @@ fn open_session(
     sessions: &Sessions,
     provider: &Provider,
     signed_in: SignedIn,
-    clock: &crate::clock::Clock,
+    clock: &Clock,
 ) -> Result<(SessionId, Arc<Session>), Refusal> {
     let now = clock.now();
     let SignedIn { tokens, issuer, subject, sid, claims } = signed_in;
@@ -193,7 +194,9 @@ fn log(provider: &Provider, error: &ProviderError) -> Refusal {
 fn refused_by_provider(provider: &Provider, error: &str) -> Refusal {
     let (label, refusal) = match error {
         "server_error" => ("server_error", Refusal::ProviderBroken),
-        "temporarily_unavailable" => ("temporarily_unavailable", Refusal::ProviderUnavailable { retry_after: 5 }),
+        "temporarily_unavailable" => {
+            ("temporarily_unavailable", Refusal::ProviderUnavailable { retry_after: RETRY_AFTER.as_secs() })
+        }
         "access_denied" => ("access_denied", Refusal::LoginRefused),
         "login_required" => ("login_required", Refusal::LoginRefused),
         _ => ("other", Refusal::LoginRefused),

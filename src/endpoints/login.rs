@@ -31,9 +31,7 @@ pub(super) struct LoginRecord {
 impl LoginRecord {
     /// The part of the state that tells the cookies of several logins apart.
     pub(super) fn label(state: &str) -> Option<&str> {
-        state
-            .get(..LABEL_LENGTH)
-            .filter(|label| label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
+        state.get(..LABEL_LENGTH).filter(|label| is_fit_for_a_name(label))
     }
 
     /// The record in one of our cookies, unless it is forged, foreign or too old.
@@ -137,6 +135,11 @@ fn surplus(endpoints: &Endpoints, asked: &Asked<'_>) -> Vec<String> {
     let dead = under_way.iter().take_while(|(began, _)| *began == 0).count();
     let count = dead.max((under_way.len() + 1).saturating_sub(MOST_LOGINS));
     under_way.into_iter().take(count).map(|(_, label)| label).collect()
+}
+
+/// Whether a label that a browser sent may stand in a `Set-Cookie` of ours.
+pub(super) fn is_fit_for_a_name(label: &str) -> bool {
+    label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 /// Query parameters that pass to the provider, once each; nothing else of the caller's does.

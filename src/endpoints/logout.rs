@@ -1,5 +1,6 @@
 //! Ending a session: here first, then at the provider as far as it will listen.
 
+use super::login::is_fit_for_a_name;
 use super::{Asked, Endpoints};
 use crate::body::Body;
 use crate::policy::Client;
@@ -76,7 +77,7 @@ fn expire_all_cookies(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut R
     let headers = response.headers_mut();
     headers.append(header::SET_COOKIE, endpoints.cookies.expire(Name::Loop));
     for (label, _) in endpoints.cookies.logins(asked.cookies).take(8) {
-        if label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+        if is_fit_for_a_name(label) {
             headers.append(header::SET_COOKIE, endpoints.cookies.expire(Name::Login(label)));
         }
     }

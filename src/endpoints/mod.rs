@@ -130,12 +130,6 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// `[login]`.
-    #[must_use]
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// Every path that is ours, most specific or not; hosts and methods make no difference.
     ///
     /// # Errors
@@ -305,7 +299,7 @@ fn not_signed_in() -> Response<Body> {
 fn provider_refusal(error: &ProviderError) -> Refusal {
     match error {
         ProviderError::Unavailable { retry_after, .. } => {
-            Refusal::ProviderUnavailable { retry_after: retry_after.map_or(5, |wait| wait.as_secs()) }
+            Refusal::ProviderUnavailable { retry_after: retry_after.unwrap_or(RETRY_AFTER).as_secs() }
         }
         ProviderError::Refused { .. } => {
             Refusal::LoginInvalid("the identity provider did not accept this sign-in. Please start again")
@@ -314,5 +308,7 @@ fn provider_refusal(error: &ProviderError) -> Refusal {
     }
 }
 
+/// When a provider does not say.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long a login may take.
 const LOGIN_LIFE: Duration = Duration::from_secs(600);

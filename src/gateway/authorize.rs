@@ -4,10 +4,10 @@
 use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Verdict, challenge, cors};
 use crate::body::Body;
 use crate::policy::csrf::{self, Source};
-use crate::policy::{self, Admission, Client, return_to};
+use crate::policy::{self, Admission, return_to};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::Session;
-use http::{Response, StatusCode};
+use http::Response;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -65,8 +65,7 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
         Admission::WithoutSession => None,
         Admission::Login(reason) => return Err(Box::new(challenge::login(parts, &exchange, reason, None))),
         Admission::SendOn => {
-            let status = if facts.client == Client::Form { StatusCode::SEE_OTHER } else { StatusCode::FOUND };
-            return Err(Box::new(reply::redirect(status, &parts.endpoints.settings().after_login)));
+            return Err(Box::new(reply::send_on(facts.client, &parts.endpoints.settings.after_login)));
         }
         Admission::Unavailable => return Err(refuse(asker, &Refusal::StoreUnavailable)),
     };

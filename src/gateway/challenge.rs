@@ -37,13 +37,12 @@ fn redirect(parts: &Parts, exchange: &Exchange, reason: Reason) -> Response<Body
     let url = login_url(parts, exchange, target, reason);
     let earlier = Rounds::read(parts, exchange);
     if earlier.count(target) >= ROUNDS_ALLOWED {
-        let logout = format!("{}/logout", parts.endpoints.settings().prefix);
+        let logout = format!("{}/logout", parts.endpoints.settings.prefix);
         let mut page = reply::login_loop(Asker { id: &facts.id, client: facts.client }, &url, &logout);
         page.headers_mut().append(header::SET_COOKIE, parts.cookies.expire(Name::Loop));
         return page;
     }
-    let status = if facts.client == Client::Form { StatusCode::SEE_OTHER } else { StatusCode::FOUND };
-    let mut response = reply::redirect(status, &url);
+    let mut response = reply::send_on(facts.client, &url);
     let rounds = earlier.and(target).to_cookie_value();
     let cookie = parts.cookies.set(Name::Loop, &rounds, Some(LOOP_WINDOW));
     response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -83,7 +82,7 @@ fn referring_page(parts: &Parts, exchange: &Exchange) -> Option<String> {
 }
 
 fn login_url(parts: &Parts, exchange: &Exchange, return_to: &str, reason: Reason) -> String {
-    let prefix = &parts.endpoints.settings().prefix;
+    let prefix = &parts.endpoints.settings.prefix;
     let return_to = utf8_percent_encode(return_to, QUERY_VALUE);
     let mut url = format!("{prefix}/login?return_to={return_to}&status={}", reason.as_str());
     if let Some(provider) = &exchange.route.settings.provider {

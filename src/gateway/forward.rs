@@ -132,7 +132,7 @@ fn write_forwarded(headers: &mut HeaderMap, facts: &Facts) {
         headers.insert(X_FORWARDED_FOR, chain.clone());
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(facts.scheme.as_str()));
-    headers.insert(X_FORWARDED_HOST, facts.public_host().clone());
+    headers.insert(X_FORWARDED_HOST, facts.public_host.clone());
     if let Some(forwarded) = &facts.forwarded {
         headers.insert(header::FORWARDED, forwarded.clone());
     }

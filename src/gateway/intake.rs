@@ -144,8 +144,7 @@ fn read(
     }
     let client_address = client_address(parts, &peer, request.headers());
     let scheme = scheme(parts, &peer, request.headers());
-    let forwarded_host = forwarded_host(&peer, request.headers());
-    let host = forwarded_host.as_ref().unwrap_or(&authority).clone();
+    let public_host = forwarded_host(&peer, request.headers()).unwrap_or(&authority).clone();
     let facts = Facts {
         id,
         now: parts.clock.now(),
@@ -155,9 +154,9 @@ fn read(
         client_address,
         forwarded_for: forwarded_for(&peer, request.headers()),
         scheme,
-        forwarded: peer.forwarded(Hop { client: client_address, host, scheme }),
-        forwarded_host,
-        authority: authority.clone(),
+        forwarded: peer.forwarded(Hop { client: client_address, host: public_host.clone(), scheme }),
+        public_host,
+        authority,
         referer: request.headers().get(header::REFERER).cloned(),
         stays_open: facts::stays_open(request.headers()),
     };
@@ -270,8 +269,8 @@ fn client_address(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Option<IpA
     nearest
 }
 
-fn forwarded_host(peer: &Peer, headers: &HeaderMap) -> Option<HeaderValue> {
-    headers.get("x-forwarded-host").filter(|_| peer.trusted).cloned()
+fn forwarded_host<'h>(peer: &Peer, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+    headers.get("x-forwarded-host").filter(|_| peer.trusted)
 }
 
 /// The chain as the upstream gets it.

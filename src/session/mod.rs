@@ -241,12 +241,6 @@ impl Sessions {
         self.store.forget_ended_before(Mono(now.mono.0.saturating_sub(REMEMBER_ENDED.as_millis() as u64)));
     }
 
-    /// How many there are, not counting what is over and not yet swept.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.store.len()
-    }
-
     /// When the session ends at the latest, in seconds since 1970.
     #[must_use]
     pub fn ends_at(&self, session: &Session) -> u64 {

@@ -2,13 +2,14 @@
 //! front ends that want to hold a token. It says which session, opens nothing by itself, and never
 //! reaches an upstream.
 
+use super::seal::{NoRandomness, keys_of};
 use super::{Session, SessionKey};
 use crate::clock::Now;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 /// Issues and reads them.
@@ -51,13 +52,8 @@ impl OwnTokens {
     ///
     /// # Errors
     /// When the operating system has no random bytes to give.
-    pub fn new(issuer: String, secrets: &[SecretString]) -> Result<OwnTokens, super::seal::NoRandomness> {
-        let mut keys: Vec<hmac::Tag> = secrets.iter().map(|secret| derive(secret.expose_secret().as_bytes())).collect();
-        if keys.is_empty() {
-            let mut secret = [0; 32];
-            aws_lc_rs::rand::fill(&mut secret).map_err(|_| super::seal::NoRandomness)?;
-            keys.push(derive(&secret));
-        }
+    pub fn new(issuer: String, secrets: &[SecretString]) -> Result<OwnTokens, NoRandomness> {
+        let keys = keys_of(secrets, derive)?;
         let issuing = EncodingKey::from_secret(keys[0].as_ref());
         let reading = keys.iter().map(|key| DecodingKey::from_secret(key.as_ref())).collect();
         Ok(OwnTokens { issuer, issuing, reading })

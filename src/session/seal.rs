@@ -18,13 +18,7 @@ impl Sealer {
     /// # Errors
     /// When the operating system has no random bytes to give.
     pub fn new(secrets: &[SecretString]) -> Result<Sealer, NoRandomness> {
-        let mut keys: Vec<_> = secrets.iter().map(|secret| derive(secret.expose_secret().as_bytes())).collect();
-        if keys.is_empty() {
-            let mut secret = [0; KEY_LEN];
-            aws_lc_rs::rand::fill(&mut secret).map_err(|_| NoRandomness)?;
-            keys.push(derive(&secret));
-        }
-        Ok(Sealer { keys })
+        Ok(Sealer { keys: keys_of(secrets, derive)? })
     }
 
     /// Text in the URL-safe base64 alphabet: nonce, ciphertext, tag. `purpose` and `holder` are not
@@ -80,6 +74,17 @@ impl std::fmt::Display for NoRandomness {
 }
 
 impl std::error::Error for NoRandomness {}
+
+/// What `derive` makes of each of `session.secret`, the first one first. Without any, of random bytes:
+/// what is made with it does not outlive the process.
+pub(super) fn keys_of<K>(secrets: &[SecretString], derive: impl Fn(&[u8]) -> K) -> Result<Vec<K>, NoRandomness> {
+    if secrets.is_empty() {
+        let mut secret = [0; KEY_LEN];
+        aws_lc_rs::rand::fill(&mut secret).map_err(|_| NoRandomness)?;
+        return Ok(vec![derive(&secret)]);
+    }
+    Ok(secrets.iter().map(|secret| derive(secret.expose_secret().as_bytes())).collect())
+}
 
 fn bound_to(purpose: Purpose, holder: &str) -> Aad<Vec<u8>> {
     Aad::from([purpose.label().as_bytes(), b"\0", holder.as_bytes()].concat())
