@@ -1,6 +1,7 @@
 //! One clock: a monotonic reading for lives and limits, a wall reading for what the outside world
 //! dates (JWT claims, logs). Tests move both together.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,20 +10,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Debug)]
 pub struct Clock {
     started: Instant,
+    started_at: Mono,
     ahead_millis: Arc<AtomicU64>,
 }
 
 /// One reading of a [`Clock`]. Every pure function that cares about time takes one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Never goes backwards; counts from the start of the process.
+    /// Never goes backwards.
     pub mono: Mono,
     /// Seconds since 1970-01-01T00:00:00Z.
     pub unix: u64,
 }
 
-/// A point on the monotonic clock, in milliseconds since the process started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A point on the monotonic clock, in milliseconds. It starts with the wall clock's reading, in
+/// milliseconds since 1970, so that points survive the process and mean the same to its neighbours;
+/// from then on no step of the wall clock moves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Mono(pub u64);
 
 impl Mono {
@@ -44,7 +48,8 @@ impl Clock {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clocks")]
     pub fn system() -> Clock {
-        Clock { started: Instant::now(), ahead_millis: Arc::default() }
+        let started_at = Mono::default().after(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        Clock { started: Instant::now(), started_at, ahead_millis: Arc::default() }
     }
 
     /// Reads both clocks.
@@ -60,7 +65,7 @@ impl Clock {
     #[must_use]
     pub fn mono(&self) -> Mono {
         let ahead = Duration::from_millis(self.ahead_millis.load(Ordering::Relaxed));
-        Mono::default().after(self.started.elapsed() + ahead)
+        self.started_at.after(self.started.elapsed() + ahead)
     }
 
     /// Moves the time forward for everyone who shares this clock. For tests: hours pass at once.

@@ -5,15 +5,18 @@
 //! puts the next state in its place.
 
 pub mod cookie;
+mod old_store;
+pub mod opened;
 pub mod own_token;
 pub mod seal;
-mod store;
+pub mod store;
 
 use crate::clock::{Mono, Now};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
+use old_store::MemoryStore;
 use seal::NoRandomness;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
@@ -21,7 +24,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use store::MemoryStore;
 use tokio_util::sync::CancellationToken;
 
 /// `[session]`, checked.
@@ -56,6 +58,10 @@ pub struct Session {
     pub started: Now,
     /// What all states of this session share.
     pub vitals: Arc<Vitals>,
+    /// Counts the writes.
+    pub version: u64,
+    /// About how many bytes of memory it takes.
+    pub weight: u64,
 }
 
 /// Who is signed in, as the provider says.
@@ -177,6 +183,8 @@ impl Sessions {
             custom: Arc::default(),
             started: now,
             vitals: Arc::new(vitals),
+            version: 1,
+            weight: 1,
         });
         self.store.create(Arc::clone(&session), self.settings.max_sessions_per_user, now.mono);
         Ok((id, session))
@@ -365,10 +373,40 @@ impl SessionId {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    fn key(&self) -> SessionKey {
+    /// What the store knows it by.
+    #[must_use]
+    pub fn key(&self) -> SessionKey {
         let mut key = [0; 32];
         key.copy_from_slice(digest(&SHA256, &self.0).as_ref());
         SessionKey(key)
+    }
+}
+
+impl SessionKey {
+    /// As a store writes it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// As a store has written it.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> SessionKey {
+        SessionKey(bytes)
+    }
+
+    /// 64 digits: how the admin listener names a session.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What [`SessionKey::to_hex`] wrote.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<SessionKey> {
+        let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect();
+        let bytes: Vec<u8> = digits?.chunks(2).filter_map(|pair| Some(pair.first()? << 4 | pair.get(1)?)).collect();
+        (text.len() == 64).then_some(SessionKey(bytes.try_into().ok()?))
     }
 }
 
