@@ -196,7 +196,7 @@ impl Endpoints {
                 None => asked.refuse(&Refusal::NotFound),
             },
             Endpoint::Logout => logout::logout(self, &asked).await,
-            Endpoint::Me => me::me(self, &asked),
+            Endpoint::Me => me::me(&asked),
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
             Endpoint::Session => session::session(self, &asked, body).await,
             Endpoint::Mock => mock::mock(self, &asked, body).await,
