@@ -4,6 +4,7 @@
 //! tells whoever waits. It ends by itself whatever becomes of the requests that wanted it.
 
 mod flight;
+mod single_flight;
 
 use crate::background::Background;
 use crate::clock::{Clock, Now};
@@ -12,7 +13,7 @@ use crate::provider::{Provider, TokenResponse};
 use crate::session::{Session, SessionKey, Sessions, TokenSet};
 use dashmap::DashMap;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
