@@ -70,7 +70,13 @@ impl Flight {
         let Some(provider) = self.shared.providers.get(&session.provider) else {
             return LATER;
         };
-        match provider.refresh(refresh_token, &session.identity.subject).await {
+        let renewed = async {
+            let turn = provider.turn().await?;
+            let answer = provider.exchange(&turn, refresh_token).await?;
+            drop(turn);
+            provider.check_renewal(answer, &session.identity.subject).await
+        };
+        match renewed.await {
             Ok(renewed) => self.store(provider, &session, renewed),
             Err(error) => self.give_up(&session, &error),
         }
@@ -119,8 +125,9 @@ impl Flight {
                 tracing::error!(target: "latchgate::audit", event = "refresh_misconfigured", provider = %session.provider, reason, "the provider does not accept this client; sessions are kept");
                 LATER
             }
-            RefreshError::Unavailable { reason, retry_after } => {
-                tracing::warn!(target: "latchgate::audit", event = "refresh_failed", provider = %session.provider, session = %session.key, reason, "the provider could not refresh for now; the session is kept");
+            RefreshError::Unavailable { .. } | RefreshError::ConnectionLost | RefreshError::Unanswered { .. } => {
+                let retry_after = error.retry_after();
+                tracing::warn!(target: "latchgate::audit", event = "refresh_failed", provider = %session.provider, session = %session.key, reason = error.reason(), "the provider could not refresh for now; the session is kept");
                 Renewal::Unavailable { retry_after: retry_after.unwrap_or(RETRY_AFTER) }
             }
         }
