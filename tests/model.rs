@@ -203,15 +203,16 @@ const KEY: [u8; 32] = [7; 32];
 
 async fn a_store() -> (Arc<MemoryStore>, Now) {
     let (store, now) = (Arc::new(MemoryStore::new(10)), Clock::system().now());
+    let expires = now.mono.after(Duration::from_secs(3600));
     let about = About {
         provider: "corp".into(),
         issuer: "https://idp".into(),
         subject: "ada".into(),
         sid: None,
         started: now.mono,
+        ends: expires,
         began: now.mono,
     };
-    let expires = now.mono.after(Duration::from_secs(3600));
     let record = Record { version: 1, last_seen: now.mono, expires, about, sealed: Vec::new().into() };
     let created = store.create(SessionKey::from_bytes(KEY), record, 10, now).await;
     assert!(matches!(created, Ok(Creation::Created { .. })));

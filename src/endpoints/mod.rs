@@ -12,7 +12,7 @@ mod session;
 
 use crate::background::Background;
 use crate::body::Body;
-use crate::clock::{Clock, Mono, Now};
+use crate::clock::Clock;
 use crate::facts::Facts;
 use crate::policy::csrf::{self, Source};
 use crate::policy::return_to::{self, ReturnTo};
@@ -25,7 +25,6 @@ use crate::session::own_token::OwnTokens;
 use crate::session::seal::Sealer;
 use crate::session::{Session, Sessions};
 use crate::tokens::Tokens;
-use dashmap::DashMap;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use std::sync::Arc;
@@ -114,15 +113,13 @@ pub struct Endpoints {
     /// Names of our cookies.
     pub cookies: Cookies,
     /// Who is signed in.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Sessions,
     /// Their tokens.
     pub tokens: Arc<Tokens>,
     /// For clients that want a token instead of a cookie.
     pub own_tokens: Arc<OwnTokens>,
     /// For the records of logins under way.
     pub sealer: Arc<Sealer>,
-    /// States that have come back: each counts once.
-    pub used_states: UsedStates,
     /// Code exchanges and revocations end whoever hangs up.
     pub background: Background,
     /// The time.
@@ -261,24 +258,6 @@ impl Endpoint {
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
             Endpoint::Mock | Endpoint::Nothing => &[],
         }
-    }
-}
-
-/// States of logins that have come back within the life of a login record.
-#[derive(Default)]
-pub struct UsedStates {
-    taken: DashMap<String, Mono>,
-}
-
-impl UsedStates {
-    /// Whether this is the first time. Only states out of records that we sealed come here.
-    fn take(&self, state: &str, now: Now) -> bool {
-        self.taken.insert(state.to_owned(), now.mono).is_none()
-    }
-
-    /// For the sweeper: records older than this are refused for their age.
-    pub fn sweep(&self, now: Now) {
-        self.taken.retain(|_, taken| now.mono.since(*taken) < LOGIN_LIFE);
     }
 }
 

@@ -4,11 +4,10 @@ use super::{Asked, Endpoints, not_signed_in};
 use crate::body::Body;
 use crate::clock::Now;
 use crate::reply::{self, Refusal};
-use crate::session::Session;
+use crate::session::{Session, Update};
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -24,18 +23,17 @@ pub(super) async fn session(endpoints: &Endpoints, asked: &Asked<'_>, body: Body
         Ok(patch) => patch,
         Err(refusal) => return asked.refuse(&refusal),
     };
-    let mut fits = true;
-    let updated = endpoints.sessions.update(session.key, |session| {
+    let update = endpoints.sessions.update(session, move |session| {
         let mut custom = Map::clone(&session.custom);
         merge(&mut custom, &patch);
-        fits = serde_json::to_string(&custom).is_ok_and(|text| text.len() <= MOST_CUSTOM_DATA);
-        let custom = if fits { Arc::new(custom) } else { Arc::clone(&session.custom) };
-        Session { custom, ..session.clone() }
+        let fits = serde_json::to_string(&custom).is_ok_and(|text| text.len() <= MOST_CUSTOM_DATA);
+        fits.then(|| session.with_custom(custom))
     });
-    match updated {
-        Some(session) if fits => show(endpoints, &session, asked.facts.now),
-        Some(_) => asked.refuse(&Refusal::BodyTooLarge),
-        None => not_signed_in(),
+    match update.await {
+        Ok(Update::Stored(session)) => show(endpoints, &session, asked.facts.now),
+        Ok(Update::Declined(_)) => asked.refuse(&Refusal::BodyTooLarge),
+        Ok(Update::Ended) => not_signed_in(),
+        Err(_) => asked.refuse(&Refusal::StoreUnavailable),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::body::Body;
 use crate::policy::{self, Attempt, On401, Preparation, Reason, Recovery, Renewable, TokenUse};
 use crate::reply::{self, Asker, Outcome, Refusal};
 use crate::session::Session;
+use crate::session::store::StoreError;
 use crate::tokens::Renewal;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
@@ -120,14 +121,20 @@ impl<S: Step<Attempted>> Recovering<S> {
             || self.parts.tokens.freshness(&session, self.parts.clock.now()) != policy::Freshness::Expired;
         match self.parts.tokens.renew(&session).await {
             Renewal::Renewed(renewed) => Ok(Prepared::with(renewed, TokenChoice::Send)),
-            Renewal::Unavailable { .. } | Renewal::NothingToRenewWith if is_still_valid() => {
+            Renewal::Unavailable { .. } | Renewal::StoreUnavailable | Renewal::Broken | Renewal::NothingToRenewWith
+                if is_still_valid() =>
+            {
                 Ok(Prepared::with(session, TokenChoice::Send))
             }
             Renewal::Unavailable { retry_after } if needs_one => Err(Box::new(unavailable(exchange, retry_after))),
-            Renewal::Unavailable { .. } => Ok(Prepared::with(session, TokenChoice::Withhold)),
+            Renewal::StoreUnavailable if needs_one => Err(Box::new(refuse(exchange, &Refusal::StoreUnavailable))),
+            Renewal::Broken if needs_one => Err(Box::new(refuse(exchange, &Refusal::ProviderBroken))),
+            Renewal::Unavailable { .. } | Renewal::StoreUnavailable | Renewal::Broken => {
+                Ok(Prepared::with(session, TokenChoice::Withhold))
+            }
             Renewal::Gone if needs_one => Err(Box::new(challenge::login(&self.parts, exchange, Reason::Expired, None))),
             Renewal::NothingToRenewWith | Renewal::Refused if needs_one => {
-                Err(Box::new(self.clear_and_login(exchange, &session, None)))
+                Err(Box::new(self.clear_and_login(exchange, &session, None).await))
             }
             Renewal::NothingToRenewWith => Ok(Prepared::with(session, TokenChoice::Withhold)),
             Renewal::Refused | Renewal::Gone => Ok(Prepared { session: None, token: TokenChoice::Send, cleared: true }),
@@ -145,10 +152,12 @@ impl<S: Step<Attempted>> Recovering<S> {
         let now = self.parts.clock.now();
         let (sent_use, renewable, current) = match &sent {
             None => (TokenUse::Nothing, Renewable::Never, None),
-            Some(sent) => match self.parts.sessions.current(sent.key, now) {
-                None => (TokenUse::Orphaned, Renewable::Never, None),
-                Some(current) => {
-                    let is_superseded = current.tokens.generation > sent.tokens.generation;
+            Some(sent) => match self.parts.sessions.current(sent, now).await {
+                Err(error) => return store_unavailable(exchange, error),
+                Ok(None) => (TokenUse::Orphaned, Renewable::Never, None),
+                Ok(Some(current)) => {
+                    let is_newer = current.tokens.generation > sent.tokens.generation;
+                    let is_superseded = is_newer && !current.tokens.unchecked;
                     let sent_use = if is_superseded { TokenUse::Superseded } else { TokenUse::Current };
                     (sent_use, self.parts.tokens.renewable(&current, now), Some(current))
                 }
@@ -157,13 +166,17 @@ impl<S: Step<Attempted>> Recovering<S> {
         match (policy::recover(exchange.route.on_401, Attempt::First, sent_use, renewable), current) {
             (Recovery::Relay, _) => first,
             (Recovery::Login(reason), _) => challenge::login(&self.parts, exchange, reason, Some(first)),
-            (Recovery::ClearAndLogin, Some(session)) => self.clear_and_login(exchange, &session, Some(first)),
+            (Recovery::ClearAndLogin, Some(session)) => self.clear_and_login(exchange, &session, Some(first)).await,
             (Recovery::Replay, Some(current)) => self.replay(exchange, first, current, spare).await,
             (Recovery::RefreshAndReplay, Some(current)) => match self.parts.tokens.renew(&current).await {
                 Renewal::Renewed(renewed) => self.replay(exchange, first, renewed, spare).await,
-                Renewal::Refused | Renewal::NothingToRenewWith => self.clear_and_login(exchange, &current, Some(first)),
+                Renewal::Refused | Renewal::NothingToRenewWith => {
+                    self.clear_and_login(exchange, &current, Some(first)).await
+                }
                 Renewal::Gone => challenge::login(&self.parts, exchange, Reason::Expired, Some(first)),
                 Renewal::Unavailable { retry_after } => unavailable(exchange, retry_after),
+                Renewal::StoreUnavailable => refuse(exchange, &Refusal::StoreUnavailable),
+                Renewal::Broken => refuse(exchange, &Refusal::ProviderBroken),
             },
             (Recovery::ClearAndLogin | Recovery::Replay | Recovery::RefreshAndReplay, None) => {
                 challenge::login(&self.parts, exchange, Reason::Expired, Some(first))
@@ -207,8 +220,15 @@ impl<S: Step<Attempted>> Recovering<S> {
     }
 
     /// CLEAR, LOGIN(expired). The store may have forgotten the session already.
-    fn clear_and_login(&self, exchange: &Exchange, session: &Session, first: Option<Response<Body>>) -> Response<Body> {
-        self.parts.sessions.end(session.key, self.parts.clock.now());
+    async fn clear_and_login(
+        &self,
+        exchange: &Exchange,
+        session: &Session,
+        first: Option<Response<Body>>,
+    ) -> Response<Body> {
+        if let Err(error) = self.parts.sessions.end(session.key).await {
+            return store_unavailable(exchange, error);
+        }
         let mut response = challenge::login(&self.parts, exchange, Reason::Expired, first);
         challenge::clear_cookie(&self.parts, &mut response);
         response
@@ -288,7 +308,16 @@ fn fingerprint(exchange: &Exchange) -> u64 {
     hasher.finish()
 }
 
+/// Whoever cannot be looked up is not signed out for it.
+fn store_unavailable(exchange: &Exchange, error: StoreError) -> Response<Body> {
+    tracing::warn!(reason = error.reason, request = %exchange.facts.id, "a session could not be looked up or ended");
+    refuse(exchange, &Refusal::StoreUnavailable)
+}
+
 fn unavailable(exchange: &Exchange, retry_after: Duration) -> Response<Body> {
-    let asker = Asker { id: &exchange.facts.id, client: exchange.facts.client };
-    reply::refuse(asker, &Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
+    refuse(exchange, &Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
+}
+
+fn refuse(exchange: &Exchange, refusal: &Refusal) -> Response<Body> {
+    reply::refuse(Asker { id: &exchange.facts.id, client: exchange.facts.client }, refusal)
 }

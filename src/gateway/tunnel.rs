@@ -2,6 +2,7 @@
 //! closes, until the session they were opened with ends (close code 1008, RFC 6455 §7.4.1), or until
 //! the gateway stops (1001).
 
+use crate::session::opened::Hold;
 use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -10,7 +11,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// The tunnels of one worker. They live on the worker that holds both connections.
@@ -28,13 +28,13 @@ impl Tunnels {
     }
 
     /// Joins the two sides once both have switched.
-    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, session_ended: Option<CancellationToken>) {
+    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, session: Option<Hold>) {
         let mut stop = self.stop.clone();
         self.open.spawn(async move {
             let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
             let end = async {
                 tokio::select! {
-                    () = ended(session_ended) => POLICY_VIOLATION,
+                    () = ended(session) => POLICY_VIOLATION,
                     _ = stop.wait_for(|stop| *stop) => GOING_AWAY,
                 }
             };
@@ -50,9 +50,9 @@ impl Tunnels {
     }
 }
 
-async fn ended(session: Option<CancellationToken>) {
+async fn ended(session: Option<Hold>) {
     match session {
-        Some(session) => session.cancelled().await,
+        Some(session) => session.ended().await,
         None => std::future::pending().await,
     }
 }
