@@ -235,16 +235,19 @@ impl Endpoints {
         response.headers_mut().append(header::SET_COOKIE, self.cookies.expire(Name::Session));
     }
 
-    /// Revokes the session's refresh token (RFC 7009), best effort and in its own time.
+    /// Revokes the session's refresh token, or its access token when there is none (RFC 7009), best effort and in its own time.
     fn revoke_behind(&self, session: &Session) {
-        let provider = self.provider(&session.provider).cloned();
-        if let (Some(provider), Some(token)) = (provider, session.tokens.refresh_token.clone()) {
-            self.background.run(async move {
-                if let Err(error) = provider.revoke(&token).await {
-                    tracing::info!(provider = provider.name(), reason = error.reason(), "refresh token not revoked");
-                }
-            });
-        }
+        let Some(provider) = self.provider(&session.provider).cloned() else { return };
+        let tokens = Arc::clone(&session.tokens);
+        self.background.run(async move {
+            let revoked = match &tokens.refresh_token {
+                Some(token) => provider.revoke(token).await,
+                None => provider.revoke_access_token(&tokens.access_token).await,
+            };
+            if let Err(error) = revoked {
+                tracing::info!(provider = provider.name(), reason = error.reason(), "token not revoked");
+            }
+        });
     }
 }
 
