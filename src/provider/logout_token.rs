@@ -153,7 +153,9 @@ mod tests {
 
     #[test]
     fn lo_12_its_type_may_be_left_out() {
-        for typ in [json!(null), json!("JWT"), json!("logout+jwt"), json!("Logout+JWT"), json!("application/logout+jwt")] {
+        for typ in
+            [json!(null), json!("JWT"), json!("logout+jwt"), json!("Logout+JWT"), json!("application/logout+jwt")]
+        {
             assert!(with_header(&json!({ "typ": typ })).is_ok(), "{typ}");
         }
         for typ in ["at+jwt", "dpop+jwt", "application/at+jwt", "xlogout+jwt", "logout+jwt+jwt"] {

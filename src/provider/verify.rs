@@ -168,8 +168,7 @@ pub(super) fn id_token(
         Occasion::Refresh { .. } => {}
     }
     // §3.1.3.8.
-    check_hash(&claims, "at_hash", expected.access_token, token.algorithm)
-        .map_err(|()| TokenError::AccessTokenHash)?;
+    check_hash(&claims, "at_hash", expected.access_token, token.algorithm).map_err(|()| TokenError::AccessTokenHash)?;
     Ok(claims)
 }
 
@@ -219,9 +218,7 @@ impl<'a> Jws<'a> {
         let algorithm = json::text(&header, "alg").and_then(|alg| alg.parse().ok()).ok_or(TokenError::Algorithm)?;
         let kid = match header.get("kid") {
             None => None,
-            Some(kid) => {
-                Some(kid.as_str().filter(|kid| kid.len() <= KID_LIMIT).ok_or(TokenError::Header)?.to_owned())
-            }
+            Some(kid) => Some(kid.as_str().filter(|kid| kid.len() <= KID_LIMIT).ok_or(TokenError::Header)?.to_owned()),
         };
         let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Payload)?;
         Ok(Jws { signed, signature, algorithm, kid, payload })
@@ -735,7 +732,8 @@ mod tests {
             let set = KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
             for test in group["tests"].as_array().unwrap() {
                 let token = test["jws"].as_str().map_or_else(|| test["jws"].to_string(), str::to_owned);
-                let good = Jws::parse(&token, Purpose::IdToken).and_then(|jws| jws.check_signature(&set, &every)).is_ok();
+                let good =
+                    Jws::parse(&token, Purpose::IdToken).and_then(|jws| jws.check_signature(&set, &every)).is_ok();
                 let expected = test["result"] == "valid" && supported && !is_excepted(test);
                 assert_eq!(good, expected, "tcId {}: {} {}", test["tcId"], group["comment"], test["comment"]);
                 accepted += usize::from(good);
