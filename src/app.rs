@@ -4,7 +4,7 @@
 use crate::background::Background;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::endpoints::{Endpoints, UsedStates};
+use crate::endpoints::Endpoints;
 use crate::gateway::{self, Budget, Parts, Route, Tunnels};
 use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
@@ -12,8 +12,10 @@ use crate::provider::{HttpClient, Kind, Provider};
 use crate::server::{self, Bound, Door, Listen, Sockets};
 use crate::session::Sessions;
 use crate::session::cookie::Cookies;
+use crate::session::opened::Opened;
 use crate::session::own_token::OwnTokens;
 use crate::session::seal::Sealer;
+use crate::session::store::MemoryStore;
 use crate::tls;
 use crate::tokens::Tokens;
 use crate::upstream::Upstream;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// A gateway at work. Dropping it does not stop it; [`Running::shut_down`] does.
 pub struct Running {
@@ -84,12 +86,14 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
             let failed = |error| StartError::Bind(format!("{address} (server.admin_listen)"), error);
             let listener = server::admin::bind(address).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            background.run_forever(server::admin::serve(listener, stopped.clone()));
+            background.run_forever(server::admin::serve(listener, shared.sessions.clone(), stopped.clone()));
             Some(address)
         }
         None => None,
     };
-    background.run_forever(sweep(Arc::clone(&shared.sessions), Arc::clone(&shared.endpoints), clock.clone()));
+    background.run_forever(sweep(shared.sessions.clone(), clock.clone()));
+    let sessions = shared.sessions.clone();
+    background.run_forever(async move { sessions.watch_held().await });
     let config = Arc::new(config);
     let workers = of_worker
         .into_iter()
@@ -133,7 +137,7 @@ impl Running {
 /// What there is once, whatever the number of workers.
 struct Shared {
     cookies: Cookies,
-    sessions: Arc<Sessions>,
+    sessions: Sessions,
     tokens: Arc<Tokens>,
     own_tokens: Arc<OwnTokens>,
     endpoints: Arc<Endpoints>,
@@ -149,7 +153,10 @@ impl Shared {
         let secrets = &config.session.secrets;
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");
-        let sessions = Arc::new(Sessions::new(config.session.clone()));
+        let store = Arc::new(MemoryStore::new(config.session.max_sessions));
+        let opened = Opened::new(config.session.cache_memory);
+        let sessions = Sessions::new(config.session.clone(), store, opened, background.clone(), clock.clone())
+            .map_err(no_randomness)?;
         let own_tokens =
             Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
         // The roots of this machine are read once.
@@ -157,24 +164,19 @@ impl Shared {
         let (providers, mock) = providers(config, clock, HttpClient::network(tls.clone()));
         let by_name: HashMap<Arc<str>, Arc<Provider>> =
             providers.iter().map(|provider| (provider.name().into(), Arc::clone(provider))).collect();
-        let tokens = Arc::new(Tokens::new(
-            config.refresh.clone(),
-            Arc::clone(&sessions),
-            by_name,
-            clock.clone(),
-            background.clone(),
-        ));
+        let tokens =
+            Arc::new(Tokens::new(config.refresh.clone(), sessions.clone(), by_name, clock.clone(), background.clone()));
         let endpoints = Arc::new(Endpoints {
             settings: config.login.clone(),
             external_url,
             providers,
             mock,
             cookies: cookies.clone(),
-            sessions: Arc::clone(&sessions),
+            sessions: sessions.clone(),
             tokens: Arc::clone(&tokens),
             own_tokens: Arc::clone(&own_tokens),
             sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
-            used_states: UsedStates::default(),
+            logout_turns: Arc::new(Semaphore::new(LOGOUTS_AT_ONCE)),
             background: background.clone(),
             clock: clock.clone(),
         });
@@ -278,7 +280,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
             .collect(),
         endpoint_table: RouteTable::compile(&endpoint_patterns, false).expect("no endpoint has two meanings"),
         endpoints: Arc::clone(&shared.endpoints),
-        sessions: Arc::clone(&shared.sessions),
+        sessions: shared.sessions.clone(),
         tokens: Arc::clone(&shared.tokens),
         own_tokens: Arc::clone(&shared.own_tokens),
         cookies: shared.cookies.clone(),
@@ -292,11 +294,10 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
 }
 
 /// Drops what is over, so that memory follows use.
-async fn sweep(sessions: Arc<Sessions>, endpoints: Arc<Endpoints>, clock: Clock) {
+async fn sweep(sessions: Sessions, clock: Clock) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        sessions.sweep(clock.now());
-        endpoints.used_states.sweep(clock.now());
+        sessions.sweep(clock.now()).await;
     }
 }
 
@@ -307,6 +308,8 @@ fn describe(place: &Listen) -> String {
     }
 }
 
+/// Logout tokens that are looked at at the same time: more of them wait, and requests do not.
+const LOGOUTS_AT_ONCE: usize = 16;
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// Tokens that were bought must be stored, even if requests are cut off at once.
 const LEAST_FOR_TASKS: Duration = Duration::from_secs(5);

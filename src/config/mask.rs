@@ -108,6 +108,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "allow_encoded_slash",
     "allow_in_production",
     "auth",
+    "cache_memory",
     "case_insensitive_paths",
     "client_auth",
     "client_id",

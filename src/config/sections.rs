@@ -50,6 +50,7 @@ pub(super) fn session(table: &Table) -> session::Settings {
     let settings = session::Settings {
         idle_timeout: table.read("idle_timeout", positive_duration).unwrap_or(Duration::from_secs(24 * 3600)),
         absolute_timeout: table.read("absolute_timeout", positive_duration).unwrap_or(Duration::from_secs(72 * 3600)),
+        cache_memory: table.read("cache_memory", size).unwrap_or(64 << 20),
         max_sessions: count(table, "max_sessions", 1_000_000),
         max_sessions_per_user: count(table, "max_sessions_per_user", 100),
         secrets: table.read("secret", |field| field.one_or_more(session_secret)).unwrap_or_default(),

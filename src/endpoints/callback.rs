@@ -2,13 +2,14 @@
 //! session under an id that did not exist before.
 
 use super::login::{LoginRecord, redirect_uri};
-use super::{Asked, Endpoints, RETRY_AFTER, provider_refusal};
+use super::{Asked, Endpoints, LOGIN_LIFE, RETRY_AFTER, provider_refusal};
 use crate::body::Body;
-use crate::clock::Clock;
+use crate::clock::{Clock, Mono, Now};
 use crate::provider::{CodeRedemption, Provider, ProviderError, SignedIn};
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::cookie::Name;
-use crate::session::{Identity, Opening, OpeningFailed, Session, SessionId, Sessions};
+use crate::session::store::{OnceName, StoreError};
+use crate::session::{Identity, Opening, OpeningFailed, Session, Sessions};
 use crate::tokens::token_set;
 use http::{Response, StatusCode, header};
 use secrecy::SecretString;
@@ -26,7 +27,7 @@ pub(super) async fn finish(endpoints: &Endpoints, asked: &Asked<'_>, provider: &
         Ok(answer) => answer,
         Err(refusal) => return again(endpoints, asked, &refusal, None),
     };
-    let record = match claim(endpoints, asked, &answer, provider) {
+    let record = match claim(endpoints, asked, &answer, provider).await {
         Ok(record) => record,
         Err(refusal) => return again(endpoints, asked, &refusal, None),
     };
@@ -70,7 +71,7 @@ impl Answer {
 
 /// The login that this answer belongs to: begun in this browser, with this provider, not long ago,
 /// and not finished before (RFC 9700 §4.7, §4.2.4).
-fn claim(
+async fn claim(
     endpoints: &Endpoints,
     asked: &Asked<'_>,
     answer: &Answer,
@@ -84,10 +85,10 @@ fn claim(
         .filter_map(|value| LoginRecord::open(endpoints, label, value, now.unix))
         .find(|record| record.state == answer.state && record.provider == provider.name())
         .ok_or(Refusal::LoginInvalid(UNKNOWN_STATE))?;
-    if endpoints.used_states.take(&record.state, now) {
-        Ok(record)
-    } else {
-        Err(Refusal::LoginInvalid("this sign-in was finished before"))
+    match endpoints.sessions.take_once(OnceName::new("login state", &record.state), LOGIN_LIFE).await {
+        Ok(true) => Ok(record),
+        Ok(false) => Err(Refusal::LoginInvalid("this sign-in was finished before")),
+        Err(error) => Err(store_refusal(error)),
     }
 }
 
@@ -101,7 +102,7 @@ async fn sign_in(
     let redirect_uri = redirect_uri(endpoints, provider).ok_or(Refusal::Internal)?;
     let exchange = Exchange {
         provider: Arc::clone(provider),
-        sessions: Arc::clone(&endpoints.sessions),
+        sessions: endpoints.sessions.clone(),
         clock: endpoints.clock.clone(),
         iss: answer.iss,
         outcome: answer.outcome,
@@ -113,15 +114,18 @@ async fn sign_in(
             max_age: record.max_age,
         },
     };
-    let (id, session) = exchange.begin(endpoints).await?;
-    if let Some(previous) = &asked.session {
-        endpoints.sessions.end(previous.key, endpoints.clock.now());
+    let session = exchange.begin(endpoints).await?;
+    if let Some(previous) = &asked.session
+        && let Err(error) = endpoints.sessions.end(previous.key).await
+    {
+        // Its cookie goes all the same, and it will be over in time.
+        tracing::warn!(reason = error.reason, session = %previous.key, "the session before this login could not be ended");
     }
     tracing::info!(target: "latchgate::audit", event = "login", provider = provider.name(), session = %session.key, request = %asked.facts.id, "signed in");
     let mut response = reply::redirect(StatusCode::FOUND, &record.return_to);
     response.extensions_mut().insert(Outcome("signed_in"));
     let life = record.remember.then(|| endpoints.sessions.settings().absolute_timeout);
-    let cookie = endpoints.cookies.set(Name::Session, &id.to_cookie_value(), life);
+    let cookie = endpoints.cookies.set(Name::Session, &session.id().to_cookie_value(), life);
     response.headers_mut().append(header::SET_COOKIE, cookie);
     Ok(response)
 }
@@ -130,7 +134,7 @@ async fn sign_in(
 /// begun is finished, or undone when nobody is there any more to take the cookie.
 struct Exchange<F> {
     provider: Arc<Provider>,
-    sessions: Arc<Sessions>,
+    sessions: Sessions,
     clock: Clock,
     iss: Option<String>,
     outcome: Result<SecretString, String>,
@@ -138,11 +142,12 @@ struct Exchange<F> {
 }
 
 impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
-    async fn begin(self, endpoints: &Endpoints) -> Result<(SessionId, Arc<Session>), Refusal> {
+    async fn begin(self, endpoints: &Endpoints) -> Result<Arc<Session>, Refusal> {
         let Exchange { provider, sessions, clock, iss, outcome, redemption } = self;
         let redemption = outcome.map(redemption);
         let (announce, result) = oneshot::channel();
         endpoints.background.run(async move {
+            let began = clock.now().mono;
             let opened = async {
                 provider.check_callback_issuer(iss.as_deref()).await.map_err(|error| match log(&provider, &error) {
                     // The answer came by way of the browser: who sent it is not known.
@@ -151,10 +156,11 @@ impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
                 })?;
                 let redemption = redemption.map_err(|error| refused_by_provider(&provider, &error))?;
                 let signed_in = provider.redeem_code(&redemption).await.map_err(|error| log(&provider, &error))?;
-                open_session(&sessions, &provider, signed_in, &clock)
+                open_session(&sessions, &provider, signed_in, began, clock.now()).await
             };
-            if let Err(Ok((_, session))) = announce.send(opened.await) {
-                sessions.end(session.key, clock.now());
+            if let Err(Ok(session)) = announce.send(opened.await) {
+                // A session whose id nobody has is over in time if it cannot be ended now.
+                let _ = sessions.end(session.key).await;
                 if let Some(token) = &session.tokens.refresh_token {
                     // Best effort: the provider forgets it in time.
                     let _ = provider.revoke(token).await;
@@ -165,29 +171,36 @@ impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
     }
 }
 
-fn open_session(
+async fn open_session(
     sessions: &Sessions,
     provider: &Provider,
     signed_in: SignedIn,
-    clock: &Clock,
-) -> Result<(SessionId, Arc<Session>), Refusal> {
-    let now = clock.now();
+    began: Mono,
+    now: Now,
+) -> Result<Arc<Session>, Refusal> {
     let SignedIn { tokens, issuer, subject, sid, claims } = signed_in;
     let tokens = token_set(tokens, 1, now).ok_or(Refusal::ProviderBroken)?;
     let identity = Identity { issuer, subject, sid, claims };
-    let opening = Opening { provider: provider.name().into(), identity, tokens };
-    sessions.open(opening, now).map_err(|failure| match failure {
+    let opening = Opening { provider: provider.name().into(), identity, tokens, began };
+    sessions.open(opening, now).await.map_err(|failure| match failure {
         OpeningFailed::Full => {
             tracing::error!("session.max_sessions is reached: logins are turned away");
             Refusal::Overloaded
         }
+        OpeningFailed::Revoked => Refusal::LoginInvalid("you were signed out while this sign-in was under way"),
         OpeningFailed::NoRandomness => Refusal::Internal,
+        OpeningFailed::Store(error) => store_refusal(error),
     })
 }
 
 fn log(provider: &Provider, error: &ProviderError) -> Refusal {
     tracing::warn!(target: "latchgate::audit", event = "login_failed", provider = provider.name(), reason = error.reason(), "a login failed");
     provider_refusal(error)
+}
+
+fn store_refusal(error: StoreError) -> Refusal {
+    tracing::warn!(target: "latchgate::audit", event = "login_failed", reason = error.reason, "a login failed at the session store");
+    Refusal::StoreUnavailable
 }
 
 /// RFC 6749 §4.1.2.1. The provider's own words go nowhere: they are the sender's to choose.

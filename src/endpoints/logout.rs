@@ -22,7 +22,17 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     if is_foreign {
         return asked.refuse(&Refusal::CrossOrigin);
     }
-    let ended = asked.session.as_ref().and_then(|session| endpoints.sessions.end(session.key, asked.facts.now));
+    let mut ended = None;
+    if let Some(session) = &asked.session {
+        match endpoints.sessions.end(session.key).await {
+            Ok(lived) => ended = lived.then(|| Arc::clone(session)),
+            // The cookie stays: whoever is not signed out must not think so.
+            Err(error) => {
+                tracing::warn!(target: "latchgate::audit", event = "logout_failed", reason = error.reason, session = %session.key, "the session store could not end a session");
+                return asked.refuse(&Refusal::StoreUnavailable);
+            }
+        }
+    }
     let calls_nobody = asked.parameter("local").as_deref() == Some("1");
     if let Some(session) = &ended {
         tracing::info!(target: "latchgate::audit", event = "logout", provider = %session.provider, session = %session.key, request = %asked.facts.id, "signed out");

@@ -2,7 +2,9 @@
 //!
 //! They are routes like any other, so every request has been through intake and authentication.
 
+mod backchannel;
 mod callback;
+mod frontchannel;
 mod login;
 mod logout;
 mod me;
@@ -12,7 +14,7 @@ mod session;
 
 use crate::background::Background;
 use crate::body::Body;
-use crate::clock::{Clock, Mono, Now};
+use crate::clock::Clock;
 use crate::facts::Facts;
 use crate::policy::csrf::{self, Source};
 use crate::policy::return_to::{self, ReturnTo};
@@ -25,11 +27,14 @@ use crate::session::own_token::OwnTokens;
 use crate::session::seal::Sealer;
 use crate::session::{Session, Sessions};
 use crate::tokens::Tokens;
-use dashmap::DashMap;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use url::{Url, form_urlencoded};
 
 /// `[login]`, checked.
@@ -58,6 +63,10 @@ pub enum Endpoint {
     Provider(Arc<str>),
     /// `{prefix}/logout`
     Logout,
+    /// `{prefix}/backchannel-logout`
+    BackchannelLogout,
+    /// `{prefix}/frontchannel-logout`
+    FrontchannelLogout,
     /// `{prefix}/me` and `login.user_path`
     Me,
     /// `{prefix}/refresh`
@@ -114,15 +123,15 @@ pub struct Endpoints {
     /// Names of our cookies.
     pub cookies: Cookies,
     /// Who is signed in.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Sessions,
     /// Their tokens.
     pub tokens: Arc<Tokens>,
     /// For clients that want a token instead of a cookie.
     pub own_tokens: Arc<OwnTokens>,
     /// For the records of logins under way.
     pub sealer: Arc<Sealer>,
-    /// States that have come back: each counts once.
-    pub used_states: UsedStates,
+    /// For logout tokens: anybody may send some, and few are looked at at once.
+    pub logout_turns: Arc<Semaphore>,
     /// Code exchanges and revocations end whoever hangs up.
     pub background: Background,
     /// The time.
@@ -139,6 +148,8 @@ impl Endpoints {
         let mut paths = vec![
             (format!("{prefix}/login"), Endpoint::Login),
             (format!("{prefix}/logout"), Endpoint::Logout),
+            (format!("{prefix}/backchannel-logout"), Endpoint::BackchannelLogout),
+            (format!("{prefix}/frontchannel-logout"), Endpoint::FrontchannelLogout),
             (format!("{prefix}/me"), Endpoint::Me),
             (format!("{prefix}/refresh"), Endpoint::Refresh),
             (format!("{prefix}/session"), Endpoint::Session),
@@ -199,6 +210,8 @@ impl Endpoints {
                 None => asked.refuse(&Refusal::NotFound),
             },
             Endpoint::Logout => logout::logout(self, &asked).await,
+            Endpoint::BackchannelLogout => backchannel::logout(self, &asked, body).await,
+            Endpoint::FrontchannelLogout => frontchannel::logout(self, &asked).await,
             Endpoint::Me => me::me(self, &asked),
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
             Endpoint::Session => session::session(self, &asked, body).await,
@@ -259,6 +272,8 @@ impl Endpoint {
             // A code is not spent on a HEAD.
             Endpoint::Provider(_) => &[Method::GET],
             Endpoint::Logout => &[Method::GET, Method::POST],
+            Endpoint::BackchannelLogout => &[Method::POST],
+            Endpoint::FrontchannelLogout => &[Method::GET],
             Endpoint::Me => &[Method::GET, Method::HEAD],
             Endpoint::Refresh => &[Method::POST],
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
@@ -267,22 +282,10 @@ impl Endpoint {
     }
 }
 
-/// States of logins that have come back within the life of a login record.
-#[derive(Default)]
-pub struct UsedStates {
-    taken: DashMap<String, Mono>,
-}
-
-impl UsedStates {
-    /// Whether this is the first time. Only states out of records that we sealed come here.
-    fn take(&self, state: &str, now: Now) -> bool {
-        self.taken.insert(state.to_owned(), now.mono).is_none()
-    }
-
-    /// For the sweeper: records older than this are refused for their age.
-    pub fn sweep(&self, now: Now) {
-        self.taken.retain(|_, taken| now.mono.since(*taken) < LOGIN_LIFE);
-    }
+/// All of a body, if it comes soon and is no longer than `limit`.
+async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal> {
+    let whole = timeout(BODY_WITHIN, Limited::new(body, limit).collect());
+    Ok(whole.await.map_err(|_| TOO_SLOW)?.map_err(|_| Refusal::BodyTooLarge)?.to_bytes())
 }
 
 /// Fetched by the browser on a guess, not by the person.
@@ -311,7 +314,35 @@ fn provider_refusal(error: &ProviderError) -> Refusal {
     }
 }
 
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+const TOO_SLOW: Refusal = Refusal::Malformed("the body did not arrive in time");
 /// When a provider does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long a login may take.
 const LOGIN_LIFE: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_not_waited_for() {
+        assert_eq!(read_body(Body::boxed(Never), 1).await.unwrap_err(), TOO_SLOW);
+    }
+
+    struct Never;
+
+    impl http_body::Body for Never {
+        type Data = bytes::Bytes;
+        type Error = crate::body::BodyError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+            Poll::Pending
+        }
+    }
+}

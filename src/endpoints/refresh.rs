@@ -20,10 +20,10 @@ pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Respons
                 None => asked.refuse(&Refusal::Internal),
             }
         }
-        Renewal::NothingToRenewWith => {
-            endpoints.sessions.end(session.key, asked.facts.now);
-            invalid(endpoints, asked)
-        }
+        Renewal::NothingToRenewWith => match endpoints.sessions.end(session.key).await {
+            Ok(_) => invalid(endpoints, asked),
+            Err(_) => asked.refuse(&Refusal::StoreUnavailable),
+        },
         Renewal::Refused | Renewal::Gone => invalid(endpoints, asked),
         Renewal::Unavailable { retry_after } => {
             asked.refuse(&Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })

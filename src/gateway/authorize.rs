@@ -60,7 +60,7 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
                 Some(session)
             }
             Credential::Token(session) => Some(session),
-            Credential::Absent | Credential::Ended => None,
+            Credential::Absent | Credential::Ended | Credential::Unverifiable => None,
         },
         Admission::WithoutSession => None,
         Admission::Login(reason) => return Err(Box::new(challenge::login(parts, &exchange, reason, None))),

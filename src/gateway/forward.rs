@@ -1,7 +1,7 @@
 //! Step 7: to one of our endpoints, or to the upstream and back. Only this file writes forwarded
 //! headers.
 
-use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, Tunnels, headers};
+use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers};
 use crate::body::Body;
 use crate::endpoints;
 use crate::facts::{Facts, X_REQUEST_ID};
@@ -46,7 +46,7 @@ impl Service<Complete> for Forward {
             Target::Upstream(upstream) => {
                 let upstream = Arc::clone(upstream);
                 let parts = Arc::clone(&self.parts);
-                Box::pin(async move { Ok(to_upstream(&upstream, &parts.tunnels, complete).await) })
+                Box::pin(async move { Ok(to_upstream(&upstream, &parts, complete).await) })
             }
         }
     }
@@ -59,7 +59,7 @@ async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Co
     parts.endpoints.answer(endpoint, asked, message.body).await
 }
 
-async fn to_upstream(upstream: &Upstream, tunnels: &Tunnels, complete: Complete) -> Response<Body> {
+async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> Response<Body> {
     let Complete { exchange, message, session, target } = complete;
     let (facts, settings) = (&exchange.facts, &exchange.route.settings);
     let asker = Asker { id: &facts.id, client: facts.client };
@@ -88,7 +88,7 @@ async fn to_upstream(upstream: &Upstream, tunnels: &Tunnels, complete: Complete)
     let within = settings.response_timeout.unwrap_or(upstream.settings().response_timeout);
     match upstream.send(request, within).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            switch(tunnels, &exchange, session.as_deref(), response)
+            switch(parts, &exchange, session.as_deref(), response)
         }
         Ok(mut response) => {
             // The version is each connection's own.
@@ -98,8 +98,8 @@ async fn to_upstream(upstream: &Upstream, tunnels: &Tunnels, complete: Complete)
                 keep_out_of_shared_caches(response.headers_mut());
             }
             if is_event_stream(response.headers()) {
-                let end = tunnels.end(session.map(|session| session.vitals.ended().clone()));
-                response = response.map(|body| body.until(async { drop(end.await) }));
+                let end = parts.tunnels.end(session.map(|session| parts.sessions.hold(&session)));
+                response = response.map(|body| body.until(async { _ = end.await }));
             }
             response
         }
@@ -155,7 +155,7 @@ fn ask_for_a_websocket(headers: &mut HeaderMap) {
 
 /// A 101 counts only when a WebSocket was asked for and is what comes (RFC 9110 §7.8).
 fn switch(
-    tunnels: &Tunnels,
+    parts: &Parts,
     exchange: &Exchange,
     session: Option<&Session>,
     mut response: Response<Body>,
@@ -168,8 +168,8 @@ fn switch(
         let asker = Asker { id: &exchange.facts.id, client: exchange.facts.client };
         return reply::refuse(asker, &Refusal::UpstreamBroken);
     };
-    let session_ended = session.map(|session| session.vitals.ended().clone());
-    tunnels.open(client, hyper::upgrade::on(&mut response), session_ended);
+    let hold = session.map(|session| parts.sessions.hold(session));
+    parts.tunnels.open(client, hyper::upgrade::on(&mut response), hold);
     clean(response.headers_mut(), &exchange.route.settings);
     ask_for_a_websocket(response.headers_mut());
     response

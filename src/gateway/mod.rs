@@ -59,7 +59,7 @@ pub struct Parts {
     /// Answers for our own endpoints.
     pub endpoints: Arc<Endpoints>,
     /// Who is signed in.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Sessions,
     /// Their tokens.
     pub tokens: Arc<Tokens>,
     /// Tokens of ours that stand for a session cookie.
@@ -162,6 +162,8 @@ pub enum Credential {
     Absent,
     /// Somebody we knew.
     Ended,
+    /// Nobody can say: the store cannot be asked.
+    Unverifiable,
     /// Somebody who is signed in, by the cookie that a browser sends whoever makes it do so.
     Cookie(Arc<Session>),
     /// Somebody who is signed in, by a token that no other site can make a browser send.
@@ -173,6 +175,7 @@ impl Credential {
         match self {
             Credential::Absent => Standing::Absent,
             Credential::Ended => Standing::Ended,
+            Credential::Unverifiable => Standing::Unverifiable,
             Credential::Cookie(_) | Credential::Token(_) => Standing::Valid,
         }
     }

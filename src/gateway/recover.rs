@@ -9,6 +9,7 @@ use crate::body::Body;
 use crate::policy::{self, Attempt, On401, Preparation, Reason, Recovery, Renewable, TokenUse};
 use crate::reply::{self, Asker, Outcome, Refusal};
 use crate::session::Session;
+use crate::session::store::StoreError;
 use crate::tokens::Renewal;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
@@ -127,7 +128,7 @@ impl<S: Step<Attempted>> Recovering<S> {
             Renewal::Unavailable { .. } => Ok(Prepared::with(session, TokenChoice::Withhold)),
             Renewal::Gone if needs_one => Err(Box::new(challenge::login(&self.parts, exchange, Reason::Expired, None))),
             Renewal::NothingToRenewWith | Renewal::Refused if needs_one => {
-                Err(Box::new(self.clear_and_login(exchange, &session, None)))
+                Err(Box::new(self.clear_and_login(exchange, &session, None).await))
             }
             Renewal::NothingToRenewWith => Ok(Prepared::with(session, TokenChoice::Withhold)),
             Renewal::Refused | Renewal::Gone => Ok(Prepared { session: None, token: TokenChoice::Send, cleared: true }),
@@ -145,9 +146,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         let now = self.parts.clock.now();
         let (sent_use, renewable, current) = match &sent {
             None => (TokenUse::Nothing, Renewable::Never, None),
-            Some(sent) => match self.parts.sessions.current(sent.key, now) {
-                None => (TokenUse::Orphaned, Renewable::Never, None),
-                Some(current) => {
+            Some(sent) => match self.parts.sessions.current(sent, now).await {
+                Err(error) => return store_unavailable(exchange, error),
+                Ok(None) => (TokenUse::Orphaned, Renewable::Never, None),
+                Ok(Some(current)) => {
                     let is_superseded = current.tokens.generation > sent.tokens.generation;
                     let sent_use = if is_superseded { TokenUse::Superseded } else { TokenUse::Current };
                     (sent_use, self.parts.tokens.renewable(&current, now), Some(current))
@@ -157,11 +159,13 @@ impl<S: Step<Attempted>> Recovering<S> {
         match (policy::recover(exchange.route.on_401, Attempt::First, sent_use, renewable), current) {
             (Recovery::Relay, _) => first,
             (Recovery::Login(reason), _) => challenge::login(&self.parts, exchange, reason, Some(first)),
-            (Recovery::ClearAndLogin, Some(session)) => self.clear_and_login(exchange, &session, Some(first)),
+            (Recovery::ClearAndLogin, Some(session)) => self.clear_and_login(exchange, &session, Some(first)).await,
             (Recovery::Replay, Some(current)) => self.replay(exchange, first, current, spare).await,
             (Recovery::RefreshAndReplay, Some(current)) => match self.parts.tokens.renew(&current).await {
                 Renewal::Renewed(renewed) => self.replay(exchange, first, renewed, spare).await,
-                Renewal::Refused | Renewal::NothingToRenewWith => self.clear_and_login(exchange, &current, Some(first)),
+                Renewal::Refused | Renewal::NothingToRenewWith => {
+                    self.clear_and_login(exchange, &current, Some(first)).await
+                }
                 Renewal::Gone => challenge::login(&self.parts, exchange, Reason::Expired, Some(first)),
                 Renewal::Unavailable { retry_after } => unavailable(exchange, retry_after),
             },
@@ -207,8 +211,15 @@ impl<S: Step<Attempted>> Recovering<S> {
     }
 
     /// CLEAR, LOGIN(expired). The store may have forgotten the session already.
-    fn clear_and_login(&self, exchange: &Exchange, session: &Session, first: Option<Response<Body>>) -> Response<Body> {
-        self.parts.sessions.end(session.key, self.parts.clock.now());
+    async fn clear_and_login(
+        &self,
+        exchange: &Exchange,
+        session: &Session,
+        first: Option<Response<Body>>,
+    ) -> Response<Body> {
+        if let Err(error) = self.parts.sessions.end(session.key).await {
+            return store_unavailable(exchange, error);
+        }
         let mut response = challenge::login(&self.parts, exchange, Reason::Expired, first);
         challenge::clear_cookie(&self.parts, &mut response);
         response
@@ -286,6 +297,12 @@ fn fingerprint(exchange: &Exchange) -> u64 {
     let mut hasher = DefaultHasher::new();
     (exchange.facts.method.as_str(), exchange.facts.path.path_and_query().as_str()).hash(&mut hasher);
     hasher.finish()
+}
+
+/// Whoever cannot be looked up is not signed out for it.
+fn store_unavailable(exchange: &Exchange, error: StoreError) -> Response<Body> {
+    tracing::warn!(reason = error.reason, request = %exchange.facts.id, "a session could not be looked up or ended");
+    reply::refuse(Asker { id: &exchange.facts.id, client: exchange.facts.client }, &Refusal::StoreUnavailable)
 }
 
 fn unavailable(exchange: &Exchange, retry_after: Duration) -> Response<Body> {

@@ -2,6 +2,7 @@
 //! closes, until the session they were opened with ends (close code 1008, RFC 6455 §7.4.1), or until
 //! the gateway stops (1001).
 
+use crate::session::opened::Hold;
 use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -10,7 +11,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// The tunnels of one worker. They live on the worker that holds both connections.
@@ -28,8 +28,8 @@ impl Tunnels {
     }
 
     /// Joins the two sides once both have switched.
-    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, session_ended: Option<CancellationToken>) {
-        let end = self.end(session_ended);
+    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, session: Option<Hold>) {
+        let end = self.end(session);
         self.open.spawn(async move {
             let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
             // A side that breaks off ends the other; there is nobody to tell.
@@ -38,11 +38,11 @@ impl Tunnels {
     }
 
     /// Resolves when what stays open must end, with the close code that says why: its session has ended, or the gateway stops.
-    pub fn end(&self, session_ended: Option<CancellationToken>) -> impl Future<Output = u16> + Send + use<> {
+    pub fn end(&self, session: Option<Hold>) -> impl Future<Output = u16> + Send + use<> {
         let mut stop = self.stop.clone();
         async move {
             tokio::select! {
-                () = ended(session_ended) => POLICY_VIOLATION,
+                () = ended(session) => POLICY_VIOLATION,
                 _ = stop.wait_for(|stop| *stop) => GOING_AWAY,
             }
         }
@@ -55,9 +55,9 @@ impl Tunnels {
     }
 }
 
-async fn ended(session: Option<CancellationToken>) {
+async fn ended(session: Option<Hold>) {
     match session {
-        Some(session) => session.cancelled().await,
+        Some(session) => session.ended().await,
         None => std::future::pending().await,
     }
 }

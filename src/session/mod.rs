@@ -1,30 +1,41 @@
 //! Sessions: who is signed in, with which tokens, for how long.
 //!
-//! The browser holds 256 random bits; the store knows only their SHA-256. A [`Session`] is a
-//! snapshot that never changes: whoever holds one reads one state of it, and [`Sessions::update`]
-//! puts the next state in its place.
+//! The browser holds 256 random bits; the store knows only their SHA-256, and keeps a record sealed
+//! under a key that those bits are part of. A [`Session`] is an opened record, a snapshot that never
+//! changes: whoever holds one reads one state of it, and [`Sessions::update`] puts the next state in its
+//! place, by compare and swap. Whatever is written is written by a task of its own, which ends whoever
+//! stops waiting for it.
+//!
+//! | file | is about |
+//! |---|---|
+//! | `store` | where records are kept |
+//! | `opened` | sessions this process has opened, and what ends with them |
+//! | `record` | a session as the bytes that are sealed |
+//! | `seal`, `cookie`, `own_token` | sealing; the names of our cookies; tokens that stand for the cookie |
 
 pub mod cookie;
-mod old_store;
 pub mod opened;
 pub mod own_token;
+mod record;
 pub mod seal;
 pub mod store;
 
-use crate::clock::{Mono, Now};
+use crate::background::Background;
+use crate::clock::{Clock, Mono, Now};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
-use old_store::MemoryStore;
-use seal::NoRandomness;
+use opened::{Hold, Opened};
+use seal::{NoRandomness, RecordSealer};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use store::{About, Creation, Filter, Lookup, OnceName, Page, Record, Replacement, SessionStore, StoreError};
+use zeroize::ZeroizeOnDrop;
 
 /// `[session]`, checked.
 #[derive(Debug, Clone)]
@@ -35,6 +46,8 @@ pub struct Settings {
     pub absolute_timeout: Duration,
     /// `max_sessions`, default 1,000,000: a login beyond it is a 503, nobody is signed out for it.
     pub max_sessions: usize,
+    /// `cache_memory`, default 64 MiB: what opened sessions may take.
+    pub cache_memory: u64,
     /// `max_sessions_per_user`, default 100: a login beyond it ends that user's oldest session.
     pub max_sessions_per_user: usize,
     /// Keys for sealing, first seals, all open; empty: one is made at random when the process starts.
@@ -46,6 +59,7 @@ pub struct Settings {
 pub struct Session {
     /// What the store knows it by.
     pub key: SessionKey,
+    id: Arc<SessionId>,
     /// The provider it was opened with.
     pub provider: Arc<str>,
     /// Who is signed in.
@@ -56,6 +70,8 @@ pub struct Session {
     pub custom: Arc<Map<String, Value>>,
     /// When it was opened.
     pub started: Now,
+    /// When its login began to redeem the code.
+    began: Mono,
     /// What all states of this session share.
     pub vitals: Arc<Vitals>,
     /// Counts the writes.
@@ -101,12 +117,14 @@ pub struct TokenSet {
 #[derive(Default)]
 pub struct Vitals {
     last_seen: AtomicU64,
+    /// The visit that the store knows of.
+    last_touch: AtomicU64,
     refusals: AtomicU32,
     resent: Mutex<Vec<(u64, Mono)>>,
-    ended: CancellationToken,
 }
 
-/// The 256 bits in the cookie. Never printed, never stored.
+/// The 256 bits in the cookie. Never printed, never stored, wiped when nobody needs them any more.
+#[derive(ZeroizeOnDrop)]
 pub struct SessionId([u8; 32]);
 
 /// SHA-256 of a [`SessionId`].
@@ -131,6 +149,8 @@ pub struct Opening {
     pub identity: Identity,
     /// With what; generation 1.
     pub tokens: TokenSet,
+    /// When the code began to be redeemed: a sign-out after this counts for the session too.
+    pub began: Mono,
 }
 
 /// Why no session was opened.
@@ -138,136 +158,430 @@ pub struct Opening {
 pub enum OpeningFailed {
     /// `session.max_sessions` is reached.
     Full,
+    /// The user was signed out while the login was under way.
+    Revoked,
     /// No random bytes.
     NoRandomness,
+    /// The store cannot be reached.
+    Store(StoreError),
+}
+
+/// What came of an [`Sessions::update`].
+pub enum Update {
+    /// This is the newest state, and it is stored.
+    Stored(Arc<Session>),
+    /// The change declined; this is the newest state.
+    Declined(Arc<Session>),
+    /// It has ended, and nothing brings it back.
+    Ended,
 }
 
 /// All sessions of this gateway.
+#[derive(Clone)]
 pub struct Sessions {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     settings: Settings,
-    store: MemoryStore,
+    store: Arc<dyn SessionStore>,
+    opened: Arc<Opened>,
+    sealer: RecordSealer,
+    background: Background,
+    clock: Clock,
 }
 
 impl Sessions {
-    /// An empty store.
-    #[must_use]
-    pub fn new(settings: Settings) -> Sessions {
-        Sessions { settings, store: MemoryStore::default() }
+    /// Sessions kept in `store`, of which `opened` has some at hand.
+    ///
+    /// # Errors
+    /// Without any `secrets`, when there are no random bytes to make one of.
+    pub fn new(
+        settings: Settings,
+        store: Arc<dyn SessionStore>,
+        opened: Arc<Opened>,
+        background: Background,
+        clock: Clock,
+    ) -> Result<Sessions, NoRandomness> {
+        let sealer = RecordSealer::new(&settings.secrets)?;
+        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, background, clock }) })
     }
 
     /// The settings it was made with.
     #[must_use]
     pub fn settings(&self) -> &Settings {
-        &self.settings
+        &self.inner.settings
+    }
+
+    /// For what replicas agree on besides sessions.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn SessionStore> {
+        &self.inner.store
+    }
+
+    /// The session that these ids name, and counts the visit; None when the store has to be asked.
+    #[must_use]
+    pub fn peek(&self, ids: &[SessionId], now: Now) -> Option<Found> {
+        let mut live: Option<Arc<Session>> = None;
+        for id in ids.iter().take(MOST_COOKIES) {
+            let session = self.inner.opened.peek(id.key()).filter(|session| !self.inner.is_over(session, now))?;
+            match &live {
+                Some(other) if other.key != session.key => return Some(Found::Nothing),
+                _ => live = Some(session),
+            }
+        }
+        Some(match live {
+            Some(session) => Found::Live(self.inner.visited(session, now)),
+            None => Found::Nothing,
+        })
+    }
+
+    /// The session that these ids name, and counts the visit.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn find(&self, ids: Vec<SessionId>, now: Now) -> Result<Found, StoreError> {
+        let mut live: Option<Arc<Session>> = None;
+        let mut ended = false;
+        for id in ids.into_iter().take(MOST_COOKIES) {
+            match self.inner.look_up(Arc::new(id), now).await? {
+                Found::Live(session) => match &live {
+                    Some(other) if other.key != session.key => return Ok(Found::Nothing),
+                    _ => live = Some(session),
+                },
+                Found::Ended => ended = true,
+                Found::Nothing => {}
+            }
+        }
+        Ok(match live {
+            Some(session) => Found::Live(self.inner.visited(session, now)),
+            None if ended => Found::Ended,
+            None => Found::Nothing,
+        })
+    }
+
+    /// The newest state of a session that may have gone on since; None when it has ended.
+    ///
+    /// # Errors
+    /// When the store has to be asked and cannot be.
+    pub async fn current(&self, session: &Session, now: Now) -> Result<Option<Arc<Session>>, StoreError> {
+        match self.inner.look_up(Arc::clone(&session.id), now).await? {
+            Found::Live(session) => Ok(Some(session)),
+            Found::Ended | Found::Nothing => Ok(None),
+        }
+    }
+
+    /// As [`Sessions::current`], but always by the store's word.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn newest(&self, session: &Session, now: Now) -> Result<Option<Arc<Session>>, StoreError> {
+        match self.inner.ask(Arc::clone(&session.id), now).await? {
+            Found::Live(session) => Ok(Some(session)),
+            Found::Ended | Found::Nothing => Ok(None),
+        }
     }
 
     /// Opens a session under an id that nobody chose and nobody has seen.
     ///
     /// # Errors
-    /// At `max_sessions`, and without randomness.
-    pub fn open(&self, opening: Opening, now: Now) -> Result<(SessionId, Arc<Session>), OpeningFailed> {
-        if self.store.len() >= self.settings.max_sessions {
-            self.sweep(now);
-            if self.store.len() >= self.settings.max_sessions {
-                return Err(OpeningFailed::Full);
-            }
-        }
-        let id = SessionId::random().map_err(|_| OpeningFailed::NoRandomness)?;
-        let vitals = Vitals::default();
-        vitals.last_seen.store(now.mono.0, Ordering::Relaxed);
-        let session = Arc::new(Session {
-            key: id.key(),
-            provider: opening.provider,
-            identity: Arc::new(opening.identity),
-            tokens: Arc::new(opening.tokens),
-            custom: Arc::default(),
-            started: now,
-            vitals: Arc::new(vitals),
-            version: 1,
-            weight: 1,
-        });
-        self.store.create(Arc::clone(&session), self.settings.max_sessions_per_user, now.mono);
-        Ok((id, session))
+    /// [`OpeningFailed`].
+    pub async fn open(&self, opening: Opening, now: Now) -> Result<Arc<Session>, OpeningFailed> {
+        let id = SessionId::random().map_err(|NoRandomness| OpeningFailed::NoRandomness)?;
+        let inner = Arc::clone(&self.inner);
+        self.owned(async move { inner.open(id, opening, now).await })
+            .await
+            .unwrap_or(Err(OpeningFailed::Store(CUT_OFF)))
     }
 
-    /// The session that these ids name, and counts the visit.
-    pub fn find(&self, ids: impl Iterator<Item = SessionId>, now: Now) -> Found {
-        let mut live: Option<Arc<Session>> = None;
-        let mut ended = false;
-        for key in ids.take(MOST_COOKIES).map(|id| id.key()) {
-            match self.current(key, now) {
-                Some(session) => match &live {
-                    Some(other) if other.key != session.key => return Found::Nothing,
-                    _ => live = Some(session),
-                },
-                None => ended |= self.store.has_ended(key),
-            }
-        }
-        match live {
-            Some(session) => {
-                session.vitals.touch(now.mono);
-                Found::Live(session)
-            }
-            None if ended => Found::Ended,
-            None => Found::Nothing,
-        }
+    /// Puts the next state in place of the newest one, which `change` is given; it runs again when somebody
+    /// else was faster, and may decline. No update is lost, and none brings back a session that has ended.
+    ///
+    /// # Errors
+    /// When the store cannot be reached: the state may have been written or not.
+    pub async fn update(
+        &self,
+        session: &Session,
+        change: impl Fn(&Session) -> Option<Session> + Send + Sync + 'static,
+    ) -> Result<Update, StoreError> {
+        let (inner, id) = (Arc::clone(&self.inner), Arc::clone(&session.id));
+        self.owned(async move { inner.update(id, change).await }).await.unwrap_or(Err(CUT_OFF))
     }
 
-    /// The newest state of a live session, and counts the visit.
+    /// Ends a session, for all who share the store. Whether it lived.
+    ///
+    /// # Errors
+    /// When the store cannot be reached: then it has not ended.
+    pub async fn end(&self, key: SessionKey) -> Result<bool, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let ending = async move {
+            let lived = inner.store.remove(key, inner.clock.now()).await?;
+            inner.opened.ended(key);
+            Ok(lived)
+        };
+        self.owned(ending).await.unwrap_or(Err(CUT_OFF))
+    }
+
+    /// Ends all sessions that `filter` selects, those that are being opened right now included. How many.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn end_where(&self, filter: Filter) -> Result<usize, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let ending = async move {
+            let keys = inner.store.remove_where(&filter, inner.clock.now()).await?;
+            keys.iter().for_each(|&key| inner.opened.ended(key));
+            Ok(keys.len())
+        };
+        self.owned(ending).await.unwrap_or(Err(CUT_OFF))
+    }
+
+    /// One page of what is there, in the open.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn list(&self, filter: &Filter, cursor: Option<&str>) -> Result<Page, StoreError> {
+        self.inner.store.list(filter, cursor, self.inner.clock.now()).await
+    }
+
+    /// Whether this is the first time that anyone asks for `name` within `life`.
+    ///
+    /// # Errors
+    /// When the store cannot be reached: then nobody can tell.
+    pub async fn take_once(&self, name: OnceName, life: Duration) -> Result<bool, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let taking = async move { inner.store.take_once(name, life, inner.clock.now()).await };
+        self.owned(taking).await.unwrap_or(Err(CUT_OFF))
+    }
+
+    /// For what is held open with a session: it is told when the session ends.
     #[must_use]
-    pub fn visit(&self, key: SessionKey, now: Now) -> Option<Arc<Session>> {
-        let session = self.current(key, now)?;
-        session.vitals.touch(now.mono);
-        Some(session)
-    }
-
-    /// The newest state of a live session.
-    #[must_use]
-    pub fn current(&self, key: SessionKey, now: Now) -> Option<Arc<Session>> {
-        let session = self.store.find(key)?;
-        if self.is_over(&session, now) {
-            self.store.remove(key, now.mono);
-            return None;
-        }
-        Some(session)
-    }
-
-    /// Puts the next state in place: `change` sees the newest one, and nobody else changes it
-    /// meanwhile. None when the session has ended, and nothing brings it back.
-    pub fn update(&self, key: SessionKey, change: impl FnOnce(&Session) -> Session) -> Option<Arc<Session>> {
-        self.store.update(key, change)
-    }
-
-    /// Ends a session. Answers its last state, the first time.
-    pub fn end(&self, key: SessionKey, now: Now) -> Option<Arc<Session>> {
-        self.store.remove(key, now.mono)
+    pub fn hold(&self, session: &Session) -> Hold {
+        self.inner.opened.hold(session.key)
     }
 
     /// Drops what is over. For the sweeper.
-    pub fn sweep(&self, now: Now) {
-        self.store.remove_where(now.mono, |session| self.is_over(session, now));
-        self.store.forget_ended_before(Mono(now.mono.0.saturating_sub(REMEMBER_ENDED.as_millis() as u64)));
+    pub async fn sweep(&self, now: Now) {
+        if let Err(error) = self.inner.store.sweep(now).await {
+            tracing::warn!(reason = error.reason, "the session store could not be swept");
+        }
+        self.inner.opened.doubt_held();
+    }
+
+    /// Looks after what is held open: asks the store whenever a session may have ended elsewhere. Does not end.
+    pub async fn watch_held(&self) {
+        loop {
+            for key in self.inner.opened.in_doubt().await {
+                match self.inner.store.find(key, self.inner.clock.now()).await {
+                    Ok(Lookup::Live(_)) => {}
+                    Ok(Lookup::Ended | Lookup::Unknown) => self.inner.opened.ended(key),
+                    // The sweeper brings the doubt back.
+                    Err(error) => tracing::debug!(reason = error.reason, "a held session could not be looked up"),
+                }
+            }
+        }
     }
 
     /// When the session ends at the latest, in seconds since 1970.
     #[must_use]
     pub fn ends_at(&self, session: &Session) -> u64 {
-        session.started.unix.saturating_add(self.settings.absolute_timeout.as_secs())
+        session.started.unix.saturating_add(self.inner.settings.absolute_timeout.as_secs())
+    }
+
+    /// Runs `work` to its end, whether or not anyone waits. None when the process is going down.
+    async fn owned<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.inner.background.run(work).await.ok()
+    }
+}
+
+impl Inner {
+    async fn look_up(self: &Arc<Inner>, id: Arc<SessionId>, now: Now) -> Result<Found, StoreError> {
+        match self.opened.peek(id.key()) {
+            Some(session) if !self.is_over(&session, now) => Ok(Found::Live(session)),
+            _ => self.ask(id, now).await,
+        }
+    }
+
+    async fn ask(self: &Arc<Inner>, id: Arc<SessionId>, now: Now) -> Result<Found, StoreError> {
+        let key = id.key();
+        let known = self.opened.peek(key);
+        let ticket = self.opened.ticket(key);
+        let record = match self.store.find(key, now).await? {
+            Lookup::Live(record) => record,
+            Lookup::Ended => {
+                self.opened.ended(key);
+                return Ok(Found::Ended);
+            }
+            Lookup::Unknown => {
+                self.opened.ended(key);
+                return Ok(Found::Nothing);
+            }
+        };
+        if let Some(known) = known.filter(|known| known.version == record.version && !self.is_over(known, now)) {
+            return Ok(Found::Live(known));
+        }
+        let Some(session) = self.opened_record(id, &record) else {
+            tracing::warn!(target: "latchgate::audit", event = "record_unreadable", session = %key, "a session's record does not open: sealed with a secret that is gone, or damaged");
+            return Ok(Found::Ended);
+        };
+        if self.is_over(&session, now) {
+            let inner = Arc::clone(self);
+            self.background.run(async move {
+                // The sweeper, or the store itself, does it otherwise.
+                let _ = inner.store.remove(key, now).await;
+                inner.opened.ended(key);
+            });
+            return Ok(Found::Ended);
+        }
+        let session = Arc::new(session);
+        self.opened.keep(ticket, &session);
+        Ok(Found::Live(session))
+    }
+
+    async fn open(&self, id: SessionId, opening: Opening, now: Now) -> Result<Arc<Session>, OpeningFailed> {
+        let key = id.key();
+        let vitals = self.opened.vitals(key);
+        vitals.last_seen.store(now.mono.0, Ordering::Relaxed);
+        vitals.last_touch.store(now.mono.0, Ordering::Relaxed);
+        let mut session = Session {
+            key,
+            id: Arc::new(id),
+            provider: opening.provider,
+            identity: Arc::new(opening.identity),
+            tokens: Arc::new(opening.tokens),
+            custom: Arc::default(),
+            started: now,
+            began: opening.began,
+            vitals,
+            version: 1,
+            weight: 0,
+        };
+        let record = self.sealed_record(&session).map_err(|NoRandomness| OpeningFailed::NoRandomness)?;
+        session.weight = weight_of(&record);
+        let session = Arc::new(session);
+        let ticket = self.opened.ticket(session.key);
+        match self.store.create(session.key, record, self.settings.max_sessions_per_user, now).await {
+            Ok(Creation::Created { evicted }) => {
+                evicted.into_iter().for_each(|key| self.opened.ended(key));
+                self.opened.keep(ticket, &session);
+                Ok(session)
+            }
+            Ok(Creation::Revoked) => Err(OpeningFailed::Revoked),
+            Ok(Creation::Full) => Err(OpeningFailed::Full),
+            Err(error) => Err(OpeningFailed::Store(error)),
+        }
+    }
+
+    async fn update(
+        self: &Arc<Inner>,
+        id: Arc<SessionId>,
+        change: impl Fn(&Session) -> Option<Session> + Send + Sync,
+    ) -> Result<Update, StoreError> {
+        let now = self.clock.now();
+        let Found::Live(mut base) = self.look_up(Arc::clone(&id), now).await? else { return Ok(Update::Ended) };
+        for _ in 0..MOST_ROUNDS {
+            let Some(next) = change(&base) else { return Ok(Update::Declined(base)) };
+            let mut next = Session { version: base.version + 1, ..next };
+            let record = self.sealed_record(&next).map_err(|NoRandomness| StoreError { reason: "no_randomness" })?;
+            next.weight = weight_of(&record);
+            let ticket = self.opened.ticket(next.key);
+            match self.store.replace(next.key, base.version, record, now).await? {
+                Replacement::Replaced => {
+                    let next = Arc::new(next);
+                    self.opened.replaced(ticket, &next);
+                    return Ok(Update::Stored(next));
+                }
+                Replacement::Conflict(newer) => {
+                    base = match self.opened_record(Arc::clone(&id), &newer) {
+                        Some(newer) => Arc::new(newer),
+                        None => return Err(StoreError { reason: "record_unreadable" }),
+                    };
+                }
+                Replacement::Gone => {
+                    self.opened.ended(next.key);
+                    return Ok(Update::Ended);
+                }
+            }
+        }
+        Err(StoreError { reason: "too_many_writers" })
+    }
+
+    fn sealed_record(&self, session: &Session) -> Result<Record, NoRandomness> {
+        let about = About {
+            provider: session.provider.to_string(),
+            issuer: session.identity.issuer.clone(),
+            subject: session.identity.subject.clone(),
+            sid: session.identity.sid.clone(),
+            started: session.started.mono,
+            ends: session.started.mono.after(self.settings.absolute_timeout),
+            began: session.began,
+        };
+        let context = Record::seal_context(session.key, session.version, &about);
+        let sealed = self.sealer.seal(&session.id, &context, &record::write(session))?.into();
+        let last_seen = session.vitals.last_seen();
+        Ok(Record { version: session.version, last_seen, expires: self.expires(last_seen, about.ends), about, sealed })
+    }
+
+    fn opened_record(&self, id: Arc<SessionId>, record: &Record) -> Option<Session> {
+        let key = id.key();
+        let context = Record::seal_context(key, record.version, &record.about);
+        let plain = self.sealer.open(&id, &context, &record.sealed)?;
+        let vitals = self.opened.vitals(key);
+        vitals.last_seen.fetch_max(record.last_seen.0, Ordering::Relaxed);
+        vitals.last_touch.fetch_max(record.last_seen.0, Ordering::Relaxed);
+        let mut session = record::read(id, &record.about, &plain, vitals)?;
+        session.version = record.version;
+        session.weight = weight_of(record);
+        Some(session)
+    }
+
+    /// The store hears of a visit now and then; what it has not heard of it must not hold against the session.
+    fn expires(&self, last_seen: Mono, ends: Mono) -> Mono {
+        last_seen.after(self.settings.idle_timeout).after(self.touch_every()).min(ends)
+    }
+
+    fn touch_every(&self) -> Duration {
+        (self.settings.idle_timeout / 20).min(TOUCH_EVERY)
+    }
+
+    fn visited(self: &Arc<Inner>, session: Arc<Session>, now: Now) -> Arc<Session> {
+        session.vitals.touch(now.mono);
+        if session.vitals.is_touch_due(now.mono, self.touch_every()) {
+            let ends = session.started.mono.after(self.settings.absolute_timeout);
+            let (inner, key, expires) = (Arc::clone(self), session.key, self.expires(now.mono, ends));
+            self.background.run(async move {
+                if let Err(error) = inner.store.touch(key, now.mono, expires).await {
+                    tracing::debug!(reason = error.reason, "a visit could not be stored");
+                }
+            });
+        }
+        session
     }
 
     fn is_over(&self, session: &Session, now: Now) -> bool {
-        let last_seen = Mono(session.vitals.last_seen.load(Ordering::Relaxed));
         now.mono >= session.started.mono.after(self.settings.absolute_timeout)
-            || now.mono >= last_seen.after(self.settings.idle_timeout)
+            || now.mono >= session.vitals.last_seen().after(self.settings.idle_timeout)
     }
 }
 
 impl Session {
     /// The next state, with these tokens and claims.
     #[must_use]
-    pub fn renewed(&self, tokens: TokenSet, claims: Map<String, Value>) -> Session {
+    pub fn renewed(&self, tokens: Arc<TokenSet>, claims: Map<String, Value>) -> Session {
         let identity = Arc::new(Identity { claims, ..Identity::clone(&self.identity) });
-        Session { tokens: Arc::new(tokens), identity, ..self.clone() }
+        Session { tokens, identity, ..self.clone() }
+    }
+
+    /// The next state, with this data of the front end's.
+    #[must_use]
+    pub fn with_custom(&self, custom: Map<String, Value>) -> Session {
+        Session { custom: Arc::new(custom), ..self.clone() }
+    }
+
+    /// What the browser's cookie says.
+    #[must_use]
+    pub fn id(&self) -> &SessionId {
+        &self.id
     }
 }
 
@@ -304,15 +618,20 @@ impl Vitals {
     /// A request came. Written once a second at most, so that one session's requests do not fight
     /// over a cache line.
     fn touch(&self, now: Mono) {
-        if now.since(Mono(self.last_seen.load(Ordering::Relaxed))) >= Duration::from_secs(1) {
+        if now.since(self.last_seen()) >= Duration::from_secs(1) {
             self.last_seen.store(now.0, Ordering::Relaxed);
         }
     }
 
-    /// Cancelled when the session ends: what was opened with it closes.
-    #[must_use]
-    pub fn ended(&self) -> &CancellationToken {
-        &self.ended
+    fn last_seen(&self) -> Mono {
+        Mono(self.last_seen.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is time to tell the store; says so once.
+    fn is_touch_due(&self, now: Mono, every: Duration) -> bool {
+        let told = self.last_touch.load(Ordering::Relaxed);
+        now.since(Mono(told)) >= every
+            && self.last_touch.compare_exchange(told, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// How often in a row a token was refused that had just been renewed.
@@ -423,18 +742,27 @@ impl fmt::Debug for SessionKey {
     }
 }
 
+/// Strings twice (token and header), claims as a tree, and what every session has besides.
+fn weight_of(record: &Record) -> u64 {
+    2 * record.sealed.len() as u64 + 1024
+}
+
 /// A browser sends one session cookie; more than this is not worth a look-up.
 const MOST_COOKIES: usize = 8;
-/// After this an ended session is as good as one that never was.
-const REMEMBER_ENDED: Duration = Duration::from_secs(24 * 3600);
+/// How often the store hears of a session's visits, at most.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+/// Of a hundred who write at once, each gets through.
+const MOST_ROUNDS: usize = 1000;
+/// The process goes down; what was begun may have happened or not.
+const CUT_OFF: StoreError = StoreError { reason: "shutting_down" };
 /// The client was asked to send a request again; within this time a second 401 stands.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(300);
 const MOST_RESENT: usize = 32;
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::store::MemoryStore;
     use super::*;
-    use crate::clock::Clock;
 
     pub(crate) fn opening(subject: &str) -> Opening {
         let tokens = TokenSet::new("at".into(), 1, Mono(0)).unwrap();
@@ -442,6 +770,7 @@ pub(crate) mod tests {
             provider: "corp".into(),
             identity: Identity { issuer: "https://idp".into(), subject: subject.into(), sid: None, claims: Map::new() },
             tokens: TokenSet { life: Some(Duration::from_secs(60)), refresh_token: Some("rt".into()), ..tokens },
+            began: Mono(0),
         }
     }
 
@@ -450,17 +779,35 @@ pub(crate) mod tests {
             idle_timeout: Duration::from_secs(24 * 3600),
             absolute_timeout: Duration::from_secs(72 * 3600),
             max_sessions: 4,
+            cache_memory: 1 << 20,
             max_sessions_per_user: 2,
             secrets: Vec::new(),
         }
+    }
+
+    /// Sessions in memory, and the clock they go by.
+    pub(crate) fn sessions() -> (Sessions, Clock) {
+        let (settings, clock) = (settings(), Clock::system());
+        let store = Arc::new(MemoryStore::new(settings.max_sessions));
+        let opened = Opened::new(settings.cache_memory);
+        let sessions = Sessions::new(settings, store, opened, Background::on_current_runtime(), clock.clone());
+        (sessions.unwrap(), clock)
     }
 
     fn again(id: &SessionId) -> SessionId {
         SessionId::parse(&id.to_cookie_value()).unwrap()
     }
 
-    fn is_live(sessions: &Sessions, id: &SessionId, now: Now) -> bool {
-        matches!(sessions.find([again(id)].into_iter(), now), Found::Live(_))
+    async fn find(sessions: &Sessions, ids: &[&SessionId], clock: &Clock) -> Found {
+        sessions.find(ids.iter().map(|id| again(id)).collect(), clock.now()).await.unwrap()
+    }
+
+    async fn is_live(sessions: &Sessions, session: &Session, clock: &Clock) -> bool {
+        matches!(find(sessions, &[session.id()], clock).await, Found::Live(_))
+    }
+
+    async fn open(sessions: &Sessions, subject: &str, clock: &Clock) -> Arc<Session> {
+        sessions.open(opening(subject), clock.now()).await.unwrap()
     }
 
     #[test]
@@ -474,65 +821,140 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn idle_slides_and_absolute_does_not() {
-        let clock = Clock::system();
-        let sessions = Sessions::new(settings());
-        let (id, _) = sessions.open(opening("ada"), clock.now()).unwrap();
+    fn keys_are_written_as_64_digits() {
+        let key = SessionId::random().unwrap().key();
+        assert_eq!(SessionKey::from_hex(&key.to_hex()), Some(key));
+        for garbage in ["", "x", "é", &key.to_hex()[1..], &format!("{}0", key.to_hex()), &"g".repeat(64)] {
+            assert_eq!(SessionKey::from_hex(garbage), None, "{garbage:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn idle_slides_and_absolute_does_not() {
+        let (sessions, clock) = sessions();
+        let session = open(&sessions, "ada", &clock).await;
         for _ in 0..3 {
             clock.advance(Duration::from_secs(23 * 3600));
-            assert!(is_live(&sessions, &id, clock.now()));
+            assert!(is_live(&sessions, &session, &clock).await);
+            tokio::task::yield_now().await;
         }
         clock.advance(Duration::from_secs(3 * 3600));
-        assert!(matches!(sessions.find([again(&id)].into_iter(), clock.now()), Found::Ended), "72 h are over");
+        assert!(matches!(find(&sessions, &[session.id()], &clock).await, Found::Ended), "72 h are over");
 
-        let (id, _) = sessions.open(opening("ada"), clock.now()).unwrap();
+        let session = open(&sessions, "ada", &clock).await;
         clock.advance(Duration::from_secs(24 * 3600));
-        assert!(!is_live(&sessions, &id, clock.now()), "24 h without a visit");
+        assert!(!is_live(&sessions, &session, &clock).await, "24 h without a visit");
     }
 
-    #[test]
-    fn an_ended_session_stays_ended() {
-        let now = Clock::system().now();
-        let sessions = Sessions::new(settings());
-        let (id, session) = sessions.open(opening("ada"), now).unwrap();
-        assert!(sessions.end(session.key, now).is_some());
-        assert!(sessions.end(session.key, now).is_none());
-        assert!(sessions.update(session.key, Session::clone).is_none());
-        assert!(matches!(sessions.find([again(&id)].into_iter(), now), Found::Ended));
+    #[tokio::test]
+    async fn an_ended_session_stays_ended() {
+        let (sessions, clock) = sessions();
+        let session = open(&sessions, "ada", &clock).await;
+        assert!(sessions.end(session.key).await.unwrap());
+        assert!(!sessions.end(session.key).await.unwrap());
+        assert!(matches!(sessions.update(&session, |session| Some(session.clone())).await, Ok(Update::Ended)));
+        assert!(matches!(find(&sessions, &[session.id()], &clock).await, Found::Ended));
     }
 
-    #[test]
-    fn of_two_live_sessions_none_counts() {
-        let now = Clock::system().now();
-        let sessions = Sessions::new(settings());
-        let (ada, _) = sessions.open(opening("ada"), now).unwrap();
-        let (eve, _) = sessions.open(opening("eve"), now).unwrap();
+    #[tokio::test]
+    async fn of_two_live_sessions_none_counts() {
+        let (sessions, clock) = sessions();
+        let (ada, eve) = (open(&sessions, "ada", &clock).await, open(&sessions, "eve", &clock).await);
         let unknown = SessionId::random().unwrap();
-        assert!(matches!(sessions.find([again(&ada), again(&eve)].into_iter(), now), Found::Nothing));
-        assert!(matches!(sessions.find([again(&unknown), again(&ada)].into_iter(), now), Found::Live(_)));
-        assert!(matches!(sessions.find([again(&ada), again(&ada)].into_iter(), now), Found::Live(_)));
+        assert!(matches!(find(&sessions, &[ada.id(), eve.id()], &clock).await, Found::Nothing));
+        assert!(matches!(find(&sessions, &[&unknown, ada.id()], &clock).await, Found::Live(_)));
+        assert!(matches!(find(&sessions, &[ada.id(), ada.id()], &clock).await, Found::Live(_)));
     }
 
-    #[test]
-    fn the_bound_turns_logins_away_and_signs_nobody_out() {
-        let clock = Clock::system();
-        let sessions = Sessions::new(settings());
-        let kept: Vec<SessionId> =
-            ["a", "b", "c", "d"].map(|user| sessions.open(opening(user), clock.now()).unwrap().0).into();
-        assert!(matches!(sessions.open(opening("e"), clock.now()), Err(OpeningFailed::Full)));
-        assert!(kept.iter().all(|id| is_live(&sessions, id, clock.now())));
+    #[tokio::test]
+    async fn the_bound_turns_logins_away_and_signs_nobody_out() {
+        let (sessions, clock) = sessions();
+        let mut kept = Vec::new();
+        for user in ["a", "b", "c", "d"] {
+            kept.push(open(&sessions, user, &clock).await);
+        }
+        assert!(matches!(sessions.open(opening("e"), clock.now()).await, Err(OpeningFailed::Full)));
+        for session in &kept {
+            assert!(is_live(&sessions, session, &clock).await);
+        }
         clock.advance(Duration::from_secs(25 * 3600));
-        assert!(sessions.open(opening("e"), clock.now()).is_ok(), "what is over makes room");
+        assert!(sessions.open(opening("e"), clock.now()).await.is_ok(), "what is over makes room");
     }
 
-    #[test]
-    fn a_user_with_too_many_sessions_loses_the_oldest_of_their_own() {
-        let now = Clock::system().now();
-        let sessions = Sessions::new(settings());
-        let (other, _) = sessions.open(opening("eve"), now).unwrap();
-        let [first, second, third] = [(); 3].map(|()| sessions.open(opening("ada"), now).unwrap().0);
-        assert!(!is_live(&sessions, &first, now));
-        assert!([&second, &third, &other].into_iter().all(|id| is_live(&sessions, id, now)));
+    #[tokio::test]
+    async fn a_user_with_too_many_sessions_loses_the_oldest_of_their_own() {
+        let (sessions, clock) = sessions();
+        let other = open(&sessions, "eve", &clock).await;
+        let [first, second, third] = [
+            open(&sessions, "ada", &clock).await,
+            open(&sessions, "ada", &clock).await,
+            open(&sessions, "ada", &clock).await,
+        ];
+        assert!(!is_live(&sessions, &first, &clock).await);
+        for session in [&second, &third, &other] {
+            assert!(is_live(&sessions, session, &clock).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_update_is_lost_when_a_hundred_write_at_once() {
+        let (sessions, clock) = sessions();
+        let session = open(&sessions, "ada", &clock).await;
+        let writers = (0..100).map(|number| {
+            let (sessions, session) = (sessions.clone(), Arc::clone(&session));
+            tokio::spawn(async move {
+                sessions
+                    .update(&session, move |session| {
+                        let mut custom = Map::clone(&session.custom);
+                        custom.insert(number.to_string(), number.into());
+                        Some(session.with_custom(custom))
+                    })
+                    .await
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            assert!(matches!(writer.await.unwrap(), Ok(Update::Stored(_))));
+        }
+        let newest = sessions.newest(&session, clock.now()).await.unwrap().unwrap();
+        assert_eq!((newest.custom.len(), newest.version), (100, 101));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_open_hears_of_the_end() {
+        let (sessions, clock) = sessions();
+        let watching = sessions.clone();
+        tokio::spawn(async move { watching.watch_held().await });
+        let session = open(&sessions, "ada", &clock).await;
+        let hold = sessions.hold(&session);
+        assert!(tokio::time::timeout(Duration::from_millis(20), hold.ended()).await.is_err());
+        sessions.end(session.key).await.unwrap();
+        hold.ended().await;
+        let late = sessions.hold(&session);
+        late.ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_session_opens_again_from_its_record_with_all_it_had() {
+        let (sessions, clock) = sessions();
+        let mut opening = opening("ada");
+        opening.identity.sid = Some("sid-1".into());
+        opening.identity.claims.insert("groups".into(), serde_json::json!(["a", {"b": 1.5}]));
+        opening.tokens.id_token = Some("idt".into());
+        opening.tokens.scope = Some("openid x".into());
+        let session = sessions.open(opening, clock.now()).await.unwrap();
+        sessions.inner.opened.all_changed();
+        let again = sessions.current(&session, clock.now()).await.unwrap().unwrap();
+        assert!(!Arc::ptr_eq(&session, &again));
+        assert_eq!(again.identity.claims, session.identity.claims);
+        assert_eq!((&again.identity.subject, &again.identity.sid), (&session.identity.subject, &session.identity.sid));
+        assert_eq!(again.tokens.bearer, session.tokens.bearer);
+        assert_eq!((again.tokens.generation, again.tokens.life), (1, session.tokens.life));
+        let secrets = |tokens: &TokenSet| {
+            [&tokens.refresh_token, &tokens.id_token].map(|token| token.as_ref().unwrap().expose_secret().to_owned())
+        };
+        assert_eq!(secrets(&again.tokens), ["rt", "idt"]);
+        assert_eq!(again.tokens.scope, session.tokens.scope);
+        assert_eq!((again.started, again.version), (session.started, 1));
     }
 
     #[test]

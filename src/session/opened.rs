@@ -5,10 +5,11 @@
 //! Apart from that it knows what must end with its session: open WebSockets and event streams
 //! ([`Opened::hold`]).
 
-use super::{Session, SessionKey};
+use super::{Session, SessionKey, Vitals};
 use dashmap::DashMap;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
@@ -17,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 /// See the module.
 pub struct Opened {
     sessions: Cache<SessionKey, Arc<Session>, Bytes>,
+    /// What outlives a state: a change elsewhere does not make this process forget what it has seen.
+    vitals: Cache<SessionKey, Arc<Vitals>>,
     /// Counts changes, by key: an answer that was under way while its session changed is not kept.
     changes: Vec<AtomicU64>,
     trusted: AtomicBool,
@@ -61,6 +64,7 @@ impl Opened {
         let estimated_items = usize::try_from(most_bytes / USUAL_WEIGHT).unwrap_or(usize::MAX).max(16);
         Arc::new(Opened {
             sessions: Cache::with_weighter(estimated_items, most_bytes, Bytes),
+            vitals: Cache::new(estimated_items),
             changes: (0..CHANGE_COUNTERS).map(|_| AtomicU64::new(0)).collect(),
             trusted: AtomicBool::new(true),
             held: DashMap::new(),
@@ -75,6 +79,12 @@ impl Opened {
             return None;
         }
         self.sessions.get(&key)
+    }
+
+    /// What all states of this session share.
+    #[must_use]
+    pub fn vitals(&self, key: SessionKey) -> Arc<Vitals> {
+        self.vitals.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default())).unwrap_or_default()
     }
 
     /// Before the store is asked or written to.
@@ -96,6 +106,19 @@ impl Opened {
         }
     }
 
+    /// Keeps what this process has just written in the place of an older state.
+    pub fn replaced(&self, ticket: Ticket, session: &Arc<Session>) {
+        let counter = self.counter(ticket.key);
+        // Answers that are under way are older than this.
+        let next = ticket.change + 1;
+        if counter.compare_exchange(ticket.change, next, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.keep(Ticket { change: next, ..ticket }, session);
+        } else {
+            counter.fetch_add(1, Ordering::AcqRel);
+            self.sessions.remove(&ticket.key);
+        }
+    }
+
     /// The session has another state now, or none; whoever has to know it asks the store.
     pub fn changed(&self, key: SessionKey) {
         self.counter(key).fetch_add(1, Ordering::AcqRel);
@@ -112,8 +135,7 @@ impl Opened {
             counter.fetch_add(1, Ordering::AcqRel);
         });
         self.sessions.clear();
-        self.held.iter_mut().for_each(|mut held| held.in_doubt = true);
-        self.doubt.notify_one();
+        self.doubt_held();
     }
 
     /// Whether the store is able to say what changes. While it is not, nothing here counts.
@@ -125,6 +147,7 @@ impl Opened {
     /// The session is over, here and everywhere: what was opened with it closes.
     pub fn ended(&self, key: SessionKey) {
         self.changed(key);
+        self.vitals.remove(&key);
         if let Some((_, held)) = self.held.remove(&key) {
             held.ended.cancel();
         }
@@ -142,10 +165,10 @@ impl Opened {
         Hold { opened: Arc::clone(self), key, ended: held.ended.clone() }
     }
 
-    /// Every session that something is held open with.
-    #[must_use]
-    pub fn held(&self) -> Vec<SessionKey> {
-        self.held.iter().map(|held| *held.key()).collect()
+    /// Time has passed: any held session may be over.
+    pub fn doubt_held(&self) {
+        self.held.iter_mut().for_each(|mut held| held.in_doubt = true);
+        self.doubt.notify_one();
     }
 
     /// Waits until some held session may have ended, and names those.

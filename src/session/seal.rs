@@ -1,11 +1,13 @@
 //! Sealing: what leaves the process and comes back, such as the record of a login under way, is
 //! encrypted and bound to its purpose (AES-256-GCM, key by HKDF-SHA-256 from `session.secret`).
 
+use super::SessionId;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, RandomizedNonceKey};
-use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 /// Opens what any of its keys sealed; the first key seals.
 pub struct Sealer {
@@ -48,17 +50,84 @@ impl Sealer {
     }
 }
 
+/// Seals the records of sessions, each under a key of its own that takes both to make: one of
+/// `session.secret`, and the id in the browser's cookie. Neither a dump of the store nor the secret
+/// alone opens a record.
+pub struct RecordSealer {
+    secrets: Vec<RecordSecret>,
+}
+
+struct RecordSecret {
+    prk: Prk,
+    /// Says which secret a record was sealed with.
+    label: [u8; LABEL_LEN],
+}
+
+impl RecordSealer {
+    /// The first secret seals, all open. Without any, a random one: records do not outlive the process.
+    ///
+    /// # Errors
+    /// When the operating system has no random bytes to give.
+    pub fn new(secrets: &[SecretString]) -> Result<RecordSealer, NoRandomness> {
+        let secrets = keys_of(secrets, |secret| {
+            let prk = Salt::new(HKDF_SHA256, b"latchgate session record v1").extract(secret);
+            let mut label = [0; LABEL_LEN];
+            expand(&prk, &[b"label"], &mut label);
+            RecordSecret { prk, label }
+        })?;
+        Ok(RecordSealer { secrets })
+    }
+
+    /// Label, nonce, ciphertext, tag. It opens only with the same `id` and `context`.
+    ///
+    /// # Errors
+    /// When there is no randomness for the nonce.
+    pub fn seal(&self, id: &SessionId, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
+        let secret = &self.secrets[0];
+        let mut sealed = Vec::with_capacity(LABEL_LEN + NONCE_LEN + plain.len() + TAG_LEN);
+        sealed.extend(plain);
+        let nonce =
+            secret.key_for(id).seal_in_place_append_tag(Aad::from(context), &mut sealed).map_err(|_| NoRandomness)?;
+        let head = secret.label.iter().chain(nonce.as_ref()).copied();
+        sealed.splice(0..0, head);
+        Ok(sealed)
+    }
+
+    /// What was sealed; None for everything else, whatever is wrong with it.
+    #[must_use]
+    pub fn open(&self, id: &SessionId, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (label, rest) = sealed.split_first_chunk::<LABEL_LEN>()?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let secret = self.secrets.iter().find(|secret| secret.label == *label)?;
+        let mut plain = Zeroizing::new(rest.to_vec());
+        let length = secret.key_for(id).open_in_place(nonce.into(), Aad::from(context), &mut plain).ok()?.len();
+        plain.truncate(length);
+        Some(plain)
+    }
+}
+
+impl RecordSecret {
+    fn key_for(&self, id: &SessionId) -> RandomizedNonceKey {
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        expand(&self.prk, &[b"key", &id.0], key.as_mut());
+        RandomizedNonceKey::new(&AES_256_GCM, key.as_ref()).expect("the length is that of an AES-256 key")
+    }
+}
+
 /// What sealed text is for; text sealed for one purpose does not open for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// The record of a login under way, held by the browser that began it.
     Login,
+    /// The session that a token of ours stands for.
+    OwnToken,
 }
 
 impl Purpose {
     fn label(self) -> &'static str {
         match self {
             Purpose::Login => "latchgate login v1",
+            Purpose::OwnToken => "latchgate own token v1",
         }
     }
 }
@@ -93,21 +162,27 @@ fn bound_to(purpose: Purpose, holder: &str) -> Aad<Vec<u8>> {
 fn derive(secret: &[u8]) -> RandomizedNonceKey {
     let prk = Salt::new(HKDF_SHA256, b"latchgate").extract(secret);
     let mut key = [0; KEY_LEN];
-    prk.expand(&[b"seal"], Key256)
-        .and_then(|okm| okm.fill(&mut key))
-        .and_then(|()| RandomizedNonceKey::new(&AES_256_GCM, &key))
-        .expect("the lengths are constants that HKDF-SHA-256 and AES-256-GCM take")
+    expand(&prk, &[b"seal"], &mut key);
+    RandomizedNonceKey::new(&AES_256_GCM, &key).expect("the length is that of an AES-256 key")
 }
 
-struct Key256;
+fn expand(prk: &Prk, info: &[&[u8]], into: &mut [u8]) {
+    prk.expand(info, Length(into.len()))
+        .and_then(|okm| okm.fill(into))
+        .expect("the lengths are constants that HKDF-SHA-256 takes");
+}
 
-impl KeyType for Key256 {
+struct Length(usize);
+
+impl KeyType for Length {
     fn len(&self) -> usize {
-        KEY_LEN
+        self.0
     }
 }
 
 const KEY_LEN: usize = 32;
+const TAG_LEN: usize = 16;
+const LABEL_LEN: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -140,6 +215,36 @@ mod tests {
         fn garbage_does_not_open(text in ".{0,200}") {
             prop_assert_eq!(sealer(&["a secret of this test, and long enough"]).open(Purpose::Login, "", &text), None);
         }
+    }
+
+    #[test]
+    fn a_record_opens_with_its_own_id_and_context_alone() {
+        let sealer = RecordSealer::new(&["a secret of this test, and long enough".into()]).unwrap();
+        let (id, other) = (SessionId::random().unwrap(), SessionId::random().unwrap());
+        let sealed = sealer.seal(&id, b"context", b"plain").unwrap();
+        assert_eq!(sealer.open(&id, b"context", &sealed).as_deref(), Some(&b"plain".to_vec()));
+        assert_eq!(sealer.open(&other, b"context", &sealed), None, "the secret alone");
+        assert_eq!(sealer.open(&id, b"contexT", &sealed), None, "moved to another record");
+        assert_eq!(RecordSealer::new(&[]).unwrap().open(&id, b"context", &sealed), None, "the cookie alone");
+        for at in 0..sealed.len() {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 1;
+            assert_eq!(sealer.open(&id, b"context", &damaged), None, "byte {at}");
+            assert_eq!(sealer.open(&id, b"context", &sealed[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn records_survive_the_rotation_of_the_secret() {
+        let (old, new) = ("the old secret, which is long enough", "the new secret, which is long enough");
+        let sealer = |secrets: &[&str]| {
+            RecordSealer::new(&secrets.iter().map(|&secret| SecretString::from(secret)).collect::<Vec<_>>()).unwrap()
+        };
+        let id = SessionId::random().unwrap();
+        let sealed = sealer(&[old]).seal(&id, b"", b"plain").unwrap();
+        assert!(sealer(&[new, old]).open(&id, b"", &sealed).is_some());
+        assert!(sealer(&[old, new]).open(&id, b"", &sealed).is_some());
+        assert!(sealer(&[new]).open(&id, b"", &sealed).is_none());
     }
 
     #[test]

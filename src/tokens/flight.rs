@@ -4,7 +4,7 @@
 
 use super::{FlightKey, Landing, Renewal, Shared, token_set};
 use crate::provider::{Provider, RefreshError, Renewed, TokenResponse};
-use crate::session::{Session, TokenSet};
+use crate::session::{Session, TokenSet, Update};
 use dashmap::mapref::entry::Entry;
 use secrecy::SecretString;
 use std::sync::Arc;
@@ -32,9 +32,10 @@ pub(super) fn start(shared: &Arc<Shared>, seen: &Session) -> Landing {
         Entry::Vacant(place) => {
             let (announce, landing) = watch::channel(None);
             place.insert(landing.clone());
+            let seen = seen.clone();
             let flight = Flight { shared: Arc::clone(shared), key, seen_generation: seen.tokens.generation };
             shared.background.run(async move {
-                let result = flight.fly().await;
+                let result = flight.fly(&seen).await;
                 drop(flight);
                 announce.send_replace(Some(result));
             });
@@ -57,9 +58,11 @@ impl Drop for Flight {
 }
 
 impl Flight {
-    async fn fly(&self) -> Renewal {
-        let Some(session) = self.shared.sessions.current(self.key.session, self.shared.clock.now()) else {
-            return Renewal::Gone;
+    async fn fly(&self, seen: &Session) -> Renewal {
+        let session = match self.shared.sessions.current(seen, self.shared.clock.now()).await {
+            Ok(Some(session)) => session,
+            Ok(None) => return Renewal::Gone,
+            Err(_) => return LATER,
         };
         if session.tokens.generation > self.seen_generation {
             return Renewal::Renewed(session);
@@ -71,14 +74,14 @@ impl Flight {
             return LATER;
         };
         match provider.refresh(refresh_token, &session.identity.subject).await {
-            Ok(renewed) => self.store(provider, &session, renewed),
-            Err(error) => self.give_up(&session, &error),
+            Ok(renewed) => self.store(provider, &session, renewed).await,
+            Err(error) => self.give_up(&session, &error).await,
         }
     }
 
     /// Stores before anyone replays. A session that ended meanwhile stays ended, and what the
     /// provider gave for it is given back.
-    fn store(&self, provider: &Arc<Provider>, session: &Session, renewed: Renewed) -> Renewal {
+    async fn store(&self, provider: &Arc<Provider>, session: &Session, renewed: Renewed) -> Renewal {
         let now = self.shared.clock.now();
         let fresh_refresh_token = renewed.tokens.refresh_token.clone();
         let generation = session.tokens.generation + 1;
@@ -88,12 +91,15 @@ impl Flight {
             tracing::error!(target: "latchgate::audit", provider = provider.name(), session = %self.key.session, "refresh brought an access token that cannot stand in a header");
             return LATER;
         };
-        match self.shared.sessions.update(self.key.session, |session| session.renewed(tokens, claims)) {
-            Some(session) => {
+        let tokens = Arc::new(tokens);
+        let update = move |session: &Session| Some(session.renewed(Arc::clone(&tokens), claims.clone()));
+        match self.shared.sessions.update(session, update).await {
+            Ok(Update::Stored(session) | Update::Declined(session)) => {
                 tracing::info!(target: "latchgate::audit", event = "refresh", provider = provider.name(), session = %session.key, generation, "token refreshed");
                 Renewal::Renewed(session)
             }
-            None => {
+            Err(_) => LATER,
+            Ok(Update::Ended) => {
                 tracing::info!(target: "latchgate::audit", event = "refresh", provider = provider.name(), session = %self.key.session, "session ended during its refresh");
                 if let Some(token) = fresh_refresh_token {
                     self.give_back(provider, token);
@@ -103,15 +109,15 @@ impl Flight {
         }
     }
 
-    fn give_up(&self, session: &Session, error: &RefreshError) -> Renewal {
+    async fn give_up(&self, session: &Session, error: &RefreshError) -> Renewal {
         match error {
             RefreshError::Refused { reason } => {
-                self.shared.sessions.end(session.key, self.shared.clock.now());
+                let _ = self.shared.sessions.end(session.key).await;
                 tracing::info!(target: "latchgate::audit", event = "refresh_refused", provider = %session.provider, session = %session.key, reason, "the provider refused to refresh; the session has ended");
                 Renewal::Refused
             }
             RefreshError::OtherSubject => {
-                self.shared.sessions.end(session.key, self.shared.clock.now());
+                let _ = self.shared.sessions.end(session.key).await;
                 tracing::warn!(target: "latchgate::audit", event = "refresh_other_subject", provider = %session.provider, session = %session.key, "a refresh brought another user; the session has ended");
                 Renewal::Refused
             }

@@ -55,7 +55,7 @@ pub struct Tokens {
 /// What a flight takes along.
 struct Shared {
     settings: Settings,
-    sessions: Arc<Sessions>,
+    sessions: Sessions,
     providers: HashMap<Arc<str>, Arc<Provider>>,
     clock: Clock,
     background: Background,
@@ -77,7 +77,7 @@ impl Tokens {
     #[must_use]
     pub fn new(
         settings: Settings,
-        sessions: Arc<Sessions>,
+        sessions: Sessions,
         providers: HashMap<Arc<str>, Arc<Provider>>,
         clock: Clock,
         background: Background,

@@ -26,6 +26,7 @@ use std::time::Duration;
 /// Records by key. Every future may be dropped at any point; what it has not acknowledged may or may
 /// not have happened.
 #[async_trait]
+#[expect(clippy::len_without_is_empty, reason = "a number for operators, and nobody asks whether it is zero")]
 pub trait SessionStore: Send + Sync + 'static {
     /// Keeps a new record, unless its user or its provider session was removed after the login began.
     /// The user's oldest records beyond `most_per_user` are removed.

@@ -1,6 +1,7 @@
 //! What a store keeps of a session: in the open only what lists and filters need.
 
 use crate::clock::Mono;
+use crate::session::SessionKey;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,8 @@ pub struct About {
     pub sid: Option<String>,
     /// When the session was opened.
     pub started: Mono,
+    /// When it is over whatever happens.
+    pub ends: Mono,
     /// When the login that it comes from began to redeem its code: a sign-out after this ends it.
     pub began: Mono,
 }
@@ -52,6 +55,13 @@ impl Record {
         bytes.extend(&about);
         bytes.extend(&self.sealed);
         bytes
+    }
+
+    /// What [`Record::sealed`] is bound to besides the session's id: it opens in no other record.
+    #[must_use]
+    pub fn seal_context(key: SessionKey, version: u64, about: &About) -> Vec<u8> {
+        let about = serde_json::to_vec(about).unwrap_or_default();
+        [key.as_bytes().as_slice(), &version.to_be_bytes(), &about].concat()
     }
 
     /// None for anything that this version has not written: a format of the future is no session.
@@ -95,6 +105,7 @@ mod tests {
                 subject: "ada\u{1f512}".into(),
                 sid: None,
                 started: Mono(3),
+                ends: Mono(9),
                 began: Mono(2),
             },
             sealed: Bytes::from_static(b"\0\x01sealed"),
