@@ -308,7 +308,7 @@ fn describe(place: &Listen) -> String {
     }
 }
 
-/// Logout tokens that are looked at at the same time: more of them wait, and requests do not.
+/// Logouts of providers that are looked at at the same time: more of them wait, and requests do not.
 const LOGOUTS_AT_ONCE: usize = 16;
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// Tokens that were bought must be stored, even if requests are cut off at once.

@@ -22,7 +22,7 @@ use http::{Response, StatusCode, header};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use url::form_urlencoded;
 
 pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>, body: Body) -> Response<Body> {
@@ -67,8 +67,7 @@ enum Failure {
 
 async fn end_sessions(endpoints: &Endpoints, asked: &Asked<'_>, body: Body) -> Result<Ended, Failure> {
     let token = read_token(asked, body).await?;
-    let turn = timeout(TURN_WITHIN, Arc::clone(&endpoints.logout_turns).acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else {
+    let Some(turn) = endpoints.logout_turn().await else {
         return Err(Failure::Unavailable("too_many_logout_tokens", Refusal::Overloaded));
     };
     let (providers, sessions) = (endpoints.providers.clone(), endpoints.sessions.clone());
@@ -135,6 +134,46 @@ async fn act_upon(sessions: &Sessions, token: &LogoutToken) -> Result<usize, Fai
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const MOST_FORM: usize = 64 * 1024;
-const TURN_WITHIN: Duration = Duration::from_secs(2);
 /// Between attempts: a store that fails over is back within seconds.
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::store::failing;
+    use crate::session::tests::opening;
+
+    fn token(sub: &str) -> LogoutToken {
+        LogoutToken {
+            issuer: "https://idp".to_owned(),
+            subject: Some(sub.to_owned()),
+            sid: None,
+            id: "j".to_owned(),
+            remaining: Duration::from_secs(120),
+        }
+    }
+
+    // LO-14
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_can_tell_whether_it_counted_before_a_token_ends_nothing() {
+        let (sessions, store, clock) = failing::sessions();
+        let session = sessions.open(opening("ada"), clock.now()).await.unwrap();
+        store.fail(1);
+        assert!(matches!(act_upon(&sessions, &token("ada")).await, Err(Failure::Unavailable("down", _))));
+        assert!(sessions.newest(&session, clock.now()).await.unwrap().is_some());
+        assert!(matches!(act_upon(&sessions, &token("ada")).await, Ok(1)), "the provider sends it again");
+        assert!(sessions.newest(&session, clock.now()).await.unwrap().is_none());
+        assert!(matches!(act_upon(&sessions, &token("ada")).await, Err(Failure::Invalid("token_jti_used"))));
+    }
+
+    // LO-14
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_has_counted_is_acted_upon_though_the_store_fails_for_a_moment() {
+        for (failures, ended) in [(PAUSES.len(), true), (PAUSES.len() + 1, false)] {
+            let (sessions, store, clock) = failing::sessions();
+            sessions.open(opening("ada"), clock.now()).await.unwrap();
+            store.fail_after(1, failures);
+            assert_eq!(matches!(act_upon(&sessions, &token("ada")).await, Ok(1)), ended, "{failures}");
+        }
+    }
+}

@@ -33,7 +33,7 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::{Url, form_urlencoded};
 
@@ -130,7 +130,7 @@ pub struct Endpoints {
     pub own_tokens: Arc<OwnTokens>,
     /// For the records of logins under way.
     pub sealer: Arc<Sealer>,
-    /// For logout tokens: anybody may send some, and few are looked at at once.
+    /// For the logouts that providers send: anybody may, so few are looked at at once.
     pub logout_turns: Arc<Semaphore>,
     /// Code exchanges and revocations end whoever hangs up.
     pub background: Background,
@@ -248,6 +248,11 @@ impl Endpoints {
         response.headers_mut().append(header::SET_COOKIE, self.cookies.expire(Name::Session));
     }
 
+    /// The right to act upon one of the logouts that anybody may send; None when too many wait for it.
+    async fn logout_turn(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(TURN_WITHIN, Arc::clone(&self.logout_turns).acquire_owned()).await.ok()?.ok()
+    }
+
     /// Revokes the session's refresh token, or its access token when there is none (RFC 7009), best effort and in its own time.
     fn revoke_behind(&self, session: &Session) {
         let Some(provider) = self.provider(&session.provider).cloned() else { return };
@@ -314,6 +319,7 @@ fn provider_refusal(error: &ProviderError) -> Refusal {
     }
 }
 
+const TURN_WITHIN: Duration = Duration::from_secs(2);
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 const TOO_SLOW: Refusal = Refusal::Malformed("the body did not arrive in time");
 /// When a provider does not say.

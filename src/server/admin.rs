@@ -221,6 +221,7 @@ const NOT_FOR_PAGES: &str = "use an address or localhost as host, and no page of
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::store::failing;
     use http::HeaderName;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -250,6 +251,22 @@ mod tests {
             let asked = headers(&[("host", "127.0.0.1:9901"), (name, value)]);
             assert_eq!(comes_from_a_page(&asked), foreign, "{name}: {value}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_down_is_503_and_the_gateway_stays_ready() {
+        let (sessions, store, _) = failing::sessions();
+        let ask = async |method: &str, target: &str| {
+            let request = Request::builder().method(method).uri(target).header("host", "localhost").body(()).unwrap();
+            answer(&request, &sessions, false).await.status()
+        };
+        store.fail(3);
+        let one = format!("/sessions/{}", "0".repeat(64));
+        for (method, target) in [("GET", "/sessions"), ("DELETE", "/sessions?user=ada"), ("DELETE", &one)] {
+            assert_eq!(ask(method, target).await, 503, "{method} {target}");
+        }
+        store.fail(1);
+        assert_eq!(ask("GET", "/readyz").await, 200);
     }
 
     #[test]
