@@ -12,6 +12,7 @@
 
 mod memory;
 mod record;
+pub mod redis;
 
 pub use memory::MemoryStore;
 pub use record::{About, Record};

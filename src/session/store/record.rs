@@ -34,6 +34,8 @@ pub struct About {
     pub started: Mono,
     /// When the login that it comes from began to redeem its code: a sign-out after this ends it.
     pub began: Mono,
+    /// When it is over at the latest: nothing extends this.
+    pub ends: Mono,
 }
 
 /// As it stands in a file or a database: a format number, the version, two times, the length of the
@@ -96,6 +98,7 @@ mod tests {
                 sid: None,
                 started: Mono(3),
                 began: Mono(2),
+                ends: Mono(4),
             },
             sealed: Bytes::from_static(b"\0\x01sealed"),
         }
