@@ -15,6 +15,7 @@ pub(crate) mod failing;
 mod file;
 mod memory;
 mod record;
+pub mod redis;
 
 pub use file::{FileProblem, FileSettings, FileStore};
 pub use memory::MemoryStore;
