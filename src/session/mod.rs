@@ -31,15 +31,19 @@ use seal::{NoRandomness, RecordSealer};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use store::redis::RedisSettings;
 use store::{About, Creation, Filter, Lookup, OnceName, Page, Record, Replacement, SessionStore, StoreError};
 use zeroize::ZeroizeOnDrop;
 
 /// `[session]`, checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// `store`, default `memory`.
+    pub store: StoreSettings,
     /// `idle_timeout`, default 24 h; slides with use.
     pub idle_timeout: Duration,
     /// `absolute_timeout`, default 72 h; nothing extends it.
@@ -52,6 +56,17 @@ pub struct Settings {
     pub max_sessions_per_user: usize,
     /// Keys for sealing, first seals, all open; empty: one is made at random when the process starts.
     pub secrets: Vec<SecretString>,
+}
+
+/// Where sessions are kept, and how to get there.
+#[derive(Debug, Clone)]
+pub enum StoreSettings {
+    /// In this process.
+    Memory,
+    /// In a file of this machine.
+    File(PathBuf),
+    /// In Redis or Valkey, with other gateways.
+    Redis(RedisSettings),
 }
 
 /// One state of one session.
@@ -798,6 +813,7 @@ pub(crate) mod tests {
 
     pub(crate) fn settings() -> Settings {
         Settings {
+            store: StoreSettings::Memory,
             idle_timeout: Duration::from_secs(24 * 3600),
             absolute_timeout: Duration::from_secs(72 * 3600),
             max_sessions: 4,
