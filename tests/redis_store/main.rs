@@ -1,1 +1,9 @@
-fn main() {}
+//! The Redis store against real servers, which these tests start and end themselves: `redis-server` and `redis-cli` have to
+//! be installed. Faults come from a proxy in this process.
+#![allow(missing_docs, reason = "tests")]
+
+mod failover;
+mod harness;
+mod invalidation;
+mod outages;
+mod semantics;
