@@ -89,7 +89,7 @@ async fn st_05_sentinel_names_another_primary_and_writes_go_on() {
 
     let nodes: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
     let url = format!("redis-sentinel://{}/mymaster", nodes.join(","));
-    let gateway = Arc::new(Gateway::new(&url).trusting().await);
+    let gateway = Arc::new(Gateway::with_defaults(&url).trusting().await);
     let load = Load::on(&gateway);
     tokio::time::sleep(2 * SECOND).await;
     assert!(load.last() > Mono(0));

@@ -3,18 +3,20 @@
 use crate::harness::proxy::{Behaviour, Proxy};
 use crate::harness::server::{Cluster, Server};
 use crate::harness::{Gateway, eventually, logs, session, timed};
+use latchgate::session::SessionKey;
 use latchgate::session::store::redis::RedisSettings;
-use latchgate::session::store::{Lookup, Replacement, SessionStore};
+use latchgate::session::store::{Lookup, Record, Replacement, SessionStore};
 use std::time::Duration;
+use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How long until `gateway` no longer vouches for what it has opened.
-async fn until_forgotten(gateway: &Gateway, key: latchgate::session::SessionKey) -> Duration {
+async fn until_forgotten(gateway: &Gateway, key: SessionKey) -> Duration {
     eventually("forgotten", 2 * SECOND, async || gateway.opened.peek(key).is_none()).await
 }
 
-fn keep(gateway: &Gateway, key: latchgate::session::SessionKey) {
+fn keep(gateway: &Gateway, key: SessionKey) {
     gateway.opened.keep(gateway.opened.ticket(key), &session(key));
     assert!(gateway.opened.peek(key).is_some());
 }
@@ -22,32 +24,34 @@ fn keep(gateway: &Gateway, key: latchgate::session::SessionKey) {
 #[tokio::test(flavor = "multi_thread")]
 async fn lo_05_a_logout_is_known_to_every_gateway_within_a_second() {
     let server = Server::start(&[]);
-    let here = Gateway::new(&server.url()).trusting().await;
-    let there = Gateway::new(&server.url()).trusting().await;
+    let here = Gateway::with_defaults(&server.url()).trusting().await;
+    let there = Gateway::with_defaults(&server.url()).trusting().await;
     let mut delays = Vec::new();
     for _ in 0..50 {
         let key = here.create("ada").await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         keep(&there, key);
+        let started = Instant::now();
         here.store.remove(key, here.clock.now()).await.unwrap();
-        let clock = latchgate::clock::Clock::system();
-        let from = clock.mono();
         while there.opened.peek(key).is_some() {
             tokio::task::yield_now().await;
-            assert!(clock.mono().since(from) < SECOND);
+            assert!(started.elapsed() < SECOND);
         }
-        delays.push(clock.mono().since(from));
+        delays.push(started.elapsed());
         assert!(there.trusts(), "by what the server said, not by distrust");
     }
     delays.sort_unstable();
-    println!("LO-05: a logout elsewhere is known after {:?} (median), {:?} (longest)", delays[25], delays[49]);
+    println!(
+        "LO-05: a logout elsewhere is known {:?} (median), {:?} (longest) after it was asked for",
+        delays[25], delays[49]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn st_12_every_kind_of_change_is_told_and_nothing_else() {
     let server = Server::start(&[]);
-    let here = Gateway::new(&server.url()).trusting().await;
-    let there = Gateway::new(&server.url()).trusting().await;
+    let here = Gateway::with_defaults(&server.url()).trusting().await;
+    let there = Gateway::with_defaults(&server.url()).trusting().await;
     let key = here.create("ada").await;
     let other = here.create("eve").await;
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -55,7 +59,7 @@ async fn st_12_every_kind_of_change_is_told_and_nothing_else() {
 
     keep(&there, key);
     let record = here.live(key).await;
-    let next = latchgate::session::store::Record { version: 2, ..record.clone() };
+    let next = Record { version: 2, ..record.clone() };
     assert!(matches!(here.store.replace(key, 1, next, here.clock.now()).await.unwrap(), Replacement::Replaced));
     until_forgotten(&there, key).await;
 
@@ -78,8 +82,8 @@ async fn st_12_every_kind_of_change_is_told_and_nothing_else() {
 async fn st_12_a_link_that_dies_without_a_word_is_not_believed_for_a_second() {
     let server = Server::start(&[]);
     let proxy = Proxy::before(server.port).await;
-    let here = Gateway::new(&server.url()).trusting().await;
-    let there = Gateway::new(&proxy.url()).trusting().await;
+    let here = Gateway::with_defaults(&server.url()).trusting().await;
+    let there = Gateway::with_defaults(&proxy.url()).trusting().await;
     for _ in 0..3 {
         let key = here.create("ada").await;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(50..300))).await;
@@ -99,7 +103,7 @@ async fn st_12_a_link_that_dies_without_a_word_is_not_believed_for_a_second() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_breaks_is_noticed_at_once_and_mended() {
     let server = Server::start(&[]);
-    let there = Gateway::new(&server.url()).trusting().await;
+    let there = Gateway::with_defaults(&server.url()).trusting().await;
     let key = there.create("ada").await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     keep(&there, key);
@@ -139,7 +143,7 @@ async fn in_a_cluster_every_primary_is_listened_to() {
 async fn who_may_not_listen_asks_the_server_every_time() {
     let server = Server::start(&[]);
     server.ask::<String>("ACL SETUSER deaf on >hunter2 ~latchgate:* +@all -client|tracking");
-    let gateway = Gateway::new(&format!("redis://deaf:hunter2@127.0.0.1:{}", server.port));
+    let gateway = Gateway::with_defaults(&format!("redis://deaf:hunter2@127.0.0.1:{}", server.port));
     let key = gateway.create("ada").await;
     let warned = || logs::lines_with(&["WARN", &server.port.to_string(), "no_invalidation"]).len();
     eventually("a warning", 2 * SECOND, async || warned() == 1).await;

@@ -7,7 +7,7 @@ use latchgate::background::Background;
 use latchgate::clock::Clock;
 use latchgate::session::opened::Opened;
 use latchgate::session::store::redis::{RedisSettings, RedisStore, TlsSettings};
-use latchgate::session::store::{Lookup, Record, Replacement, SessionStore};
+use latchgate::session::store::{Lookup, OnceName, Record, Replacement, SessionStore};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ async fn reason(gateway: &Gateway) -> &'static str {
 #[tokio::test(flavor = "multi_thread")]
 async fn st_01_a_server_that_is_down_is_an_error_at_once_and_never_nothing_there() {
     let port = free_port();
-    let gateway = Gateway::new(&format!("redis://127.0.0.1:{port}"));
+    let gateway = Gateway::with_defaults(&format!("redis://127.0.0.1:{port}"));
     let (first, took) = timed(reason(&gateway)).await;
     assert!(first == "unreachable" && took < SECOND, "{first} after {took:?}");
     for _ in 0..10 {
@@ -51,7 +51,7 @@ async fn st_01_a_server_that_is_down_is_an_error_at_once_and_never_nothing_there
 async fn st_02_a_server_that_never_answers_costs_half_a_second_and_then_nothing() {
     let server = Server::start(&[]);
     let proxy = Proxy::before(server.port).await;
-    let gateway = Arc::new(Gateway::new(&proxy.url()));
+    let gateway = Arc::new(Gateway::with_defaults(&proxy.url()));
     let key = gateway.create("ada").await;
     proxy.set(Behaviour::Stall);
     let (answer, took) = timed(gateway.store.find(key, gateway.clock.now())).await;
@@ -68,8 +68,14 @@ async fn st_02_a_server_that_never_answers_costs_half_a_second_and_then_nothing(
     assert!(longest < SECOND, "{longest:?}");
     let busy = answers.iter().filter(|(reason, _)| *reason == "busy").count();
     assert!(busy >= 1900, "no more than so many wait: {busy}");
-    let (next, took) = timed(reason(&gateway)).await;
-    assert!(next == "backing_off" && took < Duration::from_millis(50), "{next} after {took:?}");
+    // One probe at a time: all others are refused at once.
+    let mut waited = 0;
+    for _ in 0..100 {
+        let (_, took) = timed(reason(&gateway)).await;
+        waited += usize::from(took > Duration::from_millis(100));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(waited <= 5, "{waited} of 100 waited");
 
     proxy.set(Behaviour::Delay(Duration::from_secs(30)));
     tokio::time::sleep(SECOND).await;
@@ -86,7 +92,7 @@ async fn st_02_a_server_that_never_answers_costs_half_a_second_and_then_nothing(
 async fn st_03_no_reply_reaches_another_request() {
     let server = Server::start(&[]);
     let proxy = Proxy::before(server.port).await;
-    let gateway = Arc::new(Gateway::new(&proxy.url()));
+    let gateway = Arc::new(Gateway::with_defaults(&proxy.url()));
     let mut keys = Vec::new();
     for _ in 0..50 {
         keys.push(gateway.create("ada").await);
@@ -146,14 +152,14 @@ async fn st_03_no_reply_reaches_another_request() {
     let [answered, failed, abandoned] = [0, 1, 2].map(|outcome: usize| counts[outcome].load(Ordering::Relaxed));
     println!("ST-03: {answered} answered, {failed} failed, {abandoned} abandoned");
     assert_eq!(answered + failed + abandoned, 16_000);
-    assert!(answered > 8_000 && abandoned > 500 && failed > 0, "all three happened often");
+    assert!(answered > 5_000 && abandoned > 500 && failed > 0, "all three happened often");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn st_03_the_next_request_after_an_abandoned_one_gets_its_own_answer() {
     let server = Server::start(&[]);
     let proxy = Proxy::before(server.port).await;
-    let gateway = Gateway::new(&proxy.url());
+    let gateway = Gateway::with_defaults(&proxy.url());
     let (a, b) = (gateway.create("ada").await, gateway.create("bob").await);
     proxy.set(Behaviour::Delay(Duration::from_millis(50)));
     for _ in 0..6 {
@@ -164,9 +170,35 @@ async fn st_03_the_next_request_after_an_abandoned_one_gets_its_own_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn st_03_what_was_done_before_the_connection_broke_is_done_once() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::before(server.port).await;
+    let gateway = Gateway::with_defaults(&proxy.url());
+    let now = || gateway.clock.now();
+    gateway.create("ada").await;
+    for round in 0..30 {
+        proxy.set(Behaviour::CutOnce);
+        let name = OnceName::new("state", &round.to_string());
+        assert!(gateway.store.take_once(name, SECOND, now()).await.unwrap(), "the first, though its answer was lost");
+        assert!(!gateway.store.take_once(name, SECOND, now()).await.unwrap());
+
+        proxy.set(Behaviour::CutOnce);
+        let key = gateway.create("ada").await;
+        let seen = gateway.live(key).await;
+        let next = Record { version: 2, sealed: vec![round; 9].into(), ..seen };
+        proxy.set(Behaviour::CutOnce);
+        let replaced = gateway.store.replace(key, 1, next.clone(), now()).await.unwrap();
+        assert!(matches!(replaced, Replacement::Replaced), "{replaced:?}");
+        assert_eq!(gateway.live(key).await, next);
+        assert!(gateway.store.remove(key, now()).await.unwrap());
+    }
+    assert!(proxy.cuts() > 45, "most of the ninety hit a request: {}", proxy.cuts());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn st_04_the_first_request_after_a_restart_works() {
     let mut server = Server::start(&[]);
-    let gateway = Gateway::new(&server.url()).trusting().await;
+    let gateway = Gateway::with_defaults(&server.url()).trusting().await;
     for _ in 0..3 {
         let key = gateway.create("ada").await;
         server.restart();
@@ -191,16 +223,16 @@ async fn st_04_the_first_request_after_a_restart_works() {
 #[tokio::test(flavor = "multi_thread")]
 async fn st_07_only_a_primary_is_asked() {
     let (primary, replica) = (Server::start(&[]), Server::start(&[]));
-    let gateway = Gateway::new(&replica.url()).trusting().await;
+    let gateway = Gateway::with_defaults(&replica.url()).trusting().await;
     gateway.create("ada").await;
     replica.ask::<String>(&format!("REPLICAOF 127.0.0.1 {}", primary.port));
     let delay = eventually("a primary no more", SECOND, async || !gateway.trusts()).await;
     println!("ST-07: a demotion is noticed after {delay:?}");
+    assert_eq!(reason(&gateway).await, "not_primary", "nothing is read there");
     let (key, record) = gateway.fresh();
     let refused = gateway.store.create(key, record, 100, gateway.clock.now()).await.unwrap_err();
     assert_eq!(refused.reason, "not_primary");
-    assert_eq!(reason(&gateway).await, "not_primary", "nor does it read there");
-    assert_eq!(reason(&Gateway::new(&replica.url())).await, "not_primary");
+    assert_eq!(reason(&Gateway::with_defaults(&replica.url())).await, "not_primary");
     replica.ask::<String>("REPLICAOF NO ONE");
     eventually("promoted", 3 * SECOND, async || reason(&gateway).await == "none").await;
 }
@@ -208,7 +240,7 @@ async fn st_07_only_a_primary_is_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn st_08_a_full_server_refuses_writes_and_a_careless_policy_is_warned_of() {
     let server = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
-    let gateway = Gateway::new(&server.url()).trusting().await;
+    let gateway = Gateway::with_defaults(&server.url()).trusting().await;
     let warned = || logs::lines_with(&["WARN", "maxmemory-policy", &server.port.to_string(), "allkeys-lru"]).len();
     eventually("a warning", 2 * SECOND, async || warned() == 1).await;
 
@@ -242,17 +274,17 @@ async fn st_09_who_is_not_let_in_says_why_and_no_secret() {
     let url = |login: &str| format!("redis://{login}@127.0.0.1:{}", server.port);
     let logged = |reason: &str| logs::lines_with(&["WARN", &format!("127.0.0.1:{}", server.port), reason]);
     for login in [":wrong-staple", "nobody:wrong-staple"] {
-        let gateway = Gateway::new(&url(login));
+        let gateway = Gateway::with_defaults(&url(login));
         assert_eq!(reason(&gateway).await, "credentials", "{login}");
         let (_, took) = timed(reason(&gateway)).await;
         assert!(took < SECOND);
     }
-    assert_eq!(reason(&Gateway::new(&server.url())).await, "credentials", "no password at all");
+    assert_eq!(reason(&Gateway::with_defaults(&server.url())).await, "credentials", "no password at all");
     assert!(!logged("credentials").is_empty());
-    assert_eq!(reason(&Gateway::new(&url("weak:wrong-staple"))).await, "forbidden");
+    assert_eq!(reason(&Gateway::with_defaults(&url("weak:wrong-staple"))).await, "forbidden");
     assert!(!logged("forbidden").is_empty());
 
-    let gateway = Gateway::new(&url("gateway:right-horse")).trusting().await;
+    let gateway = Gateway::with_defaults(&url("gateway:right-horse")).trusting().await;
     let key = gateway.create("ada").await;
     gateway.store.list(&Default::default(), None, gateway.clock.now()).await.unwrap();
     assert!(gateway.store.remove(key, gateway.clock.now()).await.unwrap());
@@ -286,7 +318,7 @@ async fn st_09_tls_with_a_ca_and_a_client_certificate_of_its_own() {
         assert_eq!(reason(&distrusting).await, "tls");
     }
     assert!(!logs::lines_with(&["WARN", &server.port.to_string(), "tls", "UnknownIssuer"]).is_empty());
-    assert_ne!(reason(&with(Some(&certificates), false)).await, "none", "the server wants a certificate");
+    assert_eq!(reason(&with(Some(&certificates), false)).await, "tls", "the server wants a certificate");
 
     let mut settings = RedisSettings::from_urls(&[&url], false).unwrap();
     settings.tls = Some(TlsSettings { ca_file: Some("/nowhere/ca.pem".into()), client: None });
@@ -299,7 +331,7 @@ async fn st_09_tls_with_a_ca_and_a_client_certificate_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn how_long_things_take() {
     let server = Server::start(&[]);
-    let gateway = Gateway::new(&server.url()).trusting().await;
+    let gateway = Gateway::with_defaults(&server.url()).trusting().await;
     let key = gateway.create_with(|record| record.sealed = vec![7; 3000].into()).await;
     let mut medians = HashMap::new();
     for what in ["read", "write", "touch"] {

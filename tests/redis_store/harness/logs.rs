@@ -19,6 +19,11 @@ pub fn lines_with(words: &[&str]) -> Vec<String> {
     text.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
 }
 
+pub fn last(count: usize) -> String {
+    let lines = lines_with(&[]);
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
 struct Kept;
 
 impl MakeWriter<'_> for Kept {

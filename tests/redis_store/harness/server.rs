@@ -1,6 +1,6 @@
 //! Redis servers on ports of their own, gone with the test.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use redis::{ConnectionLike, FromRedisValue};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -127,11 +127,11 @@ fn spawn(arguments: &[String], directory: &Path) -> Child {
         .unwrap_or_else(|error| panic!("redis-server: {error}; install it with: apt-get install redis-server"))
 }
 
-/// One that nobody listens on, far below those that the system hands out by itself.
+/// One that nobody listens on, nor on the one that a cluster node takes beside it; both below those that the system hands out.
 pub fn free_port() -> u16 {
     loop {
-        let port = fastrand::u16(20_000..30_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let port = fastrand::u16(10_000..22_000);
+        if [port, port + 10_000].iter().all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()) {
             return port;
         }
     }
@@ -200,7 +200,8 @@ fn cli(arguments: &[&str]) {
     let output = Command::new("redis-cli").args(arguments).stdin(Stdio::null()).output();
     let output =
         output.unwrap_or_else(|error| panic!("redis-cli: {error}; install it with: apt-get install redis-tools"));
-    assert!(output.status.success(), "redis-cli {arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "redis-cli {arguments:?}: {}", String::from_utf8_lossy(&said));
 }
 
 /// A certificate authority, and certificates of it for 127.0.0.1 and for a client.
@@ -214,6 +215,7 @@ impl Certificates {
         let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(DnType::CommonName, "authority");
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
         write("ca.pem", &authority.pem());
         for (name, subject) in [("server", "127.0.0.1"), ("client", "gateway")] {
