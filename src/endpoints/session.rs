@@ -42,7 +42,7 @@ fn show(endpoints: &Endpoints, session: &Session, now: Now) -> Response<Body> {
             "provider": &*session.provider,
             "sub": session.identity.subject,
             "iat": session.started.unix,
-            "exp": endpoints.sessions.ends_at(session),
+            "exp": session.ends_at(),
             "idleTimeout": endpoints.sessions.settings().idle_timeout.as_secs(),
             "tokenExpiresIn": token_left,
             "data": &*session.custom,
