@@ -13,7 +13,7 @@ pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Respons
         return asked.refuse(&Refusal::CrossOrigin);
     }
     let Some(session) = &asked.session else { return invalid(endpoints, asked) };
-    match endpoints.tokens.renew(session).await {
+    match endpoints.tokens.renew_on_demand(session).await {
         Renewal::Renewed(session) => match endpoints.own_tokens.issue(&session, session.ends_at(), asked.facts.now) {
             Some(own) => reply::json(StatusCode::OK, &json!({"token": own.token, "expiresIn": own.expires_in})),
             None => asked.refuse(&Refusal::Internal),
@@ -23,6 +23,8 @@ pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Respons
             Err(_) => asked.refuse(&Refusal::StoreUnavailable),
         },
         Renewal::Refused | Renewal::Gone => invalid(endpoints, asked),
+        Renewal::Broken => asked.refuse(&Refusal::ProviderBroken),
+        Renewal::StoreUnavailable => asked.refuse(&Refusal::StoreUnavailable),
         Renewal::Unavailable { retry_after } => {
             asked.refuse(&Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
         }

@@ -95,6 +95,13 @@ pub enum RefreshError {
         /// Label.
         reason: &'static str,
     },
+    /// The connection broke after the request went out: the token may be spent.
+    ConnectionLost,
+    /// No whole answer in time: the token may be spent.
+    Unanswered {
+        /// Label.
+        reason: &'static str,
+    },
     /// The new ID token is somebody else's (OIDC Core §12.2).
     OtherSubject,
 }
@@ -106,9 +113,26 @@ impl RefreshError {
         match self {
             RefreshError::Refused { reason }
             | RefreshError::Unavailable { reason, .. }
+            | RefreshError::Unanswered { reason }
             | RefreshError::Misconfigured { reason } => reason,
+            RefreshError::ConnectionLost => HttpError::Broken.reason(),
             RefreshError::OtherSubject => TokenError::OtherSubject.reason(),
         }
+    }
+
+    /// When to try again, if that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            RefreshError::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether nobody knows what became of the refresh token.
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, RefreshError::ConnectionLost | RefreshError::Unanswered { .. })
     }
 }
 

@@ -11,7 +11,8 @@
 //! | `keys` | the keys to verify them with, fetched and kept |
 //! | `userinfo` | claims the ID token does not have |
 //! | `error` | what can go wrong, and whose fault it is |
-//! | `http`, `breaker`, `json`, `random` | the way out, when not to take it, reading answers, making secrets |
+//! | `http`, `turns`, `breaker` | the way out, whose turn it is to take it, when not to take it |
+//! | `json`, `random` | reading answers, making secrets |
 //!
 //! Plain OAuth 2.0 providers differ in two things: their endpoints are configured, and who signed in comes from userinfo. The mock
 //! provider differs in nothing but the transport ([`HttpClient::in_process`]).
@@ -26,6 +27,7 @@ mod metadata;
 pub mod mock;
 mod random;
 mod token_endpoint;
+mod turns;
 mod userinfo;
 mod verify;
 
@@ -39,20 +41,24 @@ pub use self::http::HttpClient;
 pub use self::logout_token::LogoutToken;
 pub use self::random::{code_challenge, random_token};
 pub use self::token_endpoint::TokenResponse;
+pub use self::turns::Turn;
 
 use self::breaker::Breaker;
+use self::http::HttpError;
 use self::keys::{KeyCache, KeySet};
 use self::logout_token::Recipient;
 use self::metadata::{Metadata, MetadataSource};
 use self::random::random_fraction;
 use self::token_endpoint::Client;
+use self::turns::Turns;
 use self::verify::{Expectations, Jws, Occasion, Purpose, TokenError};
 use crate::clock::Clock;
-use ::http::StatusCode;
+use crate::fault;
+use ::http::{Response, StatusCode};
+use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use url::Url;
 
 /// One `[providers.NAME]` table, checked.
@@ -132,7 +138,7 @@ pub struct Provider {
     keys: KeyCache,
     logout_keys: KeyCache,
     refreshes: Breaker,
-    turns: Semaphore,
+    turns: Turns,
 }
 
 /// What the browser is sent to the provider with.
@@ -220,7 +226,7 @@ impl Provider {
             // Of their own: made-up logout tokens must not spend the fetches that logins need.
             logout_keys: KeyCache::new(&settings.name),
             refreshes: Breaker::new(FAILURES_BEFORE_PAUSE, LONGEST_PAUSE),
-            turns: Semaphore::new(MOST_REFRESHES),
+            turns: Turns::new(MOST_REFRESHES, MOST_QUEUED),
             settings,
             client,
             http,
@@ -322,27 +328,77 @@ impl Provider {
         }
     }
 
-    /// Exchanges a refresh token, once. `subject` is the user it belongs to.
+    /// Waits until it is our turn to refresh here, with everything at hand that a refresh needs. Turns are given in the order they
+    /// were asked for.
+    ///
+    /// # Errors
+    /// A pause after failures, a full queue, no metadata: [`RefreshError::Unavailable`].
+    pub async fn turn(&self) -> Result<Turn<'_>, RefreshError> {
+        let metadata = self.metadata.current().await?;
+        let full = RefreshError::Unavailable { reason: "refresh_queue_full", retry_after: None };
+        let ahead = self.turns.next().await.ok_or(full)?;
+        match self.refreshes.pause(self.clock.now().mono) {
+            Some(wait) => Err(paused(wait)),
+            None => Ok(Turn::new(metadata, ahead)),
+        }
+    }
+
+    /// Exchanges a refresh token, once. Between this call and the request there is nothing but connecting.
     ///
     /// # Errors
     /// [`RefreshError`].
-    pub async fn refresh(&self, refresh_token: &SecretString, subject: &str) -> Result<Renewed, RefreshError> {
-        let metadata = self.metadata.current().await?;
+    pub async fn exchange(&self, turn: &Turn<'_>, refresh_token: &SecretString) -> Result<TokenResponse, RefreshError> {
+        self.refreshes.admit(self.clock.now().mono, self.settings.timeout).map_err(paused)?;
         let parameters = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose_secret())];
-        // First come, first served: many sessions that expire at once are not a flood to the provider.
-        let turn = self.turns.acquire().await;
-        self.refreshes
-            .admit(self.clock.now().mono, self.settings.timeout)
-            .map_err(|wait| RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(wait) })?;
-        let answer = self.call_token_endpoint(&metadata, &parameters).await;
-        match &answer {
-            Err(error @ (ProviderError::Unavailable { .. } | ProviderError::Misconfigured { .. })) => {
-                self.refreshes.failed(self.clock.now().mono, error.retry_after(), random_fraction());
+        let request = self.client.request(&turn.metadata.token_endpoint, &parameters).map_err(ProviderError::from)?;
+        let (answer, ()) = tokio::join!(self.http.send(request, self.settings.timeout), fault::point("request_sent"));
+        fault::point("response_received").await;
+        let outcome = match answer {
+            Ok(answer) => self.read_token_answer(&answer).map_err(RefreshError::from),
+            Err(HttpError::Broken) => Err(RefreshError::ConnectionLost),
+            Err(error @ (HttpError::Timeout | HttpError::TooLarge)) => {
+                Err(RefreshError::Unanswered { reason: error.reason() })
             }
-            _ => self.refreshes.succeeded(),
+            Err(error) => Err(ProviderError::from(error).into()),
+        };
+        match &outcome {
+            Ok(_) | Err(RefreshError::Refused { .. } | RefreshError::OtherSubject) => self.refreshes.succeeded(),
+            Err(error) => self.refreshes.failed(self.clock.now().mono, error.retry_after(), random_fraction()),
         }
-        drop(turn);
-        self.check_renewal(&metadata, answer?, subject).await
+        outcome
+    }
+
+    /// What is to be believed of a token answer, `subject` being the user it is for. A new ID token must be the same user's. If only
+    /// clocks or missing keys are in the way, it is left out instead: the refresh token is spent, and giving up its successor would
+    /// sign the user out.
+    ///
+    /// Answers at once, unless keys have to be fetched.
+    ///
+    /// # Errors
+    /// [`RefreshError::OtherSubject`], and [`RefreshError::Refused`] for an ID token that is not to be believed.
+    pub async fn check_renewal(&self, tokens: TokenResponse, subject: &str) -> Result<Renewed, RefreshError> {
+        let unchanged = |tokens| Renewed { tokens, claims: None, replaces_all: false };
+        let Some(id_token) = tokens.id_token.as_ref().filter(|_| self.speaks_oidc()) else {
+            return Ok(unchanged(TokenResponse { id_token: None, ..tokens }));
+        };
+        let verified = match self.metadata.current().await {
+            Ok(metadata) => self.verify(&metadata, id_token, &tokens.access_token, Occasion::Refresh { subject }).await,
+            Err(_) => Err(Unverified::ForLackOfKeys),
+        };
+        let reason = match verified {
+            Ok(claims) => {
+                let replaces_all = userinfo::is_complete(&claims, &self.settings.scopes);
+                return Ok(Renewed { tokens, claims: Some(claims), replaces_all });
+            }
+            Err(Unverified::Because(TokenError::OtherSubject)) => return Err(RefreshError::OtherSubject),
+            Err(Unverified::Because(error)) if !error.is_about_time() => {
+                return Err(RefreshError::Refused { reason: error.reason() });
+            }
+            Err(Unverified::Because(error)) => error.reason(),
+            Err(Unverified::ForLackOfKeys) => "keys_unavailable",
+        };
+        tracing::warn!(provider = self.name(), reason, "refreshed without the new ID token");
+        Ok(unchanged(TokenResponse { id_token: None, ..tokens }))
     }
 
     /// Revokes a refresh token, and with it what was made from it (RFC 7009). Nothing happens at a provider without the endpoint.
@@ -427,8 +483,11 @@ impl Provider {
         parameters: &[(&str, &str)],
     ) -> Result<TokenResponse, ProviderError> {
         let request = self.client.request(&metadata.token_endpoint, parameters)?;
-        let answer = self.http.send(request, self.settings.timeout).await?;
-        let outcome = token_endpoint::read(&answer, self.clock.now());
+        self.read_token_answer(&self.http.send(request, self.settings.timeout).await?)
+    }
+
+    fn read_token_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {
+        let outcome = token_endpoint::read(answer, self.clock.now());
         if let Err(ProviderError::Misconfigured { reason }) = outcome {
             tracing::error!(
                 provider = self.name(),
@@ -493,44 +552,6 @@ impl Provider {
             userinfo::subject(&claims, subject).ok_or(ProviderError::Invalid { reason: "userinfo_without_subject" })?;
         let tokens = TokenResponse { id_token: None, ..tokens };
         Ok(SignedIn { issuer: metadata.issuer.clone(), subject, sid: None, claims, tokens })
-    }
-
-    /// A new ID token must be the same user's. If only clocks or missing keys are in the way, it is left out instead: the refresh
-    /// token is spent, and giving up its successor would sign the user out.
-    async fn check_renewal(
-        &self,
-        metadata: &Metadata,
-        tokens: TokenResponse,
-        subject: &str,
-    ) -> Result<Renewed, RefreshError> {
-        let verified = match &tokens.id_token {
-            Some(id_token) if self.speaks_oidc() => {
-                self.verify(metadata, id_token, &tokens.access_token, Occasion::Refresh { subject }).await
-            }
-            _ => {
-                return Ok(Renewed {
-                    tokens: TokenResponse { id_token: None, ..tokens },
-                    claims: None,
-                    replaces_all: false,
-                });
-            }
-        };
-        let reason = match verified {
-            Ok(claims) => {
-                let replaces_all = userinfo::is_complete(&claims, &self.settings.scopes);
-                return Ok(Renewed { tokens, claims: Some(claims), replaces_all });
-            }
-            Err(Unverified::Because(TokenError::OtherSubject)) => {
-                return Err(RefreshError::OtherSubject);
-            }
-            Err(Unverified::Because(error)) if !error.is_about_time() => {
-                return Err(RefreshError::Refused { reason: error.reason() });
-            }
-            Err(Unverified::Because(error)) => error.reason(),
-            Err(Unverified::ForLackOfKeys) => "keys_unavailable",
-        };
-        tracing::warn!(provider = self.name(), reason, "refreshed without the new ID token");
-        Ok(Renewed { tokens: TokenResponse { id_token: None, ..tokens }, claims: None, replaces_all: false })
     }
 
     async fn verify(
@@ -606,6 +627,10 @@ impl Provider {
     }
 }
 
+fn paused(wait: Duration) -> RefreshError {
+    RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(wait) }
+}
+
 /// Why there are no claims from an ID token.
 enum Unverified {
     ForLackOfKeys,
@@ -636,4 +661,8 @@ const EXCHANGE_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
 const MOCK_CLIENT_ID: &str = "latchgate";
 const FAILURES_BEFORE_PAUSE: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-const MOST_REFRESHES: usize = 256;
+/// What a provider that does 50 refreshes a second answers well within `refresh.timeout`; one that needs 100 ms for each gives
+/// 640 a second.
+const MOST_REFRESHES: usize = 64;
+/// Waiting for the turn costs a few kilobytes.
+const MOST_QUEUED: usize = 16_384;

@@ -49,8 +49,14 @@ async fn login_error(op: &TestProvider) -> ProviderError {
     op.provider().redeem_code(&redemption()).await.err().expect("the login is refused")
 }
 
+async fn refresh(provider: &Provider, subject: &str) -> Result<Renewed, RefreshError> {
+    let turn = provider.turn().await?;
+    let answer = provider.exchange(&turn, &refresh_token()).await?;
+    provider.check_renewal(answer, subject).await
+}
+
 async fn refresh_error(op: &TestProvider) -> RefreshError {
-    op.provider().refresh(&refresh_token(), "ada").await.err().expect("the refresh fails")
+    refresh(&op.provider(), "ada").await.err().expect("the refresh fails")
 }
 
 #[tokio::test]
@@ -395,7 +401,7 @@ async fn tk_18_a_refresh_with_and_without_rotation() {
     for (rotated, expected) in [(json!("refresh-2"), Some("refresh-2")), (json!(null), None), (json!(""), None)] {
         let op = TestProvider::new();
         op.script(|script| script.tokens = json!({ "refresh_token": rotated }));
-        let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+        let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
         assert_eq!(renewed.tokens.refresh_token.as_ref().map(|token| token.expose_secret()), expected);
         let form = &op.asked("/token")[0].form;
         assert_eq!(form["grant_type"], "refresh_token");
@@ -419,7 +425,7 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
             script.claims = claims;
             script.key = key.unwrap_or_else(|| script.key.clone());
         });
-        assert_eq!(provider.refresh(&refresh_token(), "ada").await.err(), Some(expected));
+        assert_eq!(refresh(&provider, "ada").await.err(), Some(expected));
     }
 }
 
@@ -427,7 +433,7 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
 async fn rf_25_clocks_that_disagree_sign_nobody_out() {
     let op = TestProvider::new();
     op.script(|script| script.claims = json!({ "exp": 1_000_000_000, "nonce": null }));
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert!(renewed.claims.is_none() && renewed.tokens.id_token.is_none());
     assert_eq!(renewed.tokens.access_token.expose_secret(), ACCESS_TOKEN);
     assert_eq!(login_error(&op).await.reason(), "token_exp", "a login has no such excuse");
@@ -437,7 +443,7 @@ async fn rf_25_clocks_that_disagree_sign_nobody_out() {
 async fn dm_07_keys_that_cannot_be_fetched_sign_nobody_out() {
     let op = TestProvider::new();
     op.script(|script| script.instead = [("/jwks", Answer::new(500, ""))].into());
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert!(renewed.claims.is_none() && renewed.tokens.id_token.is_none());
     assert_eq!(login_error(&op).await.reason(), "keys_unavailable");
 }
@@ -447,17 +453,17 @@ async fn it_32_a_group_the_user_lost_is_gone_after_the_refresh() {
     let claims = |value: Value| value.as_object().unwrap().clone();
     let before = claims(json!({ "sub": "ada", "groups": ["admin"], "email": "ada@example.com" }));
     let op = TestProvider::new();
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert!(!renewed.claims_after(&before).contains_key("groups"));
 
     op.script(|script| script.claims = json!({ "email": null, "groups": [] }));
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     let after = renewed.claims_after(&before);
     assert_eq!(after["email"], "ada@example.com", "userinfo said it at the login");
     assert_eq!(after["groups"], json!([]));
 
     op.script(|script| script.tokens = json!({ "id_token": null }));
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert_eq!(renewed.claims_after(&before), before);
 }
 
@@ -488,15 +494,15 @@ async fn rf_13_retry_after_holds_for_every_session() {
     let op = TestProvider::new();
     op.script(|script| script.instead = [("/token", Answer::new(429, "").with("retry-after", "30"))].into());
     let provider = op.provider();
-    assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
+    assert!(refresh(&provider, "ada").await.is_err());
     op.script(|script| script.instead.clear());
     for _ in 0..10 {
-        let error = provider.refresh(&refresh_token(), "ada").await.err().unwrap();
+        let error = refresh(&provider, "ada").await.err().unwrap();
         assert!(matches!(error, RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(_) }));
     }
     assert_eq!(op.asked("/token").len(), 1);
     op.clock.advance(Duration::from_secs(30));
-    assert!(provider.refresh(&refresh_token(), "ada").await.is_ok());
+    assert!(refresh(&provider, "ada").await.is_ok());
 }
 
 #[tokio::test]
@@ -505,13 +511,13 @@ async fn ip_04_a_provider_that_keeps_failing_is_probed_by_one() {
     op.script(|script| script.instead = [("/token", Answer::new(500, ""))].into());
     let provider = Arc::new(op.provider());
     for _ in 0..20 {
-        assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
+        assert!(refresh(&provider, "ada").await.is_err());
     }
     assert_eq!(op.asked("/token").len(), 5);
     op.clock.advance(Duration::from_secs(1));
     let refreshes = (0..20).map(|_| {
         let provider = Arc::clone(&provider);
-        tokio::spawn(async move { provider.refresh(&refresh_token(), "ada").await.is_err() })
+        tokio::spawn(async move { refresh(&provider, "ada").await.is_err() })
     });
     for refresh in refreshes.collect::<Vec<_>>() {
         assert!(refresh.await.unwrap());
@@ -541,7 +547,7 @@ async fn rf_20_sessions_that_expire_at_once_take_turns() {
     let mut refreshes = tokio::task::JoinSet::new();
     for _ in 0..2 * MOST_REFRESHES {
         let provider = Arc::clone(&provider);
-        refreshes.spawn(async move { provider.refresh(&refresh_token(), "ada").await.is_ok() });
+        refreshes.spawn(async move { refresh(&provider, "ada").await.is_ok() });
     }
     while let Some(refresh) = refreshes.join_next().await {
         assert!(refresh.unwrap());
@@ -676,7 +682,7 @@ async fn plain_oauth2_takes_the_user_from_userinfo_and_believes_no_id_token() {
     assert_eq!((signed_in.issuer.as_str(), signed_in.subject.as_str()), ("https://op.example", "583231"));
     assert_eq!(signed_in.claims["login"], "ada");
     assert!(signed_in.tokens.id_token.is_none());
-    let renewed = provider.refresh(&refresh_token(), "583231").await.ok().unwrap();
+    let renewed = refresh(&provider, "583231").await.ok().unwrap();
     assert!(renewed.tokens.id_token.is_none() && renewed.claims.is_none());
     assert!(op.asked("/.well-known/openid-configuration").is_empty() && op.asked("/jwks").is_empty());
 
@@ -692,7 +698,7 @@ async fn over_a_network_it_is_the_same() {
     op.listen().await;
     let provider = Provider::new(op.settings(), HttpClient::network(tls::client_config()), op.clock.clone());
     assert_eq!(provider.redeem_code(&redemption()).await.ok().unwrap().subject, "ada");
-    assert!(provider.refresh(&refresh_token(), "ada").await.is_ok());
+    assert!(refresh(&provider, "ada").await.is_ok());
 }
 
 #[tokio::test]
@@ -802,7 +808,7 @@ async fn tk_02_a_code_is_never_sent_twice() {
     op.script(|script| script.metadata = json!({ "token_endpoint": issuer }));
     let provider = Provider::new(op.settings(), HttpClient::network(tls::client_config()), op.clock.clone());
     assert_eq!(provider.redeem_code(&redemption()).await.err().unwrap().reason(), "connection_lost");
-    assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
+    assert!(refresh(&provider, "ada").await.is_err());
     assert_eq!(calls.load(SeqCst), 2, "one call for the code, one for the refresh token");
 }
 

@@ -113,6 +113,8 @@ pub struct TokenSet {
     pub id_token: Option<SecretString>,
     /// `scope`, when the answer named it.
     pub scope: Option<String>,
+    /// Stored as it came, before its ID token could be checked: to be sent to nobody until it is.
+    pub unchecked: bool,
 }
 
 /// What changes without a new state: cheap to touch on every request.
@@ -634,6 +636,7 @@ impl TokenSet {
             refresh_token: None,
             id_token: None,
             scope: None,
+            unchecked: false,
         })
     }
 
