@@ -12,9 +12,12 @@
 
 #[cfg(test)]
 pub(crate) mod failing;
+mod file;
 mod memory;
 mod record;
+pub mod redis;
 
+pub use file::{FileProblem, FileSettings, FileStore};
 pub use memory::MemoryStore;
 pub use record::{About, Record};
 
