@@ -96,7 +96,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         }
         None => None,
     };
-    background.run_forever(sweep(shared.sessions.clone(), clock.clone()));
+    background.run_forever(sweep(Arc::clone(&shared.endpoints), clock.clone()));
     let sessions = shared.sessions.clone();
     background.run_forever(async move { sessions.watch_held().await });
     let config = Arc::new(config);
@@ -323,10 +323,11 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
 }
 
 /// Drops what is over, so that memory follows use.
-async fn sweep(sessions: Sessions, clock: Clock) {
+async fn sweep(endpoints: Arc<Endpoints>, clock: Clock) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        sessions.sweep(clock.now()).await;
+        let over = endpoints.sessions.sweep(clock.now()).await;
+        endpoints.revoke_over(over);
     }
 }
 

@@ -381,12 +381,24 @@ impl Sessions {
         self.inner.opened.hold(session.key)
     }
 
-    /// Drops what is over. For the sweeper.
-    pub async fn sweep(&self, now: Now) {
+    /// Drops what is over. For the sweeper. Answers the last states of those that were at hand here: who else could still revoke
+    /// their tokens?
+    pub async fn sweep(&self, now: Now) -> Vec<Arc<Session>> {
         if let Err(error) = self.inner.store.sweep(now).await {
             tracing::warn!(reason = error.reason, "the session store could not be swept");
         }
+        let mut over = self.inner.opened.all();
+        over.retain(|session| self.inner.is_over(session, now));
+        let mut dropped = Vec::new();
+        for session in over {
+            // Somebody may use it through another gateway.
+            if let Ok(Lookup::Ended | Lookup::Unknown) = self.inner.store.find(session.key, now).await {
+                self.inner.opened.ended(session.key);
+                dropped.push(session);
+            }
+        }
         self.inner.opened.doubt_held();
+        dropped
     }
 
     /// Looks after what is held open: asks the store whenever a session may have ended elsewhere. Does not end.
@@ -882,6 +894,23 @@ pub(crate) mod tests {
         let session = open(&sessions, "ada", &clock).await;
         clock.advance(Duration::from_secs(24 * 3600));
         assert!(!is_live(&sessions, &session, &clock).await, "24 h without a visit");
+    }
+
+    // LO-19
+    #[tokio::test]
+    async fn a_sweep_names_what_was_over_once_and_only_by_the_word_of_the_store() {
+        let (sessions, clock) = sessions();
+        let idle = open(&sessions, "ada", &clock).await;
+        let elsewhere = open(&sessions, "bob", &clock).await;
+        let ended = open(&sessions, "eve", &clock).await;
+        sessions.end(ended.key).await.unwrap();
+        clock.advance(Duration::from_secs(30 * 3600));
+        let now = clock.now().mono;
+        let store = sessions.store();
+        store.touch(elsewhere.key, now, now.after(Duration::from_secs(60))).await.unwrap();
+        let over: Vec<SessionKey> = sessions.sweep(clock.now()).await.iter().map(|session| session.key).collect();
+        assert_eq!(over, [idle.key]);
+        assert!(sessions.sweep(clock.now()).await.is_empty());
     }
 
     // TX-63
