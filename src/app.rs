@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// A gateway at work. Dropping it does not stop it; [`Running::shut_down`] does.
 pub struct Running {
@@ -86,7 +86,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
             let failed = |error| StartError::Bind(format!("{address} (server.admin_listen)"), error);
             let listener = server::admin::bind(address).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            background.run_forever(server::admin::serve(listener, stopped.clone()));
+            background.run_forever(server::admin::serve(listener, shared.sessions.clone(), stopped.clone()));
             Some(address)
         }
         None => None,
@@ -176,6 +176,7 @@ impl Shared {
             tokens: Arc::clone(&tokens),
             own_tokens: Arc::clone(&own_tokens),
             sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
+            logout_turns: Arc::new(Semaphore::new(LOGOUTS_AT_ONCE)),
             background: background.clone(),
             clock: clock.clone(),
         });
@@ -307,6 +308,8 @@ fn describe(place: &Listen) -> String {
     }
 }
 
+/// Logouts of providers that are looked at at the same time: more of them wait, and requests do not.
+const LOGOUTS_AT_ONCE: usize = 16;
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// Tokens that were bought must be stored, even if requests are cut off at once.
 const LEAST_FOR_TASKS: Duration = Duration::from_secs(5);

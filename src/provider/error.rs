@@ -1,7 +1,7 @@
 //! What can go wrong with a provider, and whose fault it is.
 
 use super::http::HttpError;
-use super::verify::IdTokenError;
+use super::verify::TokenError;
 use std::fmt;
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ impl RefreshError {
             | RefreshError::Unanswered { reason }
             | RefreshError::Misconfigured { reason } => reason,
             RefreshError::ConnectionLost => HttpError::Broken.reason(),
-            RefreshError::OtherSubject => IdTokenError::OtherSubject.reason(),
+            RefreshError::OtherSubject => TokenError::OtherSubject.reason(),
         }
     }
 
@@ -143,6 +143,34 @@ impl fmt::Display for RefreshError {
 }
 
 impl std::error::Error for RefreshError {}
+
+/// Why a logout token ends nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogoutTokenError {
+    /// Its issuer is not this provider, or its audience not this client.
+    Foreign,
+    /// It does not count and never will.
+    Invalid {
+        /// Label.
+        reason: &'static str,
+    },
+    /// It may count, and that cannot be found out now: the provider's keys are missing.
+    Unverifiable {
+        /// Label.
+        reason: &'static str,
+        /// When to try again, if that is known.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl From<TokenError> for LogoutTokenError {
+    fn from(error: TokenError) -> LogoutTokenError {
+        match error {
+            TokenError::Issuer | TokenError::Audience => LogoutTokenError::Foreign,
+            error => LogoutTokenError::Invalid { reason: error.reason() },
+        }
+    }
+}
 
 impl From<ProviderError> for RefreshError {
     fn from(error: ProviderError) -> RefreshError {

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `metadata` | what a provider says about itself, fetched and kept |
 //! | `token_endpoint` | client authentication, and what an answer means |
-//! | `verify` | ID tokens, in the steps of OIDC Core §3.1.3.7 |
+//! | `verify` | signed tokens; ID tokens, in the steps of OIDC Core §3.1.3.7 |
+//! | `logout_token` | logout tokens, in the steps of OIDC Back-Channel Logout §2.6 |
 //! | `keys` | the keys to verify them with, fetched and kept |
 //! | `userinfo` | claims the ID token does not have |
 //! | `error` | what can go wrong, and whose fault it is |
@@ -21,6 +22,7 @@ mod error;
 mod http;
 mod json;
 mod keys;
+mod logout_token;
 mod metadata;
 pub mod mock;
 mod random;
@@ -34,8 +36,9 @@ pub(crate) mod test_provider;
 #[cfg(test)]
 mod tests;
 
-pub use self::error::{ProviderError, RefreshError};
+pub use self::error::{LogoutTokenError, ProviderError, RefreshError};
 pub use self::http::HttpClient;
+pub use self::logout_token::LogoutToken;
 pub use self::random::{code_challenge, random_token};
 pub use self::token_endpoint::TokenResponse;
 pub use self::turns::Turn;
@@ -43,11 +46,12 @@ pub use self::turns::Turn;
 use self::breaker::Breaker;
 use self::http::HttpError;
 use self::keys::{KeyCache, KeySet};
+use self::logout_token::Recipient;
 use self::metadata::{Metadata, MetadataSource};
 use self::random::random_fraction;
 use self::token_endpoint::Client;
 use self::turns::Turns;
-use self::verify::{Expectations, IdTokenError, Jws, Occasion};
+use self::verify::{Expectations, Jws, Occasion, Purpose, TokenError};
 use crate::clock::Clock;
 use crate::fault;
 use ::http::{Response, StatusCode};
@@ -132,6 +136,7 @@ pub struct Provider {
     clock: Clock,
     metadata: MetadataSource,
     keys: KeyCache,
+    logout_keys: KeyCache,
     refreshes: Breaker,
     turns: Turns,
 }
@@ -218,6 +223,8 @@ impl Provider {
         Provider {
             metadata: MetadataSource::new(&settings, http.clone(), clock.clone()),
             keys: KeyCache::new(&settings.name),
+            // Of their own: made-up logout tokens must not spend the fetches that logins need.
+            logout_keys: KeyCache::new(&settings.name),
             refreshes: Breaker::new(FAILURES_BEFORE_PAUSE, LONGEST_PAUSE),
             turns: Turns::new(MOST_REFRESHES, MOST_QUEUED),
             settings,
@@ -231,6 +238,16 @@ impl Provider {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// `issuer`, as configured. None for plain OAuth 2.0, which has no tokens that would name it.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        match &self.settings.kind {
+            Kind::Oidc { issuer } => Some(issuer),
+            Kind::Mock(mock) => Some(&mock.issuer),
+            Kind::OAuth2 { .. } => None,
+        }
     }
 
     /// Where to send the browser: the code flow with PKCE `S256`, always (RFC 9700 §2.1.1).
@@ -373,7 +390,7 @@ impl Provider {
                 let replaces_all = userinfo::is_complete(&claims, &self.settings.scopes);
                 return Ok(Renewed { tokens, claims: Some(claims), replaces_all });
             }
-            Err(Unverified::Because(IdTokenError::OtherSubject)) => return Err(RefreshError::OtherSubject),
+            Err(Unverified::Because(TokenError::OtherSubject)) => return Err(RefreshError::OtherSubject),
             Err(Unverified::Because(error)) if !error.is_about_time() => {
                 return Err(RefreshError::Refused { reason: error.reason() });
             }
@@ -389,11 +406,68 @@ impl Provider {
     /// # Errors
     /// The provider does not answer or refuses.
     pub async fn revoke(&self, refresh_token: &SecretString) -> Result<(), ProviderError> {
+        self.call_revocation_endpoint(refresh_token, "refresh_token").await
+    }
+
+    /// Revokes an access token: all there is to revoke where there is no refresh token.
+    ///
+    /// # Errors
+    /// As for [`Provider::revoke`].
+    pub async fn revoke_access_token(&self, access_token: &SecretString) -> Result<(), ProviderError> {
+        self.call_revocation_endpoint(access_token, "access_token").await
+    }
+
+    /// Where RP-initiated logout goes (OpenID Connect RP-Initiated Logout §2). None when the provider has no such endpoint.
+    ///
+    /// # Errors
+    /// No metadata: whether there is such an endpoint is not known.
+    pub async fn end_session_url(
+        &self,
+        id_token_hint: Option<&str>,
+        post_logout_redirect_uri: &Url,
+        state: &str,
+    ) -> Result<Option<Url>, ProviderError> {
+        let metadata = self.metadata.current().await?;
+        let Some(mut url) = metadata.end_session_endpoint.clone() else {
+            return Ok(None);
+        };
+        url.query_pairs_mut()
+            .append_pair("client_id", &self.client.id)
+            .append_pair("post_logout_redirect_uri", post_logout_redirect_uri.as_str())
+            .append_pair("state", state)
+            .extend_pairs(id_token_hint.map(|hint| ("id_token_hint", hint)));
+        Ok(Some(url))
+    }
+
+    /// What a logout token says, if this provider has said it to this client (Back-Channel Logout §2.6). Whether it says so for the
+    /// first time is for the caller to find out.
+    ///
+    /// # Errors
+    /// [`LogoutTokenError`].
+    pub async fn verify_logout_token(&self, token: &str) -> Result<LogoutToken, LogoutTokenError> {
+        let issuer = self.issuer().ok_or(LogoutTokenError::Foreign)?;
+        let token = Jws::parse(token, Purpose::LogoutToken)?;
+        let now = self.clock.now();
+        let claimed = logout_token::read(&token, &Recipient { issuer, client_id: &self.client.id }, now)?;
+        let metadata = self.metadata.current().await.map_err(|error| LogoutTokenError::Unverifiable {
+            reason: error.reason(),
+            retry_after: error.retry_after(),
+        })?;
+        token.check_algorithm(&metadata.id_token_algorithms)?;
+        let keys = self
+            .logout_keys
+            .keys(|keys| token.is_signed_by_one_of(keys), now.mono, self.fetch_keys(&metadata))
+            .await
+            .map_err(|_| LogoutTokenError::Unverifiable { reason: "keys_unavailable", retry_after: None })?;
+        Ok(claimed.vouched_for_by(&keys, &metadata.id_token_algorithms)?)
+    }
+
+    async fn call_revocation_endpoint(&self, token: &SecretString, hint: &str) -> Result<(), ProviderError> {
         let metadata = self.metadata.current().await?;
         let Some(endpoint) = &metadata.revocation_endpoint else {
             return Ok(());
         };
-        let parameters = [("token", refresh_token.expose_secret()), ("token_type_hint", "refresh_token")];
+        let parameters = [("token", token.expose_secret()), ("token_type_hint", hint)];
         let request = self.client.request(endpoint, &parameters)?;
         let answer = self.http.send(request, self.settings.timeout).await?;
         if answer.status().is_success() {
@@ -401,24 +475,6 @@ impl Provider {
         }
         // §2.2.1: errors are those of the token endpoint, of which a status without success is never a token.
         token_endpoint::read(&answer, self.clock.now()).map(drop)
-    }
-
-    /// Where RP-initiated logout goes (OpenID Connect RP-Initiated Logout §2). `None` when the provider has no such endpoint, or
-    /// cannot be asked for it.
-    pub async fn end_session_url(
-        &self,
-        id_token_hint: Option<&str>,
-        post_logout_redirect_uri: &Url,
-        state: Option<&str>,
-    ) -> Option<Url> {
-        let metadata = self.metadata.current().await.ok()?;
-        let mut url = metadata.end_session_endpoint.clone()?;
-        url.query_pairs_mut()
-            .append_pair("client_id", &self.client.id)
-            .append_pair("post_logout_redirect_uri", post_logout_redirect_uri.as_str())
-            .extend_pairs(id_token_hint.map(|hint| ("id_token_hint", hint)))
-            .extend_pairs(state.map(|state| ("state", state)));
-        Some(url)
     }
 
     async fn call_token_endpoint(
@@ -464,7 +520,7 @@ impl Provider {
             }
         };
         let text = |name: &str| json::text(&claims, name).map(str::to_owned);
-        let subject = text("sub").ok_or(ProviderError::Invalid { reason: IdTokenError::Subject.reason() })?;
+        let subject = text("sub").ok_or(ProviderError::Invalid { reason: TokenError::Subject.reason() })?;
         let sid = text("sid");
         if !userinfo::is_complete(&claims, &self.settings.scopes)
             && let Some(endpoint) = &metadata.userinfo_endpoint
@@ -505,7 +561,7 @@ impl Provider {
         access_token: &SecretString,
         occasion: Occasion<'_>,
     ) -> Result<Map<String, Value>, Unverified> {
-        let token = Jws::parse(id_token.expose_secret()).map_err(Unverified::Because)?;
+        let token = Jws::parse(id_token.expose_secret(), Purpose::IdToken).map_err(Unverified::Because)?;
         let now = self.clock.now();
         let keys = self
             .keys
@@ -578,7 +634,7 @@ fn paused(wait: Duration) -> RefreshError {
 /// Why there are no claims from an ID token.
 enum Unverified {
     ForLackOfKeys,
-    Because(IdTokenError),
+    Because(TokenError),
 }
 
 /// Set here and by nobody else (RFC 6749 §4.1.1, OIDC Core §3.1.2.1 and §6, RFC 7636 §4.3, RFC 9126 §2.2, RFC 9449 §10).

@@ -1,6 +1,6 @@
 //! Whole flows against a provider that answers as each test says, named after what they keep out.
 
-use super::test_provider::{ACCESS_TOKEN, Answer, CLIENT_ID, NONCE, SigningKey, TestProvider};
+use super::test_provider::{ACCESS_TOKEN, Answer, CLIENT_ID, NONCE, SigningKey, TestProvider, changed};
 use super::*;
 use crate::tls;
 use serde_json::json;
@@ -350,7 +350,7 @@ async fn dm_15_a_login_without_an_id_token() {
 async fn it_16_the_nonce_reaches_the_check() {
     let op = TestProvider::new();
     op.script(|script| script.claims = json!({ "nonce": "other" }));
-    assert_eq!(login_error(&op).await, ProviderError::Invalid { reason: "id_token_nonce" });
+    assert_eq!(login_error(&op).await, ProviderError::Invalid { reason: "token_nonce" });
 }
 
 #[tokio::test]
@@ -414,9 +414,9 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
     let eve = SigningKey::es256("key-1");
     for (claims, key, expected) in [
         (json!({ "sub": "eve" }), None, RefreshError::OtherSubject),
-        (json!({ "iss": "https://evil" }), None, RefreshError::Refused { reason: "id_token_iss" }),
-        (json!({ "aud": null }), None, RefreshError::Refused { reason: "id_token_aud" }),
-        (json!({}), Some(eve), RefreshError::Refused { reason: "id_token_signature" }),
+        (json!({ "iss": "https://evil" }), None, RefreshError::Refused { reason: "token_iss" }),
+        (json!({ "aud": null }), None, RefreshError::Refused { reason: "token_aud" }),
+        (json!({}), Some(eve), RefreshError::Refused { reason: "token_signature" }),
     ] {
         let op = TestProvider::new();
         let provider = op.provider();
@@ -436,7 +436,7 @@ async fn rf_25_clocks_that_disagree_sign_nobody_out() {
     let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert!(renewed.claims.is_none() && renewed.tokens.id_token.is_none());
     assert_eq!(renewed.tokens.access_token.expose_secret(), ACCESS_TOKEN);
-    assert_eq!(login_error(&op).await.reason(), "id_token_exp", "a login has no such excuse");
+    assert_eq!(login_error(&op).await.reason(), "token_exp", "a login has no such excuse");
 }
 
 #[tokio::test]
@@ -561,7 +561,10 @@ async fn a_revocation_names_the_token_and_the_client() {
     assert_eq!(op.provider().revoke(&refresh_token()).await, Ok(()));
     let asked = op.asked("/revoke");
     assert_eq!(asked[0].form["token"], "refresh-0");
+    assert_eq!(asked[0].form["token_type_hint"], "refresh_token");
     assert!(asked[0].authorization.is_some());
+    assert_eq!(op.provider().revoke_access_token(&"access-0".into()).await, Ok(()));
+    assert_eq!(op.asked("/revoke")[1].form["token_type_hint"], "access_token");
     op.script(|script| script.instead = [("/revoke", Answer::new(503, "").with("retry-after", "1"))].into());
     let retry_after = op.provider().revoke(&refresh_token()).await.unwrap_err().retry_after();
     assert_eq!(retry_after, Some(Duration::from_secs(1)));
@@ -577,7 +580,7 @@ async fn a_revocation_names_the_token_and_the_client() {
 async fn lo_01_the_way_out() {
     let op = TestProvider::new();
     let home = Url::parse("https://app.example/").unwrap();
-    let url = op.provider().end_session_url(Some("the.id.token"), &home, Some("s")).await.unwrap();
+    let url = op.provider().end_session_url(Some("the.id.token"), &home, "s").await.unwrap().unwrap();
     assert!(url.as_str().starts_with("https://op.example/logout?tenant=a&"));
     for (name, value) in [
         ("client_id", CLIENT_ID),
@@ -588,7 +591,67 @@ async fn lo_01_the_way_out() {
         assert!(parameters(&url).contains(&(name.to_owned(), value.to_owned())), "{name}");
     }
     op.script(|script| script.metadata = json!({ "end_session_endpoint": null }));
-    assert_eq!(op.provider().end_session_url(None, &home, None).await, None);
+    assert_eq!(op.provider().end_session_url(None, &home, "s").await, Ok(None), "lo_09");
+}
+
+fn logout_token(op: &TestProvider, header: Value, claims: Value) -> String {
+    let now = op.clock.now().unix;
+    let good = json!({
+        "iss": "https://op.example", "aud": CLIENT_ID, "iat": now, "exp": now + 60, "jti": "j", "sub": "ada",
+        "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+    });
+    let mut token = String::new();
+    op.script(|script| {
+        let header = changed(script.key.header(), &header).to_string();
+        token = script.key.sign(header.as_bytes(), changed(good, &claims).to_string().as_bytes());
+    });
+    token
+}
+
+#[tokio::test]
+async fn lo_15_a_logout_token_that_cannot_count_costs_the_provider_nothing() {
+    let op = TestProvider::new();
+    let provider = op.provider();
+    for (claims, error) in [
+        (json!({ "iss": "https://evil" }), LogoutTokenError::Foreign),
+        (json!({ "aud": "other" }), LogoutTokenError::Foreign),
+        (json!({ "events": null }), LogoutTokenError::Invalid { reason: "token_events" }),
+    ] {
+        assert_eq!(provider.verify_logout_token(&logout_token(&op, json!({}), claims)).await, Err(error));
+    }
+    assert_eq!(op.asked("/jwks").len() + op.asked("/.well-known/openid-configuration").len(), 0);
+    assert!(provider.verify_logout_token(&logout_token(&op, json!({}), json!({}))).await.is_ok());
+    for n in 0..50 {
+        let made_up = logout_token(&op, json!({ "kid": format!("made-up-{n}") }), json!({}));
+        assert!(provider.verify_logout_token(&made_up).await.is_err());
+    }
+    assert_eq!(op.asked("/jwks").len(), 2, "the first, and one for all unknown keys");
+    assert!(provider.verify_logout_token(&logout_token(&op, json!({}), json!({}))).await.is_ok());
+}
+
+#[tokio::test]
+async fn lo_15_made_up_logout_tokens_do_not_spend_the_fetches_of_logins() {
+    let op = TestProvider::new();
+    let provider = op.provider();
+    assert!(provider.redeem_code(&redemption()).await.is_ok());
+    for n in 0..3 {
+        let made_up = logout_token(&op, json!({ "kid": format!("made-up-{n}") }), json!({}));
+        assert!(provider.verify_logout_token(&made_up).await.is_err());
+    }
+    op.script(|script| script.key = SigningKey::es256("rotated"));
+    assert!(provider.redeem_code(&redemption()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_logout_token_that_cannot_be_verified_now_is_not_refused_for_good() {
+    let op = TestProvider::new();
+    let token = logout_token(&op, json!({}), json!({}));
+    op.script(|script| script.instead = [("/jwks", Answer::new(503, ""))].into());
+    let verdict = op.provider().verify_logout_token(&token).await;
+    assert_eq!(verdict, Err(LogoutTokenError::Unverifiable { reason: "keys_unavailable", retry_after: None }));
+    op.script(|script| script.instead = [("/.well-known/openid-configuration", Answer::new(503, ""))].into());
+    let verdict = op.provider().verify_logout_token(&token).await;
+    assert!(matches!(verdict, Err(LogoutTokenError::Unverifiable { reason: "discovery_status", .. })), "{verdict:?}");
 }
 
 fn oauth2(op: &TestProvider, subject: Option<&str>) -> Settings {

@@ -70,6 +70,8 @@ pub struct Session {
     pub custom: Arc<Map<String, Value>>,
     /// When it was opened.
     pub started: Now,
+    /// When it is over whatever happens.
+    pub ends: Mono,
     /// When its login began to redeem the code.
     began: Mono,
     /// What all states of this session share.
@@ -162,6 +164,8 @@ pub enum OpeningFailed {
     Full,
     /// The user was signed out while the login was under way.
     Revoked,
+    /// The provider says that the session is over already (`session_expiry`).
+    Over,
     /// No random bytes.
     NoRandomness,
     /// The store cannot be reached.
@@ -384,12 +388,6 @@ impl Sessions {
         }
     }
 
-    /// When the session ends at the latest, in seconds since 1970.
-    #[must_use]
-    pub fn ends_at(&self, session: &Session) -> u64 {
-        session.started.unix.saturating_add(self.inner.settings.absolute_timeout.as_secs())
-    }
-
     /// Runs `work` to its end, whether or not anyone waits. None when the process is going down.
     async fn owned<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         self.inner.background.run(work).await.ok()
@@ -453,11 +451,16 @@ impl Inner {
             tokens: Arc::new(opening.tokens),
             custom: Arc::default(),
             started: now,
+            ends: Mono::default(),
             began: opening.began,
             vitals,
             version: 1,
             weight: 0,
         };
+        session.ends = self.ends(&session);
+        if now.mono >= session.ends {
+            return Err(OpeningFailed::Over);
+        }
         let record = self.sealed_record(&session).map_err(|NoRandomness| OpeningFailed::NoRandomness)?;
         session.weight = weight_of(&record);
         let session = Arc::new(session);
@@ -484,6 +487,7 @@ impl Inner {
         for _ in 0..MOST_ROUNDS {
             let Some(next) = change(&base) else { return Ok(Update::Declined(base)) };
             let mut next = Session { version: base.version + 1, ..next };
+            next.ends = self.ends(&next);
             let record = self.sealed_record(&next).map_err(|NoRandomness| StoreError { reason: "no_randomness" })?;
             next.weight = weight_of(&record);
             let ticket = self.opened.ticket(next.key);
@@ -515,7 +519,7 @@ impl Inner {
             subject: session.identity.subject.clone(),
             sid: session.identity.sid.clone(),
             started: session.started.mono,
-            ends: session.started.mono.after(self.settings.absolute_timeout),
+            ends: session.ends,
             began: session.began,
         };
         let context = Record::seal_context(session.key, session.version, &about);
@@ -549,8 +553,7 @@ impl Inner {
     fn visited(self: &Arc<Inner>, session: Arc<Session>, now: Now) -> Arc<Session> {
         session.vitals.touch(now.mono);
         if session.vitals.is_touch_due(now.mono, self.touch_every()) {
-            let ends = session.started.mono.after(self.settings.absolute_timeout);
-            let (inner, key, expires) = (Arc::clone(self), session.key, self.expires(now.mono, ends));
+            let (inner, key, expires) = (Arc::clone(self), session.key, self.expires(now.mono, session.ends));
             self.background.run(async move {
                 if let Err(error) = inner.store.touch(key, now.mono, expires).await {
                     tracing::debug!(reason = error.reason, "a visit could not be stored");
@@ -560,9 +563,18 @@ impl Inner {
         session
     }
 
+    /// `absolute_timeout`, or what the provider allows: its `session_expiry` (IPSIE session lifetime) in
+    /// seconds since 1970, honoured early enough for the last request to be over by then.
+    fn ends(&self, session: &Session) -> Mono {
+        let absolute = session.started.mono.after(self.settings.absolute_timeout);
+        match session.identity.claims.get("session_expiry").and_then(Value::as_u64) {
+            Some(seconds) => absolute.min(Mono(seconds.saturating_mul(1000).saturating_sub(EXPIRY_MARGIN_MILLIS))),
+            None => absolute,
+        }
+    }
+
     fn is_over(&self, session: &Session, now: Now) -> bool {
-        now.mono >= session.started.mono.after(self.settings.absolute_timeout)
-            || now.mono >= session.vitals.last_seen().after(self.settings.idle_timeout)
+        now.mono >= session.ends || now.mono >= session.vitals.last_seen().after(self.settings.idle_timeout)
     }
 }
 
@@ -578,6 +590,12 @@ impl Session {
     #[must_use]
     pub fn with_custom(&self, custom: Map<String, Value>) -> Session {
         Session { custom: Arc::new(custom), ..self.clone() }
+    }
+
+    /// When it ends at the latest, in seconds since 1970.
+    #[must_use]
+    pub fn ends_at(&self) -> u64 {
+        self.started.unix.saturating_add(self.ends.since(self.started.mono).as_secs())
     }
 
     /// What the browser's cookie says.
@@ -752,6 +770,7 @@ fn weight_of(record: &Record) -> u64 {
 
 /// A browser sends one session cookie; more than this is not worth a look-up.
 const MOST_COOKIES: usize = 8;
+const EXPIRY_MARGIN_MILLIS: u64 = 30_000;
 /// How often the store hears of a session's visits, at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Of a hundred who write at once, each gets through.
@@ -847,6 +866,36 @@ pub(crate) mod tests {
         let session = open(&sessions, "ada", &clock).await;
         clock.advance(Duration::from_secs(24 * 3600));
         assert!(!is_live(&sessions, &session, &clock).await, "24 h without a visit");
+    }
+
+    // TX-63
+    #[tokio::test]
+    async fn the_provider_sets_a_ceiling() {
+        let (sessions, clock) = sessions();
+        let until = |seconds: u64| {
+            let mut opening = opening("ada");
+            opening.identity.claims.insert("session_expiry".into(), (clock.now().unix + seconds).into());
+            opening
+        };
+        assert!(matches!(sessions.open(until(20), clock.now()).await, Err(OpeningFailed::Over)), "30 s early");
+        let session = sessions.open(until(7200), clock.now()).await.unwrap();
+        clock.advance(Duration::from_secs(7165));
+        assert!(is_live(&sessions, &session, &clock).await);
+        clock.advance(Duration::from_secs(6));
+        assert!(!is_live(&sessions, &session, &clock).await);
+    }
+
+    #[tokio::test]
+    async fn a_refresh_can_lower_the_ceiling() {
+        let (sessions, clock) = sessions();
+        let session = open(&sessions, "ada", &clock).await;
+        let mut claims = session.identity.claims.clone();
+        claims.insert("session_expiry".into(), (clock.now().unix + 60).into());
+        let tokens = Arc::clone(&session.tokens);
+        let renew = move |session: &Session| Some(session.renewed(Arc::clone(&tokens), claims.clone()));
+        assert!(matches!(sessions.update(&session, renew).await, Ok(Update::Stored(_))));
+        clock.advance(Duration::from_secs(31));
+        assert!(!is_live(&sessions, &session, &clock).await);
     }
 
     #[tokio::test]

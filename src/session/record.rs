@@ -80,6 +80,7 @@ pub(super) fn read(id: Arc<SessionId>, about: &About, plain: &[u8], vitals: Arc<
         }),
         custom: Arc::new(plain.custom.into_owned()),
         started: Now { mono: about.started, unix: plain.started_unix },
+        ends: about.ends,
         began: about.began,
         vitals,
         version: 0,
