@@ -12,7 +12,7 @@ use latchgate::session::store::{
 };
 use shuttle::future::{block_on, spawn, yield_now};
 use shuttle::sync::Mutex;
-use single_flight::{Flights, Pilot};
+use single_flight::{Boarding, Flights, Pilot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -59,7 +59,7 @@ impl World {
 }
 
 async fn renew(world: &Arc<World>, flights: &Arc<Flights<Key, Result>>, key: Key) -> Option<Result> {
-    let (seat, pilot) = flights.board(key).unwrap();
+    let Boarding { seat, pilot } = flights.board(key).unwrap();
     if let Some(pilot) = pilot {
         let world = Arc::clone(world);
         spawn(async move { world.fly(pilot, key).await });
@@ -118,7 +118,7 @@ fn who_gives_up_waiting_takes_nobody_along() {
 fn a_flight_that_ends_without_a_result_tells_everybody_and_frees_the_place() {
     in_many_orders(|| {
         let flights: Arc<Flights<(), u64>> = Flights::new(100);
-        let (seat, pilot) = flights.board(()).unwrap();
+        let Boarding { seat, pilot } = flights.board(()).unwrap();
         let crash = spawn(async move {
             yield_now().await;
             drop(pilot);
@@ -126,7 +126,7 @@ fn a_flight_that_ends_without_a_result_tells_everybody_and_frees_the_place() {
         let waiter = spawn({
             let flights = Arc::clone(&flights);
             async move {
-                let (seat, pilot) = flights.board(()).unwrap();
+                let Boarding { seat, pilot } = flights.board(()).unwrap();
                 let was_first = pilot.is_none();
                 if let Some(pilot) = pilot {
                     pilot.land(7);
@@ -139,7 +139,7 @@ fn a_flight_that_ends_without_a_result_tells_everybody_and_frees_the_place() {
             let (was_first, result) = waiter.await.unwrap();
             assert_eq!(result, if was_first { None } else { Some(7) });
             crash.await.unwrap();
-            assert!(flights.board(()).unwrap().1.is_some(), "the place is free");
+            assert!(flights.board(()).unwrap().pilot.is_some(), "the place is free");
         });
     });
 }
@@ -155,7 +155,7 @@ fn who_asks_again_does_not_hear_the_old_answer() {
                 spawn(async move {
                     let mut before = None;
                     for _ in 0..2 {
-                        let (seat, pilot) = flights.board(()).unwrap();
+                        let Boarding { seat, pilot } = flights.board(()).unwrap();
                         if let Some(pilot) = pilot {
                             let attempts = Arc::clone(&attempts);
                             spawn(async move { pilot.land(attempts.fetch_add(1, Ordering::SeqCst)) });
@@ -176,11 +176,11 @@ fn who_asks_again_does_not_hear_the_old_answer() {
 fn no_more_wait_than_may() {
     in_many_orders(|| {
         let flights: Arc<Flights<(), u64>> = Flights::new(2);
-        let (seat, pilot) = flights.board(()).unwrap();
+        let Boarding { seat, pilot } = flights.board(()).unwrap();
         let requests: Vec<_> = (0..4)
             .map(|_| {
                 let flights = Arc::clone(&flights);
-                spawn(async move { flights.board(()).map(|(seat, _)| seat) })
+                spawn(async move { flights.board(()).map(|boarding| boarding.seat) })
             })
             .collect();
         block_on(async {

@@ -32,7 +32,7 @@ mod userinfo;
 mod verify;
 
 #[cfg(test)]
-mod test_provider;
+pub(crate) mod test_provider;
 #[cfg(test)]
 mod tests;
 

@@ -11,7 +11,7 @@
 //! 7. Whoever waits is told.
 
 use super::lease::{self, Held};
-use super::single_flight::{Pilot, Seat};
+use super::single_flight::{Boarding, Pilot, Seat};
 use super::{FlightKey, Renewal, Shared, token_set};
 use crate::clock::{Mono, Now};
 use crate::fault;
@@ -40,13 +40,22 @@ pub(super) async fn join(shared: &Arc<Shared>, seen: &Session) -> Renewal {
 
 /// A seat in the flight for this generation, which is started unless it is under way. None when all are taken.
 pub(super) fn start(shared: &Arc<Shared>, seen: &Session) -> Option<Seat<Renewal>> {
-    let key = FlightKey { session: seen.key, generation: seen.tokens.generation };
-    let (seat, pilot) = shared.flights.board(key).ok()?;
+    let key = FlightKey::of(seen);
+    let Boarding { seat, pilot } = shared.flights.board(key).ok()?;
     if let Some(pilot) = pilot {
         let flight = Flight { shared: Arc::clone(shared), seen: seen.clone(), started: shared.clock.mono() };
         shared.background.run(flight.fly(pilot));
     }
     Some(seat)
+}
+
+/// How many bytes a flight takes that waits its turn.
+#[cfg(test)]
+pub(super) fn size_of_one(shared: &Arc<Shared>, seen: &Session) -> usize {
+    let key = FlightKey::of(seen);
+    let pilot = shared.flights.board(key).ok().and_then(|boarding| boarding.pilot);
+    let flight = Flight { shared: Arc::clone(shared), seen: seen.clone(), started: shared.clock.mono() };
+    pilot.map_or(0, |pilot| size_of_val(&flight.fly(pilot)))
 }
 
 /// How long anyone waits: for the provider's answer, after somebody else's.
@@ -194,7 +203,9 @@ impl Flight {
             // It was seen here before it was stored, and then it never was.
             tokens if tokens.generation < seen => Err(Setback::NotOurs),
             tokens if tokens.unchecked => Ok(session),
-            tokens if tokens.generation > seen => Err(Setback::Landed(Renewal::Renewed(session))),
+            tokens if tokens.generation > seen || self.seen.tokens.unchecked => {
+                Err(Setback::Landed(Renewal::Renewed(session)))
+            }
             tokens if tokens.refresh_token.is_none() => Err(Setback::Landed(Renewal::NothingToRenewWith)),
             _ => Ok(session),
         }

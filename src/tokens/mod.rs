@@ -6,6 +6,8 @@
 mod flight;
 mod lease;
 mod single_flight;
+#[cfg(test)]
+mod test_flight;
 
 use crate::background::Background;
 use crate::clock::{Clock, Now};
@@ -72,12 +74,19 @@ struct Shared {
     unwritten: DashMap<SessionKey, Arc<Session>>,
 }
 
-/// Two refreshes are the same one if they replace the same generation of the same session. Structured,
-/// never text: no two users can share a result.
+/// Two refreshes are the same one if they replace the same generation of the same session, or check it.
+/// Structured, never text: no two users can share a result.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct FlightKey {
     session: SessionKey,
     generation: u64,
+    unchecked: bool,
+}
+
+impl FlightKey {
+    fn of(seen: &Session) -> FlightKey {
+        FlightKey { session: seen.key, generation: seen.tokens.generation, unchecked: seen.tokens.unchecked }
+    }
 }
 
 impl Tokens {

@@ -28,6 +28,14 @@ pub struct Pilot<K: Eq + Hash + Clone, V> {
     result: Option<V>,
 }
 
+/// What comes of [`Flights::board`].
+pub struct Boarding<K: Eq + Hash + Clone, V> {
+    /// A seat.
+    pub seat: Seat<V>,
+    /// For whoever found no flight under way.
+    pub pilot: Option<Pilot<K, V>>,
+}
+
 /// As many wait as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
@@ -45,17 +53,18 @@ impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
     ///
     /// # Errors
     /// No seat is left.
-    pub fn board(self: &Arc<Self>, key: K) -> Result<(Seat<V>, Option<Pilot<K, V>>), Full> {
+    pub fn board(self: &Arc<Self>, key: K) -> Result<Boarding<K, V>, Full> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         match under_way.entry(key) {
             Entry::Occupied(flight) if flight.get().receiver_count() >= self.most_waiters => Err(Full),
-            Entry::Occupied(flight) => Ok((Seat(flight.get().subscribe()), None)),
+            Entry::Occupied(flight) => Ok(Boarding { seat: Seat(flight.get().subscribe()), pilot: None }),
             Entry::Vacant(place) => {
                 let (landing, seat) = watch::channel(None);
                 let landing = Arc::new(landing);
                 let key = place.key().clone();
                 place.insert(Arc::clone(&landing));
-                Ok((Seat(seat), Some(Pilot { flights: Arc::clone(self), key, landing, result: None })))
+                let pilot = Pilot { flights: Arc::clone(self), key, landing, result: None };
+                Ok(Boarding { seat: Seat(seat), pilot: Some(pilot) })
             }
         }
     }
