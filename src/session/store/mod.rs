@@ -10,9 +10,11 @@
 //! 4. What was acknowledged is there: for the next reader, and for durable stores after a crash.
 //! 5. A store that cannot be reached says so; it never says "nothing there" instead.
 
+mod file;
 mod memory;
 mod record;
 
+pub use file::{FileProblem, FileSettings, FileStore};
 pub use memory::MemoryStore;
 pub use record::{About, Record};
 
