@@ -10,12 +10,13 @@ use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
 use crate::provider::{HttpClient, Kind, Provider};
 use crate::server::{self, Bound, Door, Listen, Sockets};
-use crate::session::Sessions;
+use crate::session::carried::chunks_within;
 use crate::session::cookie::Cookies;
 use crate::session::opened::Opened;
 use crate::session::own_token::OwnTokens;
-use crate::session::seal::Sealer;
-use crate::session::store::MemoryStore;
+use crate::session::seal::{NoRandomness, Sealer};
+use crate::session::store::{Bounds, CookieStore, MemoryStore};
+use crate::session::{Sessions, StoreSettings};
 use crate::tls;
 use crate::tokens::Tokens;
 use crate::upstream::Upstream;
@@ -149,14 +150,11 @@ struct Shared {
 
 impl Shared {
     fn new(config: &Config, clock: &Clock, background: &Background) -> Result<Arc<Shared>, StartError> {
-        let no_randomness = |error: crate::session::seal::NoRandomness| StartError::System(error.to_string());
+        let no_randomness = |error: NoRandomness| StartError::System(error.to_string());
         let secrets = &config.session.secrets;
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");
-        let store = Arc::new(MemoryStore::new(config.session.max_sessions));
-        let opened = Opened::new(config.session.cache_memory);
-        let sessions = Sessions::new(config.session.clone(), store, opened, background.clone(), clock.clone())
-            .map_err(no_randomness)?;
+        let sessions = sessions(config, clock, background).map_err(no_randomness)?;
         let own_tokens =
             Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
         // The roots of this machine are read once.
@@ -190,6 +188,28 @@ impl Shared {
             tls: Arc::new(tls),
             open_connections: Arc::default(),
         }))
+    }
+}
+
+/// All sessions, where `session.store` says.
+fn sessions(config: &Config, clock: &Clock, background: &Background) -> Result<Sessions, NoRandomness> {
+    let settings = config.session.clone();
+    let opened = Opened::new(settings.cache_memory);
+    let (background, clock) = (background.clone(), clock.clone());
+    match settings.store {
+        StoreSettings::Memory => {
+            let store = Arc::new(MemoryStore::new(settings.max_sessions));
+            Sessions::new(settings, store, opened, background, clock)
+        }
+        StoreSettings::Cookie => {
+            let store = Arc::new(CookieStore::new(Bounds {
+                sessions: settings.max_sessions,
+                bytes: settings.cache_memory,
+                longest_life: settings.absolute_timeout,
+            }));
+            let most_chunks = chunks_within(config.limits.header_bytes);
+            Sessions::in_cookies(settings, store, most_chunks, opened, background, clock)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::raw::{Field, Table, quoted};
 use super::values::{duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
+use crate::session::StoreSettings;
 use crate::telemetry::LogFormat;
 use crate::{endpoints, gateway, server, session, telemetry, tokens};
 use ipnet::IpNet;
@@ -46,8 +47,9 @@ pub(super) fn server(table: &Table) -> server::Settings {
 /// `[session]`
 pub(super) fn session(table: &Table) -> session::Settings {
     table.unavailable(&["file", "redis"]);
-    table.read("store", |field| field.choice(&[("memory", ())], &["file", "redis", "cookie"]));
+    let stores = [("memory", StoreSettings::Memory), ("cookie", StoreSettings::Cookie)];
     let settings = session::Settings {
+        store: table.read("store", |field| field.choice(&stores, &["file", "redis"])).unwrap_or(StoreSettings::Memory),
         idle_timeout: table.read("idle_timeout", positive_duration).unwrap_or(Duration::from_secs(24 * 3600)),
         absolute_timeout: table.read("absolute_timeout", positive_duration).unwrap_or(Duration::from_secs(72 * 3600)),
         cache_memory: table.read("cache_memory", size).unwrap_or(64 << 20),
@@ -55,6 +57,13 @@ pub(super) fn session(table: &Table) -> session::Settings {
         max_sessions_per_user: count(table, "max_sessions_per_user", 100),
         secrets: table.read("secret", |field| field.one_or_more(session_secret)).unwrap_or_default(),
     };
+    if settings.store == StoreSettings::Cookie && !table.has("secret") {
+        table.refuse(
+            "store",
+            "`session.store = \"cookie\"` needs `session.secret`",
+            "it seals what browsers keep; make one with `openssl rand -base64 48`",
+        );
+    }
     if table.has("idle_timeout") && settings.idle_timeout > settings.absolute_timeout {
         table.warn(
             "idle_timeout",
@@ -100,7 +109,7 @@ pub(super) fn refresh(table: &Table) -> tokens::Settings {
 }
 
 /// `[limits]`
-pub(super) fn limits(table: &Table) -> gateway::Limits {
+pub(super) fn limits(table: &Table, store: StoreSettings) -> gateway::Limits {
     let limits = gateway::Limits {
         replay_body: table.read("replay_body", size).unwrap_or(256 << 10),
         replay_memory: table.read("replay_memory", size).unwrap_or(64 << 20),
@@ -112,6 +121,13 @@ pub(super) fn limits(table: &Table) -> gateway::Limits {
             .and_then(|attempts| u32::try_from(attempts).ok())
             .unwrap_or(10),
     };
+    if store == StoreSettings::Cookie && session::carried::chunks_within(limits.header_bytes) < 2 {
+        table.refuse(
+            "header_bytes",
+            "`limits.header_bytes` leaves no room for sessions in cookies",
+            r#"at least "16KiB" with `session.store = "cookie"`"#,
+        );
+    }
     if limits.replay_body > limits.replay_memory {
         table.refuse(
             "replay_body",

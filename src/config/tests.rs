@@ -361,7 +361,6 @@ fn what_this_version_does_not_have() {
         ("[server.tls]\ncertificate = \"c.pem\"", 1, "`server.tls` is not available in this version", "take it out"),
         ("[session]\nstore = \"redis\"", 2, "`store = \"redis\"` is not available in this version", "one of `memory`"),
         ("[session]\nstore = \"file\"", 2, "`store = \"file\"` is not available in this version", "one of `memory`"),
-        ("[session]\nstore = \"cookie\"", 2, "`store = \"cookie\"` is not available in this version", "one of `memory`"),
         ("[session.file]\npath = \"x.db\"", 1, "`session.file` is not available in this version", "take it out"),
         ("[session.redis]\nurl = \"redis://:canary-Zu7@h/\"", 1, "`session.redis` is not available in this version", "take it out"),
         ("[login]\nexpose_access_token = true", 2, "`login.expose_access_token` is not available in this version", "take it out"),

@@ -83,7 +83,7 @@ async fn end_session_url(endpoints: &Endpoints, session: &Arc<Session>) -> Optio
 }
 
 fn expire_all_cookies(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut Response<Body>) {
-    endpoints.expire_session_cookie(response);
+    endpoints.expire_session_cookies(asked, response);
     let headers = response.headers_mut();
     headers.append(header::SET_COOKIE, endpoints.cookies.expire(Name::Loop));
     for (label, _) in endpoints.cookies.logins(asked.cookies).take(8) {
