@@ -181,6 +181,8 @@ fn the_login() {
 #[rustfmt::skip] // a table
 fn secrets_that_are_not_there() {
     assert_refused(&[
+        ("[session]\nstore = \"cookie\"", 2, "`session.store = \"cookie\"` needs `session.secret`", "openssl rand"),
+        ("[session]\nstore = \"cookie\"\nsecret = { env = \"SET\" }\n[limits]\nheader_bytes = \"12KiB\"", 5, "leaves no room for sessions in cookies", "at least \"16KiB\""),
         ("[session]\nsecret = \"\"", 2, "`session.secret` is empty", "give it a value"),
         ("[session]\nsecret = []", 2, "`session.secret` is empty", "give it a value"),
         ("[session]\nsecret = \"canary-Zu7\"", 2, "`session.secret` is shorter than 32 bytes", "openssl rand"),

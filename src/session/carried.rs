@@ -133,7 +133,7 @@ fn join(first: &str, values: &SessionValues<'_>) -> Option<String> {
 
 /// Name and attributes fit beside it into the 4096 bytes that browsers take (RFC 6265 §6.1).
 const CHUNK: usize = 3500;
-/// `__Host-latchgate-15=`, and `; ` after it.
+/// `__Host-latchgate-31=`, and `; ` after it.
 const COOKIE_NAME: usize = 22;
 /// Cookies of others, logins under way, and everything else that a request says.
 const OTHER_HEADERS: usize = 8 << 10;
@@ -193,7 +193,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_split_is_joined_again(text in "[A-Za-z0-9_-]{0,16000}") {
+        fn what_is_split_is_joined_again(length in 0..MOST_CHUNKS * CHUNK) {
+            let text: String = ('a'..='z').cycle().take(length).collect();
             let values = split(&text);
             prop_assert!(values.iter().all(|value| value.len() <= CHUNK));
             let lines = cookies_of(&numbered(&values));
@@ -288,6 +289,6 @@ mod tests {
     #[test]
     fn the_number_of_cookies_follows_the_room_for_headers() {
         let within = [8, 12, 16, 32, 48, 1024].map(|kib| chunks_within(kib << 10));
-        assert_eq!(within, [0, 1, 2, 6, 11, 16]);
+        assert_eq!(within, [0, 1, 2, 6, 11, 32]);
     }
 }

@@ -234,9 +234,8 @@ fn chunk_number(rest: &str) -> Option<usize> {
     is_canonical.then(|| digits.parse().ok())?
 }
 
-/// Cookies that one session may take: sixteen are a third of what a browser is bound to keep for us
-/// (RFC 6265 §6.1), and more than most servers take in one request.
-pub const MOST_CHUNKS: usize = 16;
+/// Cookies that one session may take, of the fifty that browsers keep for a site (RFC 6265 §6.1).
+pub const MOST_CHUNKS: usize = 32;
 const PLAIN_NAME: &str = "latchgate";
 const HOST_NAME: &str = "__Host-latchgate";
 const LOGIN_SUFFIX: &str = "-login-";
@@ -283,13 +282,13 @@ mod tests {
         let cookies = Cookies::new(false);
         let lines = [
             "latchgate=a; latchgate-1=b; latchgate-2=c",
-            "latchgate-2=d; latchgate-15=e; latchgate-16=f; latchgate-01=g",
+            "latchgate-2=d; latchgate-31=e; latchgate-32=f; latchgate-01=g",
         ]
         .map(HeaderValue::from_static);
         let values = cookies.session_values(&lines);
         assert_eq!(values.first, ["a"]);
         assert_eq!(
-            [0, 1, 2, 3, 15, 16].map(|number| values.chunk(number)),
+            [0, 1, 2, 3, 31, 32].map(|number| values.chunk(number)),
             [None, Some("b"), None, None, Some("e"), None]
         );
         let names = |lines: Vec<HeaderValue>| -> Vec<String> {
@@ -298,11 +297,11 @@ mod tests {
         };
         assert_eq!(
             names(cookies.set_session(&["x", "y"], None, &lines)),
-            ["latchgate=x", "latchgate-1=y", "latchgate-2=", "latchgate-15="]
+            ["latchgate=x", "latchgate-1=y", "latchgate-2=", "latchgate-31="]
         );
         assert_eq!(
             names(cookies.expire_session(&lines)),
-            ["latchgate=", "latchgate-1=", "latchgate-2=", "latchgate-15="]
+            ["latchgate=", "latchgate-1=", "latchgate-2=", "latchgate-31="]
         );
         assert_eq!(cookies.expire_session(&[]), [cookies.expire(Name::Session)]);
         assert!(cookies.is_for_session(&cookies.expire(Name::Session)));

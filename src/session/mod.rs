@@ -1155,6 +1155,71 @@ pub(crate) mod tests {
         assert_eq!((again.started, again.version), (session.started, 1));
     }
 
+    /// Sessions in cookies, of a process that has just begun.
+    fn in_cookies(clock: &Clock, secrets: &[&str]) -> Sessions {
+        let secrets = secrets.iter().map(|&secret| secret.into()).collect();
+        let settings = Settings { store: StoreSettings::Cookie, secrets, ..settings() };
+        let longest_life = settings.absolute_timeout;
+        let store = Arc::new(CookieStore::new(store::Bounds { sessions: 100, bytes: 1 << 20, longest_life }));
+        let opened = Opened::new(settings.cache_memory);
+        Sessions::in_cookies(settings, store, 6, opened, Background::on_current_runtime(), clock.clone()).unwrap()
+    }
+
+    /// What a browser sends that was given these.
+    fn sent_back(set_cookies: &[HeaderValue]) -> Vec<HeaderValue> {
+        let pair = |line: &HeaderValue| HeaderValue::from_str(line.to_str().unwrap().split(';').next().unwrap());
+        set_cookies.iter().map(|line| pair(line).unwrap()).collect()
+    }
+
+    async fn find_carried(sessions: &Sessions, lines: &[HeaderValue], clock: &Clock) -> Option<Arc<Session>> {
+        let presented = sessions.presented(&Cookies::new(true), lines);
+        match sessions.find(presented, clock.now()).await.unwrap() {
+            Found::Live(session) => Some(session),
+            Found::Ended | Found::Nothing => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn carried_sessions_are_sealed_anew_when_the_secret_was_rotated() {
+        let (old, new) = ("the old secret, which is long enough", "the new secret, which is long enough");
+        let (clock, cookies) = (Clock::system(), Cookies::new(true));
+        let before = in_cookies(&clock, &[old]);
+        let session = open(&before, "ada", &clock).await;
+        let lines = sent_back(&before.set_cookies(&session, &cookies, &[], clock.now()).unwrap());
+
+        clock.advance(Duration::from_secs(2 * 3600));
+        let between = in_cookies(&clock, &[new, old]);
+        let carried = between.presented(&cookies, &lines)[0].carried().unwrap();
+        let session = find_carried(&between, &lines, &clock).await.unwrap();
+        let again = between.catch_up(&session, carried, &cookies, &lines).await;
+        assert_eq!(again.len(), 1, "it is time for new cookies");
+
+        let after = in_cookies(&clock, &[new]);
+        assert!(find_carried(&after, &lines, &clock).await.is_none());
+        let session = find_carried(&after, &sent_back(&again), &clock).await.unwrap();
+        assert_eq!(session.tokens.refresh_token.as_ref().unwrap().expose_secret(), "rt");
+    }
+
+    #[tokio::test]
+    async fn what_another_process_wrote_counts_when_its_cookie_comes() {
+        const SECRET: &str = "one secret of at least 32 bytes!!";
+        let (clock, cookies) = (Clock::system(), Cookies::new(true));
+        let (here, there) = (in_cookies(&clock, &[SECRET]), in_cookies(&clock, &[SECRET]));
+        let session = open(&here, "ada", &clock).await;
+        let first = sent_back(&here.set_cookies(&session, &cookies, &[], clock.now()).unwrap());
+        let session = find_carried(&there, &first, &clock).await.unwrap();
+        let renamed =
+            |session: &Session| Some(session.with_custom(Map::from_iter([("theme".to_owned(), Value::from("dark"))])));
+        let Ok(Update::Stored(session)) = there.update(&session, renamed).await else { panic!("not stored") };
+        let second = sent_back(&there.set_cookies(&session, &cookies, &[], clock.now()).unwrap());
+        assert_eq!(find_carried(&here, &first, &clock).await.unwrap().version, 1);
+        assert_eq!(find_carried(&here, &second, &clock).await.unwrap().custom["theme"], "dark");
+        let outdated = here.presented(&cookies, &first)[0].carried().unwrap();
+        let session = find_carried(&here, &first, &clock).await.unwrap();
+        assert_eq!(session.version, 2, "the older cookie names the newer state now");
+        assert_eq!(here.catch_up(&session, outdated, &cookies, &first).await.len(), 1);
+    }
+
     #[test]
     fn a_request_is_sent_again_once() {
         let vitals = Vitals::default();

@@ -459,3 +459,179 @@ const BESIDES: u64 = 768;
 const MOST_REMOVALS: usize = 100_000;
 const NOT_KEPT: StoreError = StoreError { reason: "record_not_kept" };
 const PAGE: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now { mono: Mono(1_000_000), unix: 1_800_000_000 };
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const BOUNDS: Bounds = Bounds { sessions: 100, bytes: 1 << 20, longest_life: Duration::from_secs(72 * 3600) };
+
+    fn key(number: u8) -> SessionKey {
+        SessionKey::from_bytes([number; 32])
+    }
+
+    fn record(subject: &str, version: u64) -> Record {
+        let about = About {
+            provider: "corp".into(),
+            issuer: "https://idp".into(),
+            subject: subject.into(),
+            sid: Some(format!("sid of {subject}")),
+            started: NOW.mono,
+            ends: NOW.mono.after(3 * DAY),
+            began: NOW.mono,
+        };
+        let sealed = vec![version as u8; 100].into();
+        Record { version, last_seen: NOW.mono, expires: NOW.mono.after(DAY), about, sealed }
+    }
+
+    fn later(by: Duration) -> Now {
+        Now { mono: NOW.mono.after(by), ..NOW }
+    }
+
+    fn of(subject: &str) -> Filter {
+        Filter { issuer: Some("https://idp".into()), subject: Some(subject.into()), sid: None }
+    }
+
+    async fn found(store: &CookieStore, number: u8) -> Option<u64> {
+        match store.find(key(number), NOW).await {
+            Ok(Lookup::Live(record)) => Some(record.version),
+            _ => None,
+        }
+    }
+
+    async fn write(store: &CookieStore, number: u8, version: u64) {
+        let replacement = store.replace(key(number), version - 1, record("ada", version), NOW).await;
+        assert!(matches!(replacement, Ok(Replacement::Replaced)), "{replacement:?}");
+    }
+
+    #[tokio::test]
+    async fn the_newest_that_is_known_counts() {
+        let store = CookieStore::new(BOUNDS);
+        assert_eq!(store.adopt(key(1), record("ada", 3), NOW), Adoption::Live { version: 3 });
+        write(&store, 1, 4).await;
+        assert_eq!(store.adopt(key(1), record("ada", 3), NOW), Adoption::Live { version: 4 }, "the predecessor");
+        assert_eq!(found(&store, 1).await, Some(4));
+        assert_eq!(store.adopt(key(1), record("ada", 6), NOW), Adoption::Live { version: 6 }, "written elsewhere");
+        assert_eq!(found(&store, 1).await, Some(6));
+        let outdated = store.replace(key(1), 4, record("ada", 5), NOW).await;
+        assert!(matches!(outdated, Ok(Replacement::Conflict(newest)) if newest.version == 6));
+    }
+
+    #[tokio::test]
+    async fn no_cookie_brings_back_what_has_ended() {
+        let store = CookieStore::new(BOUNDS);
+        store.adopt(key(1), record("ada", 1), NOW);
+        assert_eq!(store.remove(key(1), NOW).await, Ok(true));
+        assert_eq!(store.remove(key(2), NOW).await, Ok(false), "never seen here, and ended all the same");
+        for number in [1, 2] {
+            assert_eq!(store.adopt(key(number), record("ada", 9), NOW), Adoption::Ended);
+            assert!(matches!(store.find(key(number), NOW).await, Ok(Lookup::Ended)));
+            assert!(matches!(store.replace(key(number), 9, record("ada", 10), NOW).await, Ok(Replacement::Gone)));
+        }
+        store.sweep(later(2 * DAY)).await.unwrap();
+        let rolled = Record { expires: NOW.mono.after(3 * DAY), ..record("ada", 9) };
+        assert_eq!(store.adopt(key(1), rolled, later(2 * DAY)), Adoption::Ended);
+    }
+
+    #[tokio::test]
+    async fn a_user_who_was_signed_out_is_so_in_browsers_that_come_later() {
+        let store = CookieStore::new(BOUNDS);
+        store.adopt(key(1), record("ada", 1), NOW);
+        store.adopt(key(2), record("bob", 1), NOW);
+        assert_eq!(store.remove_where(&of("ada"), NOW).await, Ok(vec![key(1)]));
+        let by_sid = Filter { sid: Some("sid of eve".into()), ..Filter::default() };
+        store.remove_where(&by_sid, NOW).await.unwrap();
+        store.sweep(later(DAY / 2)).await.unwrap();
+        for (number, subject, expected) in [
+            (1, "ada", Adoption::Ended),
+            (2, "bob", Adoption::Live { version: 1 }),
+            (3, "ada", Adoption::Ended),
+            (4, "eve", Adoption::Ended),
+            (5, "bob", Adoption::Live { version: 1 }),
+        ] {
+            assert_eq!(store.adopt(key(number), record(subject, 1), NOW), expected, "{number} of {subject}");
+        }
+        let mut anew = record("ada", 1);
+        anew.about.began = later(Duration::from_secs(1)).mono;
+        assert_eq!(store.adopt(key(6), anew, NOW), Adoption::Live { version: 1 }, "signed in again");
+        assert_eq!(store.create(key(7), record("ada", 1), 5, NOW).await, Ok(Creation::Revoked), "under way");
+    }
+
+    #[tokio::test]
+    async fn time_that_the_cookie_has_not_heard_of_counts() {
+        let store = CookieStore::new(BOUNDS);
+        store.adopt(key(1), record("ada", 1), NOW);
+        store.touch(key(1), later(DAY / 2).mono, later(DAY * 3 / 2).mono).await.unwrap();
+        assert_eq!(store.adopt(key(1), record("ada", 1), later(DAY)), Adoption::Live { version: 1 });
+        assert_eq!(store.adopt(key(1), record("ada", 1), later(DAY * 3 / 2)), Adoption::Ended);
+        assert_eq!(store.adopt(key(2), record("ada", 1), later(DAY)), Adoption::Ended);
+    }
+
+    #[tokio::test]
+    async fn records_that_browsers_have_go_first_and_outdated_cookies_stay_outdated() {
+        let weight = weight_of(&record("ada", 1));
+        let store = CookieStore::new(Bounds { bytes: 10 * weight, ..BOUNDS });
+        for number in 1..=10 {
+            store.adopt(key(number), record("ada", 1), later(Duration::from_secs(number.into())));
+        }
+        // The browser has not shown this one yet; it is the one that was not used for longest.
+        write(&store, 1, 2).await;
+        // This one it has.
+        write(&store, 2, 2).await;
+        store.adopt(key(2), record("ada", 2), NOW);
+        store.adopt(key(11), record("ada", 1), later(Duration::from_secs(11)));
+        assert!(store.kept_bytes.load(Ordering::Relaxed) <= 9 * weight);
+        assert_eq!(found(&store, 1).await, Some(2));
+        assert_eq!(store.find(key(2), NOW).await.unwrap_err(), NOT_KEPT);
+        assert_eq!(store.adopt(key(2), record("ada", 1), NOW), Adoption::Ended, "its refresh token is spent");
+        write(&store, 2, 3).await;
+        assert_eq!(store.adopt(key(2), record("ada", 2), NOW), Adoption::Live { version: 3 });
+    }
+
+    #[tokio::test]
+    async fn what_protects_nobody_is_forgotten_first() {
+        let store = CookieStore::new(Bounds { sessions: 10, ..BOUNDS });
+        store.remove(key(1), NOW).await.unwrap();
+        store.adopt(key(2), record("ada", 1), NOW);
+        write(&store, 2, 2).await;
+        for number in 3..=30 {
+            store.adopt(key(number), record("ada", 1), NOW);
+        }
+        assert!(store.known.len() <= 10);
+        assert_eq!(store.adopt(key(1), record("ada", 1), NOW), Adoption::Ended);
+        assert_eq!(store.adopt(key(2), record("ada", 1), NOW), Adoption::Live { version: 2 });
+    }
+
+    #[tokio::test]
+    async fn what_is_over_takes_no_room() {
+        let store = CookieStore::new(BOUNDS);
+        for number in 0..20 {
+            store.adopt(key(number), record("ada", 1), NOW);
+            if number % 2 == 0 {
+                store.remove(key(number), NOW).await.unwrap();
+            }
+        }
+        store.sweep(later(DAY)).await.unwrap();
+        assert_eq!(store.known.len(), 10, "what has ended is known for as long as a cookie lives");
+        assert_eq!((store.kept_bytes.load(Ordering::Relaxed), store.of_user.len()), (0, 0));
+        store.sweep(later(3 * DAY)).await.unwrap();
+        assert!(store.known.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_user_with_too_many_sessions_loses_the_oldest_of_those_seen_here() {
+        let store = CookieStore::new(BOUNDS);
+        for number in 1..=3 {
+            let mut record = record("ada", 1);
+            record.about.started = later(Duration::from_secs(10 - u64::from(number))).mono;
+            store.adopt(key(number), record, NOW);
+        }
+        let mut newest = record("ada", 1);
+        newest.about.started = later(DAY).mono;
+        let created = store.create(key(4), newest, 2, NOW).await;
+        assert_eq!(created, Ok(Creation::Created { evicted: vec![key(3), key(2)] }));
+        assert_eq!(store.adopt(key(3), record("ada", 1), NOW), Adoption::Ended);
+    }
+}

@@ -179,6 +179,11 @@ impl Plan {
 
     fn source(&self, issuer: &str, upstream: &str) -> String {
         let url = if self.app.contains("url =") { String::new() } else { format!("url = \"{upstream}\"") };
+        // The whole suite, with another store.
+        let store = match std::env::var("LATCHGATE_TEST_STORE") {
+            Ok(store) if !self.session.contains("store =") => format!("store = \"{store}\""),
+            _ => String::new(),
+        };
         let drain = if self.server.contains("drain_timeout") { "" } else { "drain_timeout = \"5s\"" };
         format!(
             r#"
@@ -190,6 +195,7 @@ external_url = "{external_url}"
 {server}
 [session]
 secret = {{ env = "SESSION_SECRET" }}
+{store}
 {session}
 [login]
 {login}
