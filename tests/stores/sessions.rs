@@ -25,7 +25,7 @@ fn opening(subject: &str, began: Mono) -> Opening {
         scope: Some("openid x".into()),
         ..tokens
     };
-    Opening { provider: "corp".into(), identity, tokens, began }
+    Opening { provider: "corp".into(), identity, tokens, began, transient: false }
 }
 
 async fn open(sessions: &Sessions, subject: &str, clock: &Clock) -> Arc<Session> {
@@ -34,7 +34,7 @@ async fn open(sessions: &Sessions, subject: &str, clock: &Clock) -> Arc<Session>
 
 async fn find(sessions: &Sessions, session: &Session, clock: &Clock) -> Found {
     let id = SessionId::parse(&session.id().to_cookie_value()).unwrap();
-    sessions.find(vec![id], clock.now()).await.unwrap()
+    sessions.find(vec![id.into()], clock.now()).await.unwrap()
 }
 
 async fn is_live(sessions: &Sessions, session: &Session, clock: &Clock) -> bool {
@@ -101,7 +101,10 @@ pub async fn an_update_elsewhere_is_seen_here(stage: Stage) {
     for round in 0..20 {
         let name = round.to_string();
         assert!(is_live(&here, &session, &clock).await, "and is at hand here");
-        let update = elsewhere.update(&session, { let name = name.clone(); move |session| Some(with_entry(session, &name)) });
+        let update = elsewhere.update(&session, {
+            let name = name.clone();
+            move |session| Some(with_entry(session, &name))
+        });
         assert!(matches!(update.await.unwrap(), Update::Stored(_)));
         let seen = within_a_second(|| async {
             matches!(find(&here, &session, &clock).await, Found::Live(session) if session.custom.contains_key(&name))

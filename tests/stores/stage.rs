@@ -104,6 +104,7 @@ impl Stage {
 
     fn sessions(&self, store: &Arc<dyn SessionStore>, opened: &Arc<Opened>, secrets: &[&str]) -> Sessions {
         let settings = Settings {
+            store: latchgate::session::StoreSettings::Memory,
             idle_timeout: self.ticks(IDLE),
             absolute_timeout: self.ticks(ABSOLUTE),
             max_sessions: MOST_SESSIONS,
