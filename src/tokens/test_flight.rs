@@ -338,7 +338,7 @@ async fn a_lost_answer_is_a_clean_end() {
     let [dying, other] = [world.replica(), world.replica()];
     let session = world.sign_in("ada").await;
     dying.store.freeze_before("replace");
-    let _ = spawn_renew(&dying, &session);
+    drop(spawn_renew(&dying, &session));
     dying.store.frozen().await;
     sleep(6 * SECOND).await;
     assert!(matches!(other.tokens.renew(&session).await, Renewal::Refused));
@@ -353,7 +353,7 @@ async fn others_go_on_when_the_lease_of_the_dead_is_over() {
     let [dying, other] = [world.replica(), world.replica()];
     let session = world.sign_in("ada").await;
     dying.store.freeze_after("lease");
-    let _ = spawn_renew(&dying, &session);
+    drop(spawn_renew(&dying, &session));
     dying.store.frozen().await;
     let started = tokio::time::Instant::now();
     assert_eq!(generation_of(other.tokens.renew(&session).await), 2);
@@ -397,7 +397,7 @@ async fn an_answer_is_stored_before_its_keys_are_fetched_and_checked_by_whoever_
     let [dying, other] = [world.replica(), world.replica()];
     let session = world.sign_in("ada").await;
     world.op.change(|op| op.jwks_latency = Duration::from_secs(1000));
-    let _ = spawn_renew(&dying, &session);
+    drop(spawn_renew(&dying, &session));
     world.op.called(1).await;
     sleep(SECOND).await;
     let early = other.find(&session).await.unwrap();
