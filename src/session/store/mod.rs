@@ -13,6 +13,7 @@
 mod file;
 mod memory;
 mod record;
+pub mod redis;
 
 pub use file::{FileProblem, FileSettings, FileStore};
 pub use memory::MemoryStore;
