@@ -14,20 +14,63 @@ use tokio::runtime::Handle;
 #[derive(Clone, Debug)]
 enum Operation {
     /// `began`: so many ticks ago.
-    Create { user: usize, sid: Option<usize>, most: usize, began: u32, life: u32 },
-    Find { session: usize },
+    Create {
+        user: usize,
+        sid: Option<usize>,
+        most: usize,
+        began: u32,
+        life: u32,
+    },
+    Find {
+        session: usize,
+    },
     /// Having seen the newest version, or the one before.
-    Replace { session: usize, stale: bool, life: u32 },
-    Touch { session: usize, life: u32 },
-    Remove { session: usize },
-    RemoveWhere { issuer: Option<usize>, subject: Option<usize>, sid: Option<usize> },
-    List { issuer: Option<usize>, subject: Option<usize>, sid: Option<usize> },
-    Lease { session: usize, generation: u64, owner: u128 },
-    RenewLease { session: usize, generation: u64, owner: u128 },
-    ReleaseLease { session: usize, generation: u64, owner: u128, resolved: bool },
-    TakeOnce { name: usize, life: u32 },
+    Replace {
+        session: usize,
+        stale: bool,
+        life: u32,
+    },
+    Touch {
+        session: usize,
+        life: u32,
+    },
+    Remove {
+        session: usize,
+    },
+    RemoveWhere {
+        issuer: Option<usize>,
+        subject: Option<usize>,
+        sid: Option<usize>,
+    },
+    List {
+        issuer: Option<usize>,
+        subject: Option<usize>,
+        sid: Option<usize>,
+    },
+    Lease {
+        session: usize,
+        generation: u64,
+        owner: u128,
+    },
+    RenewLease {
+        session: usize,
+        generation: u64,
+        owner: u128,
+    },
+    ReleaseLease {
+        session: usize,
+        generation: u64,
+        owner: u128,
+        resolved: bool,
+    },
+    TakeOnce {
+        name: usize,
+        life: u32,
+    },
     Sweep,
-    Pass { ticks: u32 },
+    Pass {
+        ticks: u32,
+    },
 }
 
 /// Issuer and subject: two of one name, two of one issuer.
@@ -41,7 +84,8 @@ const SESSIONS: usize = 8;
 fn operations(timed: bool) -> impl Strategy<Value = Vec<Operation>> {
     let session = 0..SESSIONS;
     let life = if timed { 1..12u32 } else { 900..1000 };
-    let filter = (prop::option::of(0..ISSUERS.len()), prop::option::of(0..SUBJECTS.len()), prop::option::of(0..SIDS.len()));
+    let filter =
+        (prop::option::of(0..ISSUERS.len()), prop::option::of(0..SUBJECTS.len()), prop::option::of(0..SIDS.len()));
     let claim = (session.clone(), 1..3u64, 1..4u128);
     let operation = prop_oneof![
         5 => (0..USERS.len(), prop::option::of(0..SIDS.len()), 1..5usize, 0..4u32, life.clone())
@@ -104,9 +148,10 @@ impl Model {
     /// Without those that have expired: a store may name them or not.
     fn without_expired(&self, keys: Vec<SessionKey>, now: Mono) -> HashSet<SessionKey> {
         let is_expired = |key: &SessionKey| {
-            self.names.iter().position(|name| name == key).is_some_and(|session| {
-                self.records.get(&session).is_some_and(|record| now >= record.expires)
-            })
+            self.names
+                .iter()
+                .position(|name| name == key)
+                .is_some_and(|session| self.records.get(&session).is_some_and(|record| now >= record.expires))
         };
         keys.into_iter().filter(|key| !is_expired(key)).collect()
     }
@@ -153,7 +198,8 @@ impl Model {
                 let Creation::Created { evicted } = creation else {
                     return Err(TestCaseError::fail(format!("{creation:?}")));
                 };
-                let mut of_user = self.live_where(now.mono, |about| (about.issuer.as_str(), about.subject.as_str()) == USERS[user]);
+                let mut of_user =
+                    self.live_where(now.mono, |about| (about.issuer.as_str(), about.subject.as_str()) == USERS[user]);
                 of_user.truncate((of_user.len() + 1).saturating_sub(most));
                 prop_assert_eq!(self.without_expired(evicted, now.mono), self.keys(&of_user));
                 of_user.into_iter().for_each(|session| self.remove(session));
@@ -221,7 +267,8 @@ impl Model {
                 let listed = stage.listed(&filter).await;
                 let live = self.live_where(now.mono, |about| filter.selects(about));
                 prop_assert_eq!(listed.len(), live.len());
-                let records: BTreeMap<_, _> = live.iter().map(|session| (self.names[*session].to_hex(), &self.records[session])).collect();
+                let records: BTreeMap<_, _> =
+                    live.iter().map(|session| (self.names[*session].to_hex(), &self.records[session])).collect();
                 for (key, record) in &listed {
                     let known = records.get(&key.to_hex()).map(|known| (known.version, &known.about));
                     prop_assert_eq!(Some((record.version, &record.about)), known);
@@ -261,7 +308,9 @@ impl Model {
                     }
                 }
             }
-            Operation::ReleaseLease { session, generation, owner, resolved } if self.live(session, now.mono).is_some() => {
+            Operation::ReleaseLease { session, generation, owner, resolved }
+                if self.live(session, now.mono).is_some() =>
+            {
                 let claim = claim(session, generation, owner);
                 store.release_lease(&claim, resolved).await.unwrap();
                 if self.leases.get(&session).is_some_and(|leased| leased.owner == claim.owner) {

@@ -64,7 +64,8 @@ pub async fn a_filter_that_names_neither_removes_nothing(stage: Stage) {
 }
 
 pub async fn names_are_compared_byte_by_byte(stage: Stage) {
-    let names = ["ada", "Ada", "ada ", "ada\0", "ada\0\0", "a\u{301}da", "\u{e1}da", "", "ad", "ada:", "*", "ad?", "{ada}"];
+    let names =
+        ["ada", "Ada", "ada ", "ada\0", "ada\0\0", "a\u{301}da", "\u{e1}da", "", "ad", "ada:", "*", "ad?", "{ada}"];
     for by_sid in [false, true] {
         let mut keys = Vec::new();
         for name in names {

@@ -101,7 +101,10 @@ pub async fn an_update_elsewhere_is_seen_here(stage: Stage) {
     for round in 0..20 {
         let name = round.to_string();
         assert!(is_live(&here, &session, &clock).await, "and is at hand here");
-        let update = elsewhere.update(&session, { let name = name.clone(); move |session| Some(with_entry(session, &name)) });
+        let update = elsewhere.update(&session, {
+            let name = name.clone();
+            move |session| Some(with_entry(session, &name))
+        });
         assert!(matches!(update.await.unwrap(), Update::Stored(_)));
         let seen = within_a_second(|| async {
             matches!(find(&here, &session, &clock).await, Found::Live(session) if session.custom.contains_key(&name))

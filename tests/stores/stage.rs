@@ -270,12 +270,7 @@ impl Stage {
 }
 
 /// One gateway's, connected.
-async fn redis_store(
-    server: &RedisServer,
-    prefix: &str,
-    opened: &Arc<Opened>,
-    clock: &Clock,
-) -> Arc<dyn SessionStore> {
+async fn redis_store(server: &RedisServer, prefix: &str, opened: &Arc<Opened>, clock: &Clock) -> Arc<dyn SessionStore> {
     let settings = RedisSettings::from_urls(&[server.url()], false).unwrap();
     let settings = RedisSettings { key_prefix: prefix.to_owned(), timeout: Duration::from_secs(10), ..settings };
     let background = Background::on_current_runtime();

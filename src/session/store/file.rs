@@ -24,9 +24,7 @@ mod writer;
 use self::database::{Contents, ENDED, Place, RECORDS, Refusal, catch, decode_row};
 use self::ledger::{Index, Leased, Ledger, Removals};
 use self::writer::{Acknowledge, MOST_AT_ONCE, Message, Task, Writer, reason_of};
-use super::{
-    Claim, Creation, Filter, Lease, Lookup, OnceName, Page, Record, Replacement, SessionStore, StoreError,
-};
+use super::{Claim, Creation, Filter, Lease, Lookup, OnceName, Page, Record, Replacement, SessionStore, StoreError};
 use crate::clock::{Clock, Mono, Now};
 use crate::session::SessionKey;
 use async_trait::async_trait;

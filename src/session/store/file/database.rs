@@ -9,8 +9,8 @@ use crate::session::store::{OnceName, Record};
 use aws_lc_rs::digest::{Context, SHA256};
 use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, StorageError, Table,
-    TableDefinition, TableHandle, WriteTransaction,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    StorageError, Table, TableDefinition, TableHandle, WriteTransaction,
 };
 use std::any::Any;
 use std::fs::{self, File};
@@ -225,48 +225,48 @@ fn sync_directory_of(path: &Path) {
 
 /// Reads all there is into the index, drops what cannot be read, and packs a file that is mostly empty.
 fn load(mut database: Database, disk: &Disk) -> Result<Contents, redb::Error> {
-        let index = Index::default();
-        let (mut used, mut unreadable) = (0, Vec::new());
-        let txn = database.begin_read()?;
-        let touched = txn.open_table(TOUCHED)?;
-        for row in txn.open_table(RECORDS)?.iter()? {
-            let (key, row) = row?;
-            let key = SessionKey::from_bytes(*key.value());
-            used += row.value().len() as u64;
-            let Some(record) = decode_row(&key, row.value()) else {
-                unreadable.push(key);
-                continue;
-            };
-            index.add(key, &record);
-            let touch = touched.get(key.as_bytes())?.map(|touch| touch.value());
-            if let Some((version, seen_at, expires)) = touch
-                && version == record.version
-                && let Some(mut vitals) = index.vitals.get_mut(&key)
-            {
-                vitals.touch(Mono(seen_at), Mono(expires));
-                vitals.is_written = true;
-            }
+    let index = Index::default();
+    let (mut used, mut unreadable) = (0, Vec::new());
+    let txn = database.begin_read()?;
+    let touched = txn.open_table(TOUCHED)?;
+    for row in txn.open_table(RECORDS)?.iter()? {
+        let (key, row) = row?;
+        let key = SessionKey::from_bytes(*key.value());
+        used += row.value().len() as u64;
+        let Some(record) = decode_row(&key, row.value()) else {
+            unreadable.push(key);
+            continue;
+        };
+        index.add(key, &record);
+        let touch = touched.get(key.as_bytes())?.map(|touch| touch.value());
+        if let Some((version, seen_at, expires)) = touch
+            && version == record.version
+            && let Some(mut vitals) = index.vitals.get_mut(&key)
+        {
+            vitals.touch(Mono(seen_at), Mono(expires));
+            vitals.is_written = true;
         }
-        for row in txn.open_table(REFRESHES)?.iter()? {
-            let (key, mark) = row?;
-            let (generation, owner) = mark.value();
-            // Whoever held it is gone.
-            let leased = Leased { generation, owner, until: Mono::default() };
-            index.leases().insert(SessionKey::from_bytes(*key.value()), leased);
-        }
-        let mut removals = Removals::new();
-        for row in txn.open_table(REMOVALS)?.iter()? {
-            let (_, row) = row?;
-            let (filter, at) = row.value();
-            removals.extend(decode_filter(filter).map(|filter| (filter, Mono(at))));
-        }
-        used += txn.open_table(ENDED)?.len()? * 64;
-        drop((touched, txn));
-        forget(&database, &unreadable)?;
-        if disk.len() > SMALL && used * 3 < disk.len() {
-            database.compact().map_err(redb::Error::from)?;
-        }
-        Ok(Contents { database, index, removals })
+    }
+    for row in txn.open_table(REFRESHES)?.iter()? {
+        let (key, mark) = row?;
+        let (generation, owner) = mark.value();
+        // Whoever held it is gone.
+        let leased = Leased { generation, owner, until: Mono::default() };
+        index.leases().insert(SessionKey::from_bytes(*key.value()), leased);
+    }
+    let mut removals = Removals::new();
+    for row in txn.open_table(REMOVALS)?.iter()? {
+        let (_, row) = row?;
+        let (filter, at) = row.value();
+        removals.extend(decode_filter(filter).map(|filter| (filter, Mono(at))));
+    }
+    used += txn.open_table(ENDED)?.len()? * 64;
+    drop((touched, txn));
+    forget(&database, &unreadable)?;
+    if disk.len() > SMALL && used * 3 < disk.len() {
+        database.compact().map_err(redb::Error::from)?;
+    }
+    Ok(Contents { database, index, removals })
 }
 
 fn forget(database: &Database, unreadable: &[SessionKey]) -> Result<(), redb::Error> {
