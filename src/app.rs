@@ -10,12 +10,13 @@ use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
 use crate::provider::{HttpClient, Kind, Provider};
 use crate::server::{self, Bound, Door, Listen, Sockets};
-use crate::session::Sessions;
 use crate::session::cookie::Cookies;
 use crate::session::opened::Opened;
 use crate::session::own_token::OwnTokens;
 use crate::session::seal::Sealer;
-use crate::session::store::MemoryStore;
+use crate::session::store::redis::RedisStore;
+use crate::session::store::{FileSettings, FileStore, MemoryStore, SessionStore};
+use crate::session::{self, Sessions, StoreSettings};
 use crate::tls;
 use crate::tokens::Tokens;
 use crate::upstream::Upstream;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// A gateway at work. Dropping it does not stop it; [`Running::shut_down`] does.
 pub struct Running {
@@ -37,6 +38,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<bool>>,
     background: Background,
+    sessions: Sessions,
     drain_timeout: Duration,
 }
 
@@ -54,6 +56,8 @@ pub enum Drained {
 pub enum StartError {
     /// Somebody else listens there, or it is not ours to take.
     Bind(String, io::Error),
+    /// The sessions cannot be kept where they should be.
+    Store(String),
     /// No random bytes, no threads.
     System(String),
 }
@@ -62,6 +66,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Bind(place, error) => write!(f, "cannot listen on {place}: {error}"),
+            StartError::Store(what) => write!(f, "cannot keep sessions: {what}"),
             StartError::System(what) => f.write_str(what),
         }
     }
@@ -86,12 +91,12 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
             let failed = |error| StartError::Bind(format!("{address} (server.admin_listen)"), error);
             let listener = server::admin::bind(address).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            background.run_forever(server::admin::serve(listener, stopped.clone()));
+            background.run_forever(server::admin::serve(listener, shared.sessions.clone(), stopped.clone()));
             Some(address)
         }
         None => None,
     };
-    background.run_forever(sweep(shared.sessions.clone(), clock.clone()));
+    background.run_forever(sweep(Arc::clone(&shared.endpoints), clock.clone()));
     let sessions = shared.sessions.clone();
     background.run_forever(async move { sessions.watch_held().await });
     let config = Arc::new(config);
@@ -102,7 +107,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         .collect::<io::Result<Vec<_>>>()
         .map_err(|error| StartError::System(format!("cannot start a worker thread: {error}")))?;
     let drain_timeout = config.server.drain_timeout;
-    Ok(Running { addresses, admin_address, stop, workers, background, drain_timeout })
+    let sessions = shared.sessions.clone();
+    Ok(Running { addresses, admin_address, stop, workers, background, sessions, drain_timeout })
 }
 
 impl Running {
@@ -130,6 +136,7 @@ impl Running {
         });
         let requests = all_drained.await.unwrap_or(false);
         let tasks = tokio::time::timeout(self.drain_timeout.max(LEAST_FOR_TASKS), self.background.finished()).await;
+        self.sessions.store().close().await;
         if requests && tasks.is_ok() { Drained::Complete } else { Drained::CutOff }
     }
 }
@@ -153,8 +160,8 @@ impl Shared {
         let secrets = &config.session.secrets;
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");
-        let store = Arc::new(MemoryStore::new(config.session.max_sessions));
         let opened = Opened::new(config.session.cache_memory);
+        let store = store(&config.session, &opened, background, clock)?;
         let sessions = Sessions::new(config.session.clone(), store, opened, background.clone(), clock.clone())
             .map_err(no_randomness)?;
         let own_tokens =
@@ -176,6 +183,7 @@ impl Shared {
             tokens: Arc::clone(&tokens),
             own_tokens: Arc::clone(&own_tokens),
             sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
+            logout_turns: Arc::new(Semaphore::new(LOGOUTS_AT_ONCE)),
             background: background.clone(),
             clock: clock.clone(),
         });
@@ -191,6 +199,28 @@ impl Shared {
             open_connections: Arc::default(),
         }))
     }
+}
+
+/// Where sessions are kept. A file is opened and checked here; Redis may come later.
+fn store(
+    settings: &session::Settings,
+    opened: &Arc<Opened>,
+    background: &Background,
+    clock: &Clock,
+) -> Result<Arc<dyn SessionStore>, StartError> {
+    let most_sessions = settings.max_sessions;
+    Ok(match &settings.store {
+        StoreSettings::Memory => Arc::new(MemoryStore::new(most_sessions)),
+        StoreSettings::File(path) => {
+            let settings = FileSettings { path: path.clone(), most_sessions };
+            let failed = |problem| StartError::Store(format!("{}: {problem}", path.display()));
+            Arc::new(FileStore::open(&settings, clock.clone()).map_err(failed)?)
+        }
+        StoreSettings::Redis(settings) => {
+            RedisStore::new(settings.clone(), Arc::clone(opened), background.clone(), clock.clone())
+                .map_err(|problem| StartError::Store(format!("session.redis: {problem}")))?
+        }
+    })
 }
 
 /// The mock provider answers in this process; nothing but the way to it differs.
@@ -293,10 +323,11 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
 }
 
 /// Drops what is over, so that memory follows use.
-async fn sweep(sessions: Sessions, clock: Clock) {
+async fn sweep(endpoints: Arc<Endpoints>, clock: Clock) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        sessions.sweep(clock.now()).await;
+        let over = endpoints.sessions.sweep(clock.now()).await;
+        endpoints.revoke_over(over);
     }
 }
 
@@ -307,6 +338,8 @@ fn describe(place: &Listen) -> String {
     }
 }
 
+/// Logouts of providers that are looked at at the same time: more of them wait, and requests do not.
+const LOGOUTS_AT_ONCE: usize = 16;
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// Tokens that were bought must be stored, even if requests are cut off at once.
 const LEAST_FOR_TASKS: Duration = Duration::from_secs(5);

@@ -89,6 +89,12 @@ impl Opened {
         self.vitals.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default())).unwrap_or_default()
     }
 
+    /// Every session at hand. Takes a while.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        self.sessions.iter().map(|(_, session)| session).collect()
+    }
+
     /// Before the store is asked or written to.
     #[must_use]
     pub fn ticket(&self, key: SessionKey) -> Ticket {

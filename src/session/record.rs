@@ -24,6 +24,8 @@ struct Plain<'a> {
     refresh_token: Option<Cow<'a, str>>,
     id_token: Option<Cow<'a, str>>,
     scope: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    unchecked: bool,
 }
 
 /// Everything of a session that its record does not say in the open.
@@ -43,6 +45,7 @@ pub(super) fn write(session: &Session) -> Zeroizing<Vec<u8>> {
         refresh_token: exposed(&tokens.refresh_token),
         id_token: exposed(&tokens.id_token),
         scope: tokens.scope.as_deref().map(Cow::from),
+        unchecked: tokens.unchecked,
     };
     let text_length = plain.access_token.len()
         + [&plain.refresh_token, &plain.id_token].into_iter().flatten().map(|token| token.len()).sum::<usize>();
@@ -72,10 +75,12 @@ pub(super) fn read(id: Arc<SessionId>, about: &About, plain: &[u8], vitals: Arc<
             refresh_token: plain.refresh_token.map(secret),
             id_token: plain.id_token.map(secret),
             scope: plain.scope.map(Cow::into_owned),
+            unchecked: plain.unchecked,
             ..tokens
         }),
         custom: Arc::new(plain.custom.into_owned()),
         started: Now { mono: about.started, unix: plain.started_unix },
+        ends: about.ends,
         began: about.began,
         vitals,
         version: 0,
@@ -85,6 +90,11 @@ pub(super) fn read(id: Arc<SessionId>, about: &About, plain: &[u8], vitals: Arc<
 
 fn is_empty(map: &Map<String, Value>) -> bool {
     map.is_empty()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The buffer does not grow, and so leaves no copy of a token behind, unless claims are many.

@@ -10,6 +10,8 @@
 //! 4. What was acknowledged is there: for the next reader, and for durable stores after a crash.
 //! 5. A store that cannot be reached says so; it never says "nothing there" instead.
 
+#[cfg(test)]
+pub(crate) mod failing;
 mod file;
 mod memory;
 mod record;
