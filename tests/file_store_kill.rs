@@ -60,6 +60,7 @@ impl Name {
             subject: format!("{self:?}"),
             sid: None,
             started: Mono(1),
+            ends: Mono(u64::MAX),
             began: Mono(1),
         };
         let sealed = Bytes::from(format!("version {version} of {self:?} ").repeat(20));

@@ -1092,10 +1092,11 @@ pub(crate) mod tests {
         let elsewhere = open(&sessions, "bob", &clock).await;
         let ended = open(&sessions, "eve", &clock).await;
         sessions.end(ended.key).await.unwrap();
-        clock.advance(Duration::from_secs(30 * 3600));
+        clock.advance(Duration::from_secs(20 * 3600));
         let now = clock.now().mono;
         let store = sessions.store();
-        store.touch(elsewhere.key, now, now.after(Duration::from_secs(60))).await.unwrap();
+        store.touch(elsewhere.key, now, now.after(Duration::from_secs(24 * 3600))).await.unwrap();
+        clock.advance(Duration::from_secs(10 * 3600));
         let over: Vec<SessionKey> = sessions.sweep(clock.now()).await.iter().map(|session| session.key).collect();
         assert_eq!(over, [idle.key]);
         assert!(sessions.sweep(clock.now()).await.is_empty());

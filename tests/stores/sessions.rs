@@ -228,7 +228,10 @@ pub async fn a_list_has_what_is_open(stage: Stage) {
 }
 
 pub async fn idle_slides_and_absolute_does_not(stage: Stage) {
-    let Gateways { here, elsewhere, clock } = stage.gateways().await;
+    const IDLE: u32 = 6;
+    const ABSOLUTE: u32 = 19;
+    let gateways = stage.gateways_with(stage.ticks(IDLE), stage.ticks(ABSOLUTE)).await;
+    let Gateways { here, elsewhere, clock } = gateways;
     let session = open(&here, "ada", &clock).await;
     for number in 0..4 {
         stage.pass(IDLE - 2).await;
@@ -239,7 +242,7 @@ pub async fn idle_slides_and_absolute_does_not(stage: Stage) {
     }
     stage.pass(IDLE - 2).await;
     for sessions in [&here, &elsewhere] {
-        assert!(matches!(find(sessions, &session, &clock).await, Found::Ended), "its absolute end has come");
+        assert!(!is_live(sessions, &session, &clock).await, "its absolute end has come");
     }
     let session = open(&here, "ada", &clock).await;
     assert!(is_live(&elsewhere, &session, &clock).await);
@@ -287,6 +290,3 @@ pub async fn a_user_with_too_many_sessions_loses_the_oldest_everywhere(stage: St
 
 pub const SECRET: &str = "a session secret of more than thirty-two bytes";
 pub const MOST_PER_USER: usize = 4;
-/// `idle_timeout` and `absolute_timeout`, in ticks.
-pub const IDLE: u32 = 6;
-pub const ABSOLUTE: u32 = 19;

@@ -1,10 +1,12 @@
 //! A fresh store for each case, the time it goes by, and records to put into it.
 
-use crate::sessions::{ABSOLUTE, IDLE, MOST_PER_USER, SECRET};
+use crate::redis_server::RedisServer;
+use crate::sessions::{MOST_PER_USER, SECRET};
 use bytes::Bytes;
 use latchgate::background::Background;
 use latchgate::clock::{Clock, Mono, Now};
 use latchgate::session::opened::Opened;
+use latchgate::session::store::redis::{RedisSettings, RedisStore};
 use latchgate::session::store::{
     About, Creation, FileSettings, FileStore, Filter, Lookup, MemoryStore, Record, SessionStore,
 };
@@ -21,6 +23,7 @@ use tokio::task::JoinSet;
 pub enum Kind {
     Memory,
     File,
+    Redis,
 }
 
 /// A store, seen from two gateways.
@@ -40,6 +43,8 @@ pub struct Stage {
 enum Place {
     Memory,
     File(TempDir),
+    /// All that is in it under this prefix.
+    Redis(Arc<RedisServer>, String),
 }
 
 /// Two gateways that share a store, or the only one, twice.
@@ -55,26 +60,38 @@ impl Stage {
         let place = match kind {
             Kind::Memory => Place::Memory,
             Kind::File => Place::File(tempfile::tempdir().unwrap()),
+            Kind::Redis => Place::Redis(Arc::new(RedisServer::start().await), "0:".to_owned()),
         };
         Stage::at(place, Clock::system()).await
     }
 
     async fn at(place: Place, clock: Clock) -> Stage {
-        let opened = Opened::new(CACHE_MEMORY);
-        let (kind, store): (Kind, Arc<dyn SessionStore>) = match &place {
-            Place::Memory => (Kind::Memory, Arc::new(MemoryStore::new(MOST_SESSIONS))),
+        let [opened_here, opened_elsewhere] = [Opened::new(CACHE_MEMORY), Opened::new(CACHE_MEMORY)];
+        let (kind, here, elsewhere): (_, Arc<dyn SessionStore>, Option<Arc<dyn SessionStore>>) = match &place {
+            Place::Memory => (Kind::Memory, Arc::new(MemoryStore::new(MOST_SESSIONS)), None),
             Place::File(directory) => {
                 let settings = FileSettings { path: directory.path().join("sessions"), most_sessions: MOST_SESSIONS };
-                (Kind::File, Arc::new(FileStore::open(&settings, clock.clone()).unwrap()))
+                (Kind::File, Arc::new(FileStore::open(&settings, clock.clone()).unwrap()), None)
+            }
+            Place::Redis(server, prefix) => {
+                let here = redis_store(server, prefix, &opened_here, &clock).await;
+                let elsewhere = redis_store(server, prefix, &opened_elsewhere, &clock).await;
+                (Kind::Redis, here, Some(elsewhere))
             }
         };
-        let (elsewhere, opened_elsewhere) = (Arc::clone(&store), Arc::clone(&opened));
-        Stage { kind, here: store, elsewhere, opened_here: opened, opened_elsewhere, clock, place }
+        let elsewhere = elsewhere.unwrap_or_else(|| Arc::clone(&here));
+        Stage { kind, here, elsewhere, opened_here, opened_elsewhere, clock, place }
     }
 
     /// Another empty store of this kind.
     pub async fn afresh(&self) -> Stage {
-        Stage::of(self.kind).await
+        match &self.place {
+            Place::Memory | Place::File(_) => Stage::of(self.kind).await,
+            Place::Redis(server, _) => {
+                let prefix = fresh_key().to_hex();
+                Stage::at(Place::Redis(Arc::clone(server), prefix), self.clock()).await
+            }
+        }
     }
 
     /// As it is after the process has ended in order and another one has begun.
@@ -85,12 +102,18 @@ impl Stage {
         Stage::at(place, clock).await
     }
 
-    /// Two gateways with the secret and the limits of `sessions.rs`.
+    /// Two gateways, whose sessions outlive any case.
     pub async fn gateways(&self) -> Gateways {
-        let here = self.sessions(&self.here, &self.opened_here, &[SECRET]);
+        self.gateways_with(HOUR, HOUR * 10).await
+    }
+
+    /// Two gateways with these timeouts.
+    pub async fn gateways_with(&self, idle: Duration, absolute: Duration) -> Gateways {
+        let timeouts = (idle, absolute);
+        let here = self.sessions(&self.here, &self.opened_here, &[SECRET], timeouts);
         let elsewhere = match Arc::ptr_eq(&self.here, &self.elsewhere) {
             true => here.clone(),
-            false => self.sessions(&self.elsewhere, &self.opened_elsewhere, &[SECRET]),
+            false => self.sessions(&self.elsewhere, &self.opened_elsewhere, &[SECRET], timeouts),
         };
         Gateways { here, elsewhere, clock: self.clock() }
     }
@@ -99,14 +122,20 @@ impl Stage {
     pub fn gateway_just_started(&self, secrets: &[&str]) -> Sessions {
         let opened = Opened::new(CACHE_MEMORY);
         opened.trust(false);
-        self.sessions(&self.elsewhere, &opened, secrets)
+        self.sessions(&self.elsewhere, &opened, secrets, (HOUR, HOUR * 10))
     }
 
-    fn sessions(&self, store: &Arc<dyn SessionStore>, opened: &Arc<Opened>, secrets: &[&str]) -> Sessions {
+    fn sessions(
+        &self,
+        store: &Arc<dyn SessionStore>,
+        opened: &Arc<Opened>,
+        secrets: &[&str],
+        (idle_timeout, absolute_timeout): (Duration, Duration),
+    ) -> Sessions {
         let settings = Settings {
             store: latchgate::session::StoreSettings::Memory,
-            idle_timeout: self.ticks(IDLE),
-            absolute_timeout: self.ticks(ABSOLUTE),
+            idle_timeout,
+            absolute_timeout,
             max_sessions: MOST_SESSIONS,
             cache_memory: CACHE_MEMORY,
             max_sessions_per_user: MOST_PER_USER,
@@ -120,6 +149,8 @@ impl Stage {
     pub fn is_timed(&self) -> bool {
         match self.kind {
             Kind::Memory | Kind::File => true,
+            // The server has a clock of its own.
+            Kind::Redis => false,
         }
     }
 
@@ -239,6 +270,18 @@ impl Stage {
     }
 }
 
+/// One gateway's, connected.
+async fn redis_store(server: &RedisServer, prefix: &str, opened: &Arc<Opened>, clock: &Clock) -> Arc<dyn SessionStore> {
+    let settings = RedisSettings::from_urls(&[server.url()], false).unwrap();
+    let settings = RedisSettings { key_prefix: prefix.to_owned(), timeout: Duration::from_secs(10), ..settings };
+    let background = Background::on_current_runtime();
+    let store = RedisStore::new(settings, Arc::clone(opened), background, clock.clone()).unwrap();
+    while store.ping().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store
+}
+
 /// A [`Lookup`] without the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -291,3 +334,4 @@ pub const PLENTY: usize = 10_000;
 /// What a store is made for, if it has a bound at all.
 pub const MOST_SESSIONS: usize = 400;
 const CACHE_MEMORY: u64 = 1 << 24;
+const HOUR: Duration = Duration::from_secs(3600);
