@@ -203,8 +203,8 @@ fn sessions(config: &Config, clock: &Clock, background: &Background) -> Result<S
         }
         StoreSettings::Cookie => {
             let store = Arc::new(CookieStore::new(Bounds {
-                sessions: settings.max_sessions,
-                bytes: settings.cache_memory,
+                sessions: settings.max_sessions.max(LEAST_CARRIED),
+                bytes: settings.cache_memory.max(LEAST_FOR_CARRIED),
                 longest_life: settings.absolute_timeout,
             }));
             let most_chunks = chunks_within(config.limits.header_bytes);
@@ -327,6 +327,9 @@ fn describe(place: &Listen) -> String {
     }
 }
 
+/// Requests at the same time, of which none must make the store forget what another one needs.
+const LEAST_CARRIED: usize = 1000;
+const LEAST_FOR_CARRIED: u64 = 8 << 20;
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// Tokens that were bought must be stored, even if requests are cut off at once.
 const LEAST_FOR_TASKS: Duration = Duration::from_secs(5);
