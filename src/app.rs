@@ -217,8 +217,8 @@ fn sessions(config: &Config, clock: &Clock, background: &Background) -> Result<S
         }
         StoreSettings::Cookie => {
             let bounds = Bounds {
-                sessions: most_sessions,
-                bytes: settings.cache_memory,
+                sessions: most_sessions.max(LEAST_CARRIED),
+                bytes: settings.cache_memory.max(LEAST_FOR_CARRIED),
                 longest_life: settings.absolute_timeout,
             };
             let most_chunks = chunks_within(config.limits.header_bytes);
@@ -351,6 +351,9 @@ fn describe(place: &Listen) -> String {
 
 /// Logouts of providers that are looked at at the same time: more of them wait, and requests do not.
 const LOGOUTS_AT_ONCE: usize = 16;
+/// Requests at the same time, of which none must make the store forget what another one needs.
+const LEAST_CARRIED: usize = 1000;
+const LEAST_FOR_CARRIED: u64 = 8 << 20;
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// Tokens that were bought must be stored, even if requests are cut off at once.
 const LEAST_FOR_TASKS: Duration = Duration::from_secs(5);

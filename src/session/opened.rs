@@ -506,7 +506,9 @@ mod tests {
                 while announced.load(Ordering::SeqCst) < 801 {
                     let floor = announced.load(Ordering::SeqCst).max(seen);
                     let id = SessionId::parse(&session.id().to_cookie_value()).unwrap();
-                    let Ok(Found::Live(found)) = here.find(vec![id.into()], clock.now()).await else { panic!("it lives") };
+                    let Ok(Found::Live(found)) = here.find(vec![id.into()], clock.now()).await else {
+                        panic!("it lives")
+                    };
                     assert!(found.version >= floor, "{} after {floor}", found.version);
                     seen = found.version;
                     tokio::task::yield_now().await;

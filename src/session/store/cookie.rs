@@ -41,7 +41,7 @@ pub struct CookieStore {
     forgetting: Mutex<()>,
 }
 
-/// How much it may keep.
+/// How much it may keep; at least what the requests need that are under way.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Of how many sessions it knows anything.
@@ -257,7 +257,7 @@ impl CookieStore {
         candidates.sort_unstable_by_key(|&(price, _)| price);
         let mut lost = 0;
         for ((is_loss, _), key) in candidates {
-            if self.kept_bytes.load(Ordering::Relaxed) <= self.bounds.bytes / 10 * 9 {
+            if self.kept_bytes.load(Ordering::Relaxed) <= self.bounds.bytes - self.bounds.bytes / 10 {
                 break;
             }
             if let Some(mut known) = self.known.get_mut(&key)
@@ -284,7 +284,7 @@ impl CookieStore {
         };
         let mut candidates: Vec<_> = self.known.iter().map(|known| (price(&known), *known.key())).collect();
         candidates.sort_unstable_by_key(|&(price, _)| price);
-        let surplus = candidates.len().saturating_sub(self.bounds.sessions / 10 * 9);
+        let surplus = candidates.len().saturating_sub(self.bounds.sessions - self.bounds.sessions / 10);
         candidates.truncate(surplus);
         let lost = candidates.iter().filter(|((price, _), _)| *price > 0).count();
         for (_, key) in candidates {
