@@ -10,12 +10,14 @@ use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
 use crate::provider::{HttpClient, Kind, Provider};
 use crate::server::{self, Bound, Door, Listen, Sockets};
-use crate::session::Sessions;
+use crate::session::carried::chunks_within;
 use crate::session::cookie::Cookies;
 use crate::session::opened::Opened;
 use crate::session::own_token::OwnTokens;
-use crate::session::seal::Sealer;
-use crate::session::store::MemoryStore;
+use crate::session::seal::{NoRandomness, Sealer};
+use crate::session::store::redis::RedisStore;
+use crate::session::store::{Bounds, CookieStore, FileSettings, FileStore, MemoryStore, SessionStore};
+use crate::session::{Sessions, StoreSettings};
 use crate::tls;
 use crate::tokens::Tokens;
 use crate::upstream::Upstream;
@@ -37,6 +39,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<bool>>,
     background: Background,
+    sessions: Sessions,
     drain_timeout: Duration,
 }
 
@@ -54,6 +57,8 @@ pub enum Drained {
 pub enum StartError {
     /// Somebody else listens there, or it is not ours to take.
     Bind(String, io::Error),
+    /// The sessions cannot be kept where they should be.
+    Store(String),
     /// No random bytes, no threads.
     System(String),
 }
@@ -62,6 +67,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Bind(place, error) => write!(f, "cannot listen on {place}: {error}"),
+            StartError::Store(what) => write!(f, "cannot keep sessions: {what}"),
             StartError::System(what) => f.write_str(what),
         }
     }
@@ -91,7 +97,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         }
         None => None,
     };
-    background.run_forever(sweep(shared.sessions.clone(), clock.clone()));
+    background.run_forever(sweep(Arc::clone(&shared.endpoints), clock.clone()));
     let sessions = shared.sessions.clone();
     background.run_forever(async move { sessions.watch_held().await });
     let config = Arc::new(config);
@@ -102,7 +108,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         .collect::<io::Result<Vec<_>>>()
         .map_err(|error| StartError::System(format!("cannot start a worker thread: {error}")))?;
     let drain_timeout = config.server.drain_timeout;
-    Ok(Running { addresses, admin_address, stop, workers, background, drain_timeout })
+    let sessions = shared.sessions.clone();
+    Ok(Running { addresses, admin_address, stop, workers, background, sessions, drain_timeout })
 }
 
 impl Running {
@@ -130,6 +137,7 @@ impl Running {
         });
         let requests = all_drained.await.unwrap_or(false);
         let tasks = tokio::time::timeout(self.drain_timeout.max(LEAST_FOR_TASKS), self.background.finished()).await;
+        self.sessions.store().close().await;
         if requests && tasks.is_ok() { Drained::Complete } else { Drained::CutOff }
     }
 }
@@ -149,14 +157,11 @@ struct Shared {
 
 impl Shared {
     fn new(config: &Config, clock: &Clock, background: &Background) -> Result<Arc<Shared>, StartError> {
-        let no_randomness = |error: crate::session::seal::NoRandomness| StartError::System(error.to_string());
+        let no_randomness = |error: NoRandomness| StartError::System(error.to_string());
         let secrets = &config.session.secrets;
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");
-        let store = Arc::new(MemoryStore::new(config.session.max_sessions));
-        let opened = Opened::new(config.session.cache_memory);
-        let sessions = Sessions::new(config.session.clone(), store, opened, background.clone(), clock.clone())
-            .map_err(no_randomness)?;
+        let sessions = sessions(config, clock, background)?;
         let own_tokens =
             Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
         // The roots of this machine are read once.
@@ -192,6 +197,41 @@ impl Shared {
             open_connections: Arc::default(),
         }))
     }
+}
+
+/// All sessions, where `session.store` says. A file is opened and checked here; Redis may come later.
+fn sessions(config: &Config, clock: &Clock, background: &Background) -> Result<Sessions, StartError> {
+    let settings = config.session.clone();
+    let opened = Opened::new(settings.cache_memory);
+    let most_sessions = settings.max_sessions;
+    let store: Arc<dyn SessionStore> = match &settings.store {
+        StoreSettings::Memory => Arc::new(MemoryStore::new(most_sessions)),
+        StoreSettings::File(path) => {
+            let failed = |problem| StartError::Store(format!("{}: {problem}", path.display()));
+            let settings = FileSettings { path: path.clone(), most_sessions };
+            Arc::new(FileStore::open(&settings, clock.clone()).map_err(failed)?)
+        }
+        StoreSettings::Redis(settings) => {
+            let failed = |problem| StartError::Store(format!("session.redis: {problem}"));
+            RedisStore::new(settings.clone(), Arc::clone(&opened), background.clone(), clock.clone()).map_err(failed)?
+        }
+        StoreSettings::Cookie => {
+            let bounds = Bounds {
+                sessions: most_sessions,
+                bytes: settings.cache_memory,
+                longest_life: settings.absolute_timeout,
+            };
+            let most_chunks = chunks_within(config.limits.header_bytes);
+            let store = Arc::new(CookieStore::new(bounds));
+            return Sessions::in_cookies(settings, store, most_chunks, opened, background.clone(), clock.clone())
+                .map_err(no_randomness);
+        }
+    };
+    Sessions::new(settings, store, opened, background.clone(), clock.clone()).map_err(no_randomness)
+}
+
+fn no_randomness(error: NoRandomness) -> StartError {
+    StartError::System(error.to_string())
 }
 
 /// The mock provider answers in this process; nothing but the way to it differs.
@@ -294,10 +334,11 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
 }
 
 /// Drops what is over, so that memory follows use.
-async fn sweep(sessions: Sessions, clock: Clock) {
+async fn sweep(endpoints: Arc<Endpoints>, clock: Clock) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        sessions.sweep(clock.now()).await;
+        let over = endpoints.sessions.sweep(clock.now()).await;
+        endpoints.revoke_over(over);
     }
 }
 

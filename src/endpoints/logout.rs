@@ -114,7 +114,7 @@ struct SignedOutPage<'a> {
 }
 
 fn expire_all_cookies(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut Response<Body>) {
-    endpoints.expire_session_cookie(response);
+    endpoints.expire_session_cookies(asked, response);
     let headers = response.headers_mut();
     headers.append(header::SET_COOKIE, endpoints.cookies.expire(Name::Loop));
     for (label, _) in endpoints.cookies.logins(asked.cookies).take(8) {
@@ -126,3 +126,27 @@ fn expire_all_cookies(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut R
 
 /// A provider that does not answer in this time is left alone.
 const PATIENCE: Duration = Duration::from_millis(800);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    // LO-08, LO-09
+    #[tokio::test]
+    async fn the_way_out_leads_on_or_says_what_is_left_to_do() {
+        let to_provider = go_on("/bye", &WayOut::At("https://op.example/logout".to_owned()));
+        assert_eq!(
+            (to_provider.status().as_u16(), &to_provider.headers()["location"]),
+            (302, &"https://op.example/logout".parse().unwrap())
+        );
+        let home = go_on("/bye", &WayOut::None);
+        assert_eq!((home.status().as_u16(), &home.headers()["location"]), (302, &"/bye".parse().unwrap()));
+        let page = go_on("/bye\"><script>", &WayOut::Unknown);
+        assert_eq!(page.status(), 200);
+        let text = page.into_body().collect().await.unwrap().to_bytes();
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(text.contains("you may still be signed in there") && text.contains("/bye"), "{text}");
+        assert!(!text.contains("<script>"), "{text}");
+    }
+}

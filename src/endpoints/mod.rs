@@ -22,10 +22,10 @@ use crate::policy::route::{HostPattern, PathPattern, PatternProblem, RoutePatter
 use crate::provider::mock::MockProvider;
 use crate::provider::{Provider, ProviderError};
 use crate::reply::{self, Asker, Refusal};
-use crate::session::cookie::{Cookies, Name};
+use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
 use crate::session::seal::Sealer;
-use crate::session::{Session, Sessions};
+use crate::session::{Session, Sessions, TokenSet};
 use crate::tokens::Tokens;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -244,8 +244,10 @@ impl Endpoints {
         format!("{}/login?{query}", self.settings.prefix)
     }
 
-    fn expire_session_cookie(&self, response: &mut Response<Body>) {
-        response.headers_mut().append(header::SET_COOKIE, self.cookies.expire(Name::Session));
+    fn expire_session_cookies(&self, asked: &Asked<'_>, response: &mut Response<Body>) {
+        for line in self.cookies.expire_session(asked.cookies) {
+            response.headers_mut().append(header::SET_COOKIE, line);
+        }
     }
 
     /// The right to act upon one of the logouts that anybody may send; None when too many wait for it.
@@ -253,19 +255,27 @@ impl Endpoints {
         timeout(TURN_WITHIN, Arc::clone(&self.logout_turns).acquire_owned()).await.ok()?.ok()
     }
 
-    /// Revokes the session's refresh token, or its access token when there is none (RFC 7009), best effort and in its own time.
+    /// As after a logout, for sessions that were over by themselves: best effort, one after the other, and no more once the provider
+    /// does not answer. A shutdown does not wait for it.
+    pub fn revoke_over(&self, sessions: Vec<Arc<Session>>) {
+        let sessions: Vec<_> = sessions
+            .into_iter()
+            .filter_map(|session| Some((self.provider(&session.provider)?.clone(), session)))
+            .collect();
+        self.background.run_forever(async move {
+            for (provider, session) in sessions {
+                if let Err(ProviderError::Unavailable { .. }) = revoke(&provider, &session.tokens).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Revokes what the session can be used with, best effort and in its own time.
     fn revoke_behind(&self, session: &Session) {
         let Some(provider) = self.provider(&session.provider).cloned() else { return };
         let tokens = Arc::clone(&session.tokens);
-        self.background.run(async move {
-            let revoked = match &tokens.refresh_token {
-                Some(token) => provider.revoke(token).await,
-                None => provider.revoke_access_token(&tokens.access_token).await,
-            };
-            if let Err(error) = revoked {
-                tracing::info!(provider = provider.name(), reason = error.reason(), "token not revoked");
-            }
-        });
+        self.background.run(async move { revoke(&provider, &tokens).await });
     }
 }
 
@@ -285,6 +295,18 @@ impl Endpoint {
             Endpoint::Mock | Endpoint::Nothing => &[],
         }
     }
+}
+
+/// The refresh token, or the access token when there is none (RFC 7009).
+async fn revoke(provider: &Provider, tokens: &TokenSet) -> Result<(), ProviderError> {
+    let revoked = match &tokens.refresh_token {
+        Some(token) => provider.revoke(token).await,
+        None => provider.revoke_access_token(&tokens.access_token).await,
+    };
+    if let Err(error) = &revoked {
+        tracing::info!(provider = provider.name(), reason = error.reason(), "token not revoked");
+    }
+    revoked
 }
 
 /// All of a body, if it comes soon and is no longer than `limit`.

@@ -727,6 +727,7 @@ impl World {
             identity: Identity { issuer: ISSUER.into(), subject: user.into(), sid: None, claims: Map::new() },
             tokens: TokenSet { refresh_token: Some(format!("rt-{user}-1").into()), ..tokens },
             began: self.clock.mono(),
+            transient: false,
         };
         self.sessions.open(opening, self.clock.now()).await.unwrap()
     }
@@ -734,6 +735,7 @@ impl World {
 
 fn session_settings() -> session::Settings {
     session::Settings {
+        store: session::StoreSettings::Memory,
         idle_timeout: Duration::from_secs(72 * 3600),
         absolute_timeout: Duration::from_secs(72 * 3600),
         max_sessions: 20_000,
@@ -746,7 +748,7 @@ fn session_settings() -> session::Settings {
 impl Replica {
     async fn find(&self, session: &Session) -> Option<Arc<Session>> {
         let id = SessionId::parse(&session.id().to_cookie_value()).unwrap();
-        match self.sessions.find(vec![id], self.clock.now()).await.unwrap() {
+        match self.sessions.find(vec![id.into()], self.clock.now()).await.unwrap() {
             Found::Live(session) => Some(session),
             Found::Ended | Found::Nothing => None,
         }

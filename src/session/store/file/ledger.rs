@@ -187,7 +187,9 @@ impl Ledger<'_, '_> {
             }
         }
         let mut evicted = Vec::new();
-        let others = self.index.of_user(&record.about);
+        let mut others = self.index.of_user(&record.about);
+        // What has expired and was not swept yet takes nobody's place.
+        others.retain(|key| self.index.vitals.get(key).is_some_and(|vitals| now.mono < vitals.expires));
         let surplus = (others.len() + 1).saturating_sub(most_per_user.max(1));
         for &other in &others[..surplus] {
             if self.read(other)?.is_some_and(|other| is_same_user(&other.about, &record.about)) {

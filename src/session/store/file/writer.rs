@@ -6,6 +6,7 @@ use super::disk::{self, Disk};
 use super::ledger::{Ledger, Removals};
 use super::{FileProblem, Shared};
 use crate::clock::{Clock, Mono};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,11 @@ pub(super) enum Message {
     /// Nobody does: it goes along with the next one.
     Later(Task),
     /// A reader has found the database unusable.
-    Reopen(&'static str),
+    Reopen {
+        /// Which; it may be open again by now.
+        opening: u64,
+        reason: &'static str,
+    },
     /// Writes what is left, and ends.
     Close,
 }
@@ -33,8 +38,17 @@ pub(super) struct Writer {
     disk: Arc<Disk>,
     removals: Removals,
     later: Vec<Task>,
+    /// See [`Writer::confirm`].
+    is_confirmed: bool,
     retry_at: Mono,
     wait: Duration,
+}
+
+/// Of a commit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phases {
+    One,
+    Two,
 }
 
 impl Writer {
@@ -52,25 +66,31 @@ impl Writer {
         tracing::info!(file = %place.path.display(), sessions, took_ms = took, "session file open");
         let removals = shared.put(contents);
         let (retry_at, wait) = (Mono::default(), FIRST_WAIT);
-        Ok(Writer { place, most_sessions, clock, shared, disk, removals, later: Vec::new(), retry_at, wait })
+        let (later, is_confirmed) = (Vec::new(), false);
+        Ok(Writer { place, most_sessions, clock, shared, disk, removals, later, is_confirmed, retry_at, wait })
     }
 
     /// Until it is told to close, or nobody is left who could.
     pub(super) fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            let wait = if self.shared.fault().is_some() { self.wait } else { AT_LEAST_EVERY };
-            let mut next = messages.recv_timeout(wait);
+            let mut next = messages.recv_timeout(self.until_something_is_due());
             if self.shared.fault().is_some() && self.clock.mono() >= self.retry_at {
                 self.heal();
+            }
+            if matches!(next, Err(RecvTimeoutError::Timeout)) && !self.is_confirmed {
+                self.confirm();
             }
             let mut tasks = Vec::new();
             let mut is_last = false;
             loop {
                 match next {
                     Ok(Message::Write(task)) => tasks.push(task),
-                    Ok(Message::Later(task)) => self.later.push(task),
-                    Ok(Message::Reopen(reason)) if self.shared.fault().is_none() => self.give_up(reason),
-                    Ok(Message::Reopen(_)) | Err(RecvTimeoutError::Timeout) => {}
+                    Ok(Message::Later(task)) => {
+                        self.later.push(task);
+                        self.is_confirmed = false;
+                    }
+                    Ok(Message::Reopen { opening, reason }) if self.is_in_use(opening) => self.give_up(reason),
+                    Ok(Message::Reopen { .. }) | Err(RecvTimeoutError::Timeout) => {}
                     Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => is_last = true,
                 }
                 if is_last || tasks.len() >= MOST_AT_ONCE {
@@ -84,7 +104,7 @@ impl Writer {
             if !tasks.is_empty() || is_last || self.later.len() >= MOST_AT_ONCE {
                 let mut all = std::mem::take(&mut self.later);
                 all.extend(tasks);
-                self.write(all);
+                self.write(all, Phases::One);
             }
             if is_last {
                 return self.close();
@@ -92,12 +112,38 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, tasks: Vec<Task>) {
+    fn is_in_use(&self, opening: u64) -> bool {
+        self.shared.fault().is_none() && self.shared.openings.load(Ordering::Relaxed) == opening
+    }
+
+    fn until_something_is_due(&self) -> Duration {
+        match self.shared.fault() {
+            Some(_) => self.wait,
+            None if !self.is_confirmed => QUIET,
+            None => AT_LEAST_EVERY,
+        }
+    }
+
+    /// A commit in one phase costs one fsync. But when redb finds it damaged after a crash it cannot know whether it
+    /// was ever whole, and goes back to the one before: what was removed would be there again. So a moment later,
+    /// when nobody waits for it, another commit follows in two phases: of those redb knows, and says what is damaged.
+    fn confirm(&mut self) {
+        let later = std::mem::take(&mut self.later);
+        self.write(later, Phases::Two);
+        self.is_confirmed = true;
+    }
+
+    fn write(&mut self, tasks: Vec<Task>, phases: Phases) {
         if self.shared.fault().is_some() {
             return;
         }
         let mut acknowledgements = Vec::with_capacity(tasks.len());
-        match catch(|| self.commit(tasks, &mut acknowledgements)) {
+        let outcome = catch(|| self.commit(tasks, phases, &mut acknowledgements));
+        self.settle(outcome, acknowledgements);
+    }
+
+    fn settle(&mut self, outcome: Result<(), redb::Error>, acknowledgements: Vec<Acknowledge>) {
+        match outcome {
             Ok(()) => match self.disk.fault() {
                 None => acknowledgements.into_iter().for_each(|acknowledge| acknowledge()),
                 Some(reason) => self.postpone(reason),
@@ -106,10 +152,16 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, tasks: Vec<Task>, acknowledgements: &mut Vec<Acknowledge>) -> Result<(), redb::Error> {
+    fn commit(
+        &mut self,
+        tasks: Vec<Task>,
+        phases: Phases,
+        acknowledgements: &mut Vec<Acknowledge>,
+    ) -> Result<(), redb::Error> {
         let slot = self.shared.slot.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = slot.as_ref() else { return Err(redb::Error::DatabaseClosed) };
-        let txn = database.begin_write()?;
+        let mut txn = database.begin_write()?;
+        txn.set_two_phase_commit(phases == Phases::Two);
         let index = self.shared.index();
         let (has_changed, undecodable) = {
             let mut ledger = Ledger {
@@ -125,8 +177,9 @@ impl Writer {
             }
             (ledger.has_changed, ledger.undecodable)
         };
-        if has_changed {
+        if has_changed || phases == Phases::Two {
             txn.commit()?;
+            self.is_confirmed = false;
         } else {
             txn.abort()?;
         }
@@ -177,6 +230,7 @@ impl Writer {
             Err(Refusal::NewerFormat(_)) => return Err("store_newer_format"),
         };
         self.removals = self.shared.put(contents);
+        self.is_confirmed = false;
         Ok(())
     }
 
@@ -184,10 +238,11 @@ impl Writer {
         let mut is_done = false;
         while !is_done && self.shared.fault().is_none() {
             let (sender, receiver) = std::sync::mpsc::channel();
-            self.write(vec![Box::new(move |ledger| {
+            let task: Task = Box::new(move |ledger| {
                 let written = ledger.write_touches(MOST_AT_ONCE)?;
                 Ok(Box::new(move || sender.send(written).unwrap_or_default()) as Acknowledge)
-            })]);
+            });
+            self.write(vec![task], Phases::One);
             is_done = receiver.try_recv().is_ok_and(|written| written < MOST_AT_ONCE);
         }
         self.shut();
@@ -218,4 +273,6 @@ pub(super) fn reason_of(error: &redb::Error) -> &'static str {
 pub(super) const MOST_AT_ONCE: usize = 1024;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Nobody writes for so long: time to confirm the last commit.
+const QUIET: Duration = Duration::from_millis(50);
 const AT_LEAST_EVERY: Duration = Duration::from_secs(3600);

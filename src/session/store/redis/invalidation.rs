@@ -105,7 +105,12 @@ impl Links {
             }
             match timeout(ANSWER, link.check_primary()).await {
                 Ok(Ok(())) => node.is_there(),
-                Ok(Err(fault)) => return (true, fault),
+                Ok(Err(fault)) => {
+                    if fault == Fault::NotPrimary {
+                        node.close();
+                    }
+                    return (true, fault);
+                }
                 Err(_) => return (true, Fault::TimedOut),
             }
         }

@@ -153,7 +153,8 @@ impl RedisStore {
         self.topology.ask(index.slot, &Question::Command(command)).await.map(drop)
     }
 
-    /// Removes the oldest sessions of the same user beyond `most`. `members` is oldest first.
+    /// Removes the oldest sessions of the same user beyond `most`. `members` is oldest first, the new one among
+    /// them: of several logins at once each keeps the same newest ones, even if it is not one of them itself.
     async fn evict(
         &self,
         own: &Member,
@@ -161,24 +162,23 @@ impl RedisStore {
         most: usize,
         about: &About,
     ) -> Result<Vec<SessionKey>, Fault> {
-        let others = members.into_iter().filter(|member| member.is_of_same_issuer(own) && member.key != own.key);
-        let others: Vec<Member> = others.collect();
-        let most_others = most.max(1) - 1;
-        if others.len() <= most_others {
+        let of_user: Vec<Member> = members.into_iter().filter(|member| member.is_of_same_issuer(own)).collect();
+        let most = most.max(1);
+        if of_user.len() <= most {
             return Ok(Vec::new());
         }
         let (mut live, mut over) = (Vec::new(), Vec::new());
-        for member in others {
+        for member in of_user {
             match self.read(&self.keys.session(member.key)).await? {
                 Reading::Record(_) => live.push(member.key),
                 Reading::Over => over.push(member),
-                // Another login that has not written its record yet.
+                // Another login that has not written its record yet: it counts again when it has.
                 Reading::Nothing => {}
             }
         }
         self.leave(&self.keys.of_subject(&about.subject), &over).await?;
         let mut evicted = Vec::new();
-        for &key in &live[..live.len().saturating_sub(most_others)] {
+        for &key in &live[..live.len().saturating_sub(most)] {
             if self.take(key).await? {
                 evicted.push(key);
             }

@@ -76,7 +76,7 @@ impl Node {
         }
         // The name may lead somewhere else by now; another user may be meant.
         if matches!(answer, Err(Fault::NotPrimary | Fault::Credentials)) {
-            self.lanes.iter().for_each(|lane| lane.close(None));
+            self.close();
         }
         if let Err(fault @ (Fault::Full | Fault::Forbidden | Fault::NotSaving)) = &answer {
             self.dialer.trouble(&format!("{}, operations", self.address), fault.reason(), "");
@@ -87,6 +87,11 @@ impl Node {
     /// Somebody has found it well.
     pub(super) fn is_there(&self) {
         self.breaker.succeeded();
+    }
+
+    /// Whoever asks from now on connects again, and learns anew whether this is a primary.
+    pub(super) fn close(&self) {
+        self.lanes.iter().for_each(|lane| lane.close(None));
     }
 
     async fn put(&self, lane: &Arc<Lane>, question: &Question<'_>, asking: bool) -> Result<Value, Fault> {
