@@ -10,7 +10,7 @@ use latchgate::session::store::redis::{RedisSettings, RedisStore};
 use latchgate::session::store::{
     About, Creation, FileSettings, FileStore, Filter, Lookup, MemoryStore, Record, SessionStore,
 };
-use latchgate::session::{SessionId, SessionKey, Sessions, Settings};
+use latchgate::session::{SessionId, SessionKey, Sessions, Settings, StoreSettings};
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
@@ -133,6 +133,7 @@ impl Stage {
         (idle_timeout, absolute_timeout): (Duration, Duration),
     ) -> Sessions {
         let settings = Settings {
+            store: StoreSettings::Memory,
             idle_timeout,
             absolute_timeout,
             max_sessions: MOST_SESSIONS,
