@@ -214,9 +214,9 @@ async fn a_refusal_does_not_count_when_somebody_else_was_faster() {
     let renewal = spawn_renew(&one, &session);
     world.op.called(1).await;
     let newer = Arc::new(TokenSet::new("newer".into(), 2, Mono(0)).unwrap());
-    let update = other.sessions.update(&session, move |session| {
-        Some(session.renewed(Arc::clone(&newer), session.identity.claims.clone()))
-    });
+    let update = other
+        .sessions
+        .update(&session, move |session| Some(session.renewed(Arc::clone(&newer), session.identity.claims.clone())));
     assert!(matches!(update.await, Ok(Update::Stored(_))));
     assert_eq!(state_of(renewal.await.unwrap()).tokens.access_token.expose_secret(), "newer");
 }
@@ -281,9 +281,9 @@ async fn after_a_lost_connection_the_store_is_asked_first() {
     let renewal = spawn_renew(&replica, &session);
     replica.store.frozen().await;
     let newer = Arc::new(TokenSet::new("newer".into(), 2, Mono(0)).unwrap());
-    let update = other.sessions.update(&session, move |session| {
-        Some(session.renewed(Arc::clone(&newer), session.identity.claims.clone()))
-    });
+    let update = other
+        .sessions
+        .update(&session, move |session| Some(session.renewed(Arc::clone(&newer), session.identity.claims.clone())));
     assert!(matches!(update.await, Ok(Update::Stored(_))));
     replica.store.thaw();
     assert!(!matches!(renewal.await.unwrap(), Renewal::Refused));
@@ -528,7 +528,8 @@ async fn at_random(some_sleep: bool) {
     assert!(world.op.reuses() <= most, "a spent token comes again only after a sleep that outlived the lease");
     if !some_sleep {
         assert_eq!(renewed, 30);
-        let generations: u64 = generations_of(&replicas[0], &sessions).await.into_iter().map(|generation| generation - 1).sum();
+        let generations: u64 =
+            generations_of(&replicas[0], &sessions).await.into_iter().map(|generation| generation - 1).sum();
         assert_eq!(world.op.refreshes() as u64, generations, "each call is a generation");
     }
 }

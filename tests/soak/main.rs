@@ -19,12 +19,13 @@ mod gateway_process;
 mod harness;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
+#[allow(dead_code, reason = "the crash matrix needs the rest")]
 #[path = "../support/visitor.rs"]
 mod visitor;
 
 use gateway_process::{EXTERNAL_URL, GatewayProcess, Store};
 use harness::upstream::is_relayed;
-use harness::{Answer, Endpoint, Fault, Provider, Received, Upstream};
+use harness::{Answer, Endpoint, Fault, Provider, Received, Upstream, together};
 use latchgate::clock::{Clock, Mono};
 use redis_server::RedisServer;
 use serde_json::json;
@@ -65,6 +66,7 @@ struct Counts {
 }
 
 /// One user with a browser.
+#[derive(Clone)]
 struct User {
     visitor: Visitor,
     /// Index into [`Town::addresses`].
@@ -151,7 +153,12 @@ async fn every_user_gets_their_own_token_whatever_goes_wrong() {
     town.report(seconds, &kills, work, again, &resident);
 
     let violations = town.violations.lock().unwrap();
-    assert!(violations.is_empty(), "{} violations, the first ones: {:#?}", violations.len(), &violations[..violations.len().min(10)]);
+    assert!(
+        violations.is_empty(),
+        "{} violations, the first ones: {:#?}",
+        violations.len(),
+        &violations[..violations.len().min(10)]
+    );
     town.check_reuses(&kills);
     assert_eq!(work + again, USERS);
     assert!(town.counts.forwarded.load(Ordering::SeqCst) > USERS as u64, "there was something to see");
@@ -251,10 +258,12 @@ impl Town {
         group
     }
 
-    async fn visit_at_once(&self, user: &mut User, count: usize) {
-        let gateways: Vec<_> = (0..count).map(|_| self.some_gateway(user.side)).collect();
-        let visits = gateways.iter().map(|gateway| self.visit(user, *gateway));
-        let visits = futures_join(visits).await;
+    async fn visit_at_once(self: &Arc<Town>, user: &mut User, count: usize) {
+        let visits = together(count, |_| {
+            let (town, user, gateway) = (Arc::clone(self), user.clone(), self.some_gateway(user.side));
+            async move { town.visit(&user, gateway).await }
+        });
+        let visits = visits.await;
         if visits.contains(&Visit::SignedOut) {
             user.session = None;
         }
@@ -285,7 +294,7 @@ impl Town {
     /// Signs out, and sends what an attacker with a copy of the cookie would send, to every gateway.
     async fn sign_out(self: &Arc<Town>, user: &mut User) {
         let Some(session) = user.session.take() else { return };
-        let thief = User { visitor: user.visitor.clone(), side: user.side, session: Some(session) };
+        let thief = User { session: Some(session), ..user.clone() };
         let gateway = self.some_gateway(user.side);
         let headers = format!("Origin: {EXTERNAL_URL}\r\n");
         let reply = user.visitor.fetch(gateway, "POST", "/auth/logout", &headers).await;
@@ -298,7 +307,10 @@ impl Town {
         tokio::spawn(async move {
             sleep(Duration::from_millis(1005)).await;
             for &gateway in &town.addresses[thief.side] {
-                town.visit(&thief, gateway).await;
+                let visit = town.visit(&thief, gateway).await;
+                if matches!(visit, Visit::Served | Visit::PassedThrough) {
+                    town.violated(format!("{}: {visit:?} after the sign-out", thief.visitor.user));
+                }
             }
         });
     }
@@ -366,24 +378,6 @@ impl Town {
             self.provider.reuses(),
         );
     }
-}
-
-/// All of them at once, in this task.
-async fn futures_join<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut futures: Vec<_> = futures.map(Box::pin).collect();
-    let mut results: Vec<Option<T>> = futures.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, result) in futures.iter_mut().zip(&mut results) {
-            if result.is_none()
-                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
-            {
-                *result = Some(value);
-            }
-        }
-        if results.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    results.into_iter().flatten().collect()
 }
 
 const USERS: usize = 1000;

@@ -46,7 +46,9 @@ impl GatewayProcess {
             Store::File(path) => format!("store = \"file\"\n[session.file]\npath = \"{}\"", path.display()),
             Store::Redis(url, prefix) => {
                 // A server that shares two cores with everything else answers late now and then.
-                format!("store = \"redis\"\n[session.redis]\nurl = \"{url}\"\nkey_prefix = \"{prefix}\"\ntimeout = \"2s\"")
+                format!(
+                    "store = \"redis\"\n[session.redis]\nurl = \"{url}\"\nkey_prefix = \"{prefix}\"\ntimeout = \"2s\""
+                )
             }
         };
         let config = format!(

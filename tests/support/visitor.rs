@@ -40,19 +40,14 @@ impl Visitor {
     }
 
     /// The request is on its way, its answer to be read or not.
-    pub async fn send(
-        &self,
-        gateway: SocketAddr,
-        method: &str,
-        target: &str,
-        headers: &str,
-    ) -> Option<Connection> {
+    pub async fn send(&self, gateway: SocketAddr, method: &str, target: &str, headers: &str) -> Option<Connection> {
         let mut connection = Connection::over(TcpStream::connect(gateway).await.ok()?);
         let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let cookies = if cookies.is_empty() { String::new() } else { format!("Cookie: {}\r\n", cookies.join("; ")) };
         let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-        let request =
-            format!("{method} {target} HTTP/1.1\r\nHost: gw.test\r\nConnection: close\r\n{length}{cookies}{headers}\r\n");
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: gw.test\r\nConnection: close\r\n{length}{cookies}{headers}\r\n"
+        );
         connection.send(request.as_bytes()).await.ok()?;
         Some(connection)
     }
