@@ -10,13 +10,14 @@ use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
 use crate::provider::{HttpClient, Kind, Provider};
 use crate::server::{self, Bound, Door, Listen, Sockets};
+use crate::session::carried::chunks_within;
 use crate::session::cookie::Cookies;
 use crate::session::opened::Opened;
 use crate::session::own_token::OwnTokens;
-use crate::session::seal::Sealer;
+use crate::session::seal::{NoRandomness, Sealer};
 use crate::session::store::redis::RedisStore;
-use crate::session::store::{FileSettings, FileStore, MemoryStore, SessionStore};
-use crate::session::{self, Sessions, StoreSettings};
+use crate::session::store::{Bounds, CookieStore, FileSettings, FileStore, MemoryStore, SessionStore};
+use crate::session::{Sessions, StoreSettings};
 use crate::tls;
 use crate::tokens::Tokens;
 use crate::upstream::Upstream;
@@ -156,14 +157,11 @@ struct Shared {
 
 impl Shared {
     fn new(config: &Config, clock: &Clock, background: &Background) -> Result<Arc<Shared>, StartError> {
-        let no_randomness = |error: crate::session::seal::NoRandomness| StartError::System(error.to_string());
+        let no_randomness = |error: NoRandomness| StartError::System(error.to_string());
         let secrets = &config.session.secrets;
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");
-        let opened = Opened::new(config.session.cache_memory);
-        let store = store(&config.session, &opened, background, clock)?;
-        let sessions = Sessions::new(config.session.clone(), store, opened, background.clone(), clock.clone())
-            .map_err(no_randomness)?;
+        let sessions = sessions(config, clock, background)?;
         let own_tokens =
             Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
         // The roots of this machine are read once.
@@ -201,26 +199,39 @@ impl Shared {
     }
 }
 
-/// Where sessions are kept. A file is opened and checked here; Redis may come later.
-fn store(
-    settings: &session::Settings,
-    opened: &Arc<Opened>,
-    background: &Background,
-    clock: &Clock,
-) -> Result<Arc<dyn SessionStore>, StartError> {
+/// All sessions, where `session.store` says. A file is opened and checked here; Redis may come later.
+fn sessions(config: &Config, clock: &Clock, background: &Background) -> Result<Sessions, StartError> {
+    let settings = config.session.clone();
+    let opened = Opened::new(settings.cache_memory);
     let most_sessions = settings.max_sessions;
-    Ok(match &settings.store {
+    let store: Arc<dyn SessionStore> = match &settings.store {
         StoreSettings::Memory => Arc::new(MemoryStore::new(most_sessions)),
         StoreSettings::File(path) => {
-            let settings = FileSettings { path: path.clone(), most_sessions };
             let failed = |problem| StartError::Store(format!("{}: {problem}", path.display()));
+            let settings = FileSettings { path: path.clone(), most_sessions };
             Arc::new(FileStore::open(&settings, clock.clone()).map_err(failed)?)
         }
         StoreSettings::Redis(settings) => {
-            RedisStore::new(settings.clone(), Arc::clone(opened), background.clone(), clock.clone())
-                .map_err(|problem| StartError::Store(format!("session.redis: {problem}")))?
+            let failed = |problem| StartError::Store(format!("session.redis: {problem}"));
+            RedisStore::new(settings.clone(), Arc::clone(&opened), background.clone(), clock.clone()).map_err(failed)?
         }
-    })
+        StoreSettings::Cookie => {
+            let bounds = Bounds {
+                sessions: most_sessions.max(LEAST_CARRIED),
+                bytes: settings.cache_memory.max(LEAST_FOR_CARRIED),
+                longest_life: settings.absolute_timeout,
+            };
+            let most_chunks = chunks_within(config.limits.header_bytes);
+            let store = Arc::new(CookieStore::new(bounds));
+            return Sessions::in_cookies(settings, store, most_chunks, opened, background.clone(), clock.clone())
+                .map_err(no_randomness);
+        }
+    };
+    Sessions::new(settings, store, opened, background.clone(), clock.clone()).map_err(no_randomness)
+}
+
+fn no_randomness(error: NoRandomness) -> StartError {
+    StartError::System(error.to_string())
 }
 
 /// The mock provider answers in this process; nothing but the way to it differs.
@@ -340,6 +351,9 @@ fn describe(place: &Listen) -> String {
 
 /// Logouts of providers that are looked at at the same time: more of them wait, and requests do not.
 const LOGOUTS_AT_ONCE: usize = 16;
+/// Requests at the same time, of which none must make the store forget what another one needs.
+const LEAST_CARRIED: usize = 1000;
+const LEAST_FOR_CARRIED: u64 = 8 << 20;
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// Tokens that were bought must be stored, even if requests are cut off at once.
 const LEAST_FOR_TASKS: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use latchgate::session::store::{
 };
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -60,6 +60,7 @@ impl Name {
             subject: format!("{self:?}"),
             sid: None,
             started: Mono(1),
+            ends: Mono(u64::MAX),
             began: Mono(1),
         };
         let sealed = Bytes::from(format!("version {version} of {self:?} ").repeat(20));
@@ -155,11 +156,11 @@ fn event_of(line: &str, round: u32) -> Option<(Name, Event)> {
 }
 
 /// How long it took to open, and how many are there. What was under way in this round now counts as found.
-fn check(path: &PathBuf, round: u32, acknowledged: &mut HashMap<Name, Event>) -> (Duration, usize) {
+fn check(path: &Path, round: u32, acknowledged: &mut HashMap<Name, Event>) -> (Duration, usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let clock = Clock::system();
     let began = clock.mono();
-    let settings = FileSettings { path: path.clone(), most_sessions: 1_000_000 };
+    let settings = FileSettings { path: path.to_owned(), most_sessions: 1_000_000 };
     let store = FileStore::open(&settings, clock.clone()).unwrap();
     let took = clock.mono().since(began);
     runtime.block_on(async {

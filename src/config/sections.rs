@@ -49,8 +49,8 @@ pub(super) fn server(table: &Table) -> server::Settings {
 pub(super) fn session(table: &Table) -> session::Settings {
     let path = table.table("file", |table| table.read("path", file_path));
     let redis = table.table("redis", redis);
-    let kind = [("memory", Store::Memory), ("file", Store::File), ("redis", Store::Redis)];
-    let kind = table.read("store", |field| field.choice(&kind, &["cookie"])).unwrap_or(Store::Memory);
+    let kind = [("memory", Store::Memory), ("file", Store::File), ("redis", Store::Redis), ("cookie", Store::Cookie)];
+    let kind = table.read("store", |field| field.choice(&kind, &[])).unwrap_or(Store::Memory);
     let secrets: Vec<SecretString> =
         table.read("secret", |field| field.one_or_more(session_secret)).unwrap_or_default();
     if kind != Store::Memory && !table.has("secret") {
@@ -62,6 +62,7 @@ pub(super) fn session(table: &Table) -> session::Settings {
             Store::Memory => StoreSettings::Memory,
             Store::File => StoreSettings::File(path.unwrap_or_else(|| "latchgate.db".into())),
             Store::Redis => redis.map_or(StoreSettings::Memory, StoreSettings::Redis),
+            Store::Cookie => StoreSettings::Cookie,
         },
         idle_timeout: table.read("idle_timeout", positive_duration).unwrap_or(Duration::from_secs(24 * 3600)),
         absolute_timeout: table.read("absolute_timeout", positive_duration).unwrap_or(Duration::from_secs(72 * 3600)),
@@ -85,6 +86,7 @@ enum Store {
     Memory,
     File,
     Redis,
+    Cookie,
 }
 
 fn text(field: &Field) -> Option<String> {
@@ -185,7 +187,7 @@ pub(super) fn refresh(table: &Table) -> tokens::Settings {
 }
 
 /// `[limits]`
-pub(super) fn limits(table: &Table) -> gateway::Limits {
+pub(super) fn limits(table: &Table, store: &StoreSettings) -> gateway::Limits {
     let limits = gateway::Limits {
         replay_body: table.read("replay_body", size).unwrap_or(256 << 10),
         replay_memory: table.read("replay_memory", size).unwrap_or(64 << 20),
@@ -197,6 +199,13 @@ pub(super) fn limits(table: &Table) -> gateway::Limits {
             .and_then(|attempts| u32::try_from(attempts).ok())
             .unwrap_or(10),
     };
+    if matches!(store, StoreSettings::Cookie) && session::carried::chunks_within(limits.header_bytes) < 2 {
+        table.refuse(
+            "header_bytes",
+            "`limits.header_bytes` leaves no room for sessions in cookies",
+            r#"at least "16KiB" with `session.store = "cookie"`"#,
+        );
+    }
     if limits.replay_body > limits.replay_memory {
         table.refuse(
             "replay_body",

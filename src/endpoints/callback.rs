@@ -7,6 +7,7 @@ use crate::body::Body;
 use crate::clock::{Clock, Mono, Now};
 use crate::provider::{CodeRedemption, Provider, ProviderError, SignedIn};
 use crate::reply::{self, Outcome, Refusal};
+use crate::session::carried::NotCarried;
 use crate::session::cookie::Name;
 use crate::session::store::{OnceName, StoreError};
 use crate::session::{Identity, Opening, OpeningFailed, Session, Sessions};
@@ -106,6 +107,7 @@ async fn sign_in(
         clock: endpoints.clock.clone(),
         iss: answer.iss,
         outcome: answer.outcome,
+        transient: !record.remember,
         redemption: |code| CodeRedemption {
             code,
             redirect_uri,
@@ -124,9 +126,10 @@ async fn sign_in(
     tracing::info!(target: "latchgate::audit", event = "login", provider = provider.name(), session = %session.key, request = %asked.facts.id, "signed in");
     let mut response = reply::redirect(StatusCode::FOUND, &record.return_to);
     response.extensions_mut().insert(Outcome("signed_in"));
-    let life = record.remember.then(|| endpoints.sessions.settings().absolute_timeout);
-    let cookie = endpoints.cookies.set(Name::Session, &session.id().to_cookie_value(), life);
-    response.headers_mut().append(header::SET_COOKIE, cookie);
+    let cookies = endpoints.sessions.set_cookies(&session, &endpoints.cookies, asked.cookies, asked.facts.now);
+    for line in cookies.map_err(not_carried)? {
+        response.headers_mut().append(header::SET_COOKIE, line);
+    }
     Ok(response)
 }
 
@@ -138,12 +141,13 @@ struct Exchange<F> {
     clock: Clock,
     iss: Option<String>,
     outcome: Result<SecretString, String>,
+    transient: bool,
     redemption: F,
 }
 
 impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
     async fn begin(self, endpoints: &Endpoints) -> Result<Arc<Session>, Refusal> {
-        let Exchange { provider, sessions, clock, iss, outcome, redemption } = self;
+        let Exchange { provider, sessions, clock, iss, outcome, transient, redemption } = self;
         let redemption = outcome.map(redemption);
         let (announce, result) = oneshot::channel();
         endpoints.background.run(async move {
@@ -156,7 +160,7 @@ impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
                 })?;
                 let redemption = redemption.map_err(|error| refused_by_provider(&provider, &error))?;
                 let signed_in = provider.redeem_code(&redemption).await.map_err(|error| log(&provider, &error))?;
-                open_session(&sessions, &provider, signed_in, began, clock.now()).await
+                open_session(&sessions, &provider, signed_in, transient, began, clock.now()).await
             };
             if let Err(Ok(session)) = announce.send(opened.await) {
                 // A session whose id nobody has is over in time if it cannot be ended now.
@@ -175,13 +179,14 @@ async fn open_session(
     sessions: &Sessions,
     provider: &Provider,
     signed_in: SignedIn,
+    transient: bool,
     began: Mono,
     now: Now,
 ) -> Result<Arc<Session>, Refusal> {
     let SignedIn { tokens, issuer, subject, sid, claims } = signed_in;
     let tokens = token_set(tokens, 1, now).ok_or(Refusal::ProviderBroken)?;
     let identity = Identity { issuer, subject, sid, claims };
-    let opening = Opening { provider: provider.name().into(), identity, tokens, began };
+    let opening = Opening { provider: provider.name().into(), identity, tokens, transient, began };
     sessions.open(opening, now).await.map_err(|failure| match failure {
         OpeningFailed::Full => {
             tracing::error!("session.max_sessions is reached: logins are turned away");
@@ -189,6 +194,7 @@ async fn open_session(
         }
         OpeningFailed::Revoked => Refusal::LoginInvalid("you were signed out while this sign-in was under way"),
         OpeningFailed::Over => Refusal::LoginInvalid("the identity provider says that this session is over"),
+        OpeningFailed::TooLarge => not_carried(NotCarried::TooLarge),
         OpeningFailed::NoRandomness => Refusal::Internal,
         OpeningFailed::Store(error) => store_refusal(error),
     })
@@ -197,6 +203,16 @@ async fn open_session(
 fn log(provider: &Provider, error: &ProviderError) -> Refusal {
     tracing::warn!(target: "latchgate::audit", event = "login_failed", provider = provider.name(), reason = error.reason(), "a login failed");
     provider_refusal(error)
+}
+
+fn not_carried(problem: NotCarried) -> Refusal {
+    match problem {
+        NotCarried::TooLarge => {
+            tracing::error!(target: "latchgate::audit", event = "login_failed", reason = "too_large_for_cookies", "a login brought more than cookies hold: raise limits.header_bytes, or choose another session.store");
+            Refusal::LoginInvalid(TOO_LARGE)
+        }
+        NotCarried::NoRandomness => Refusal::Internal,
+    }
 }
 
 fn store_refusal(error: StoreError) -> Refusal {
@@ -227,5 +243,7 @@ fn again(endpoints: &Endpoints, asked: &Asked<'_>, refusal: &Refusal, return_to:
 
 const ANSWERS: [&str; 4] = ["code", "error", "state", "iss"];
 const NO_STATE: &str = "the identity provider's answer has no state";
+const TOO_LARGE: &str =
+    "what the identity provider says about this account is more than cookies hold, and this site keeps sessions there";
 const OTHER_ISSUER: &str = "this answer does not come from the identity provider that was asked";
 const UNKNOWN_STATE: &str = "this sign-in was not begun in this browser, or took too long. Please start again";

@@ -46,7 +46,7 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     let mut response = reply::empty_frame(&framed_by);
     response.extensions_mut().insert(Outcome("signed_out"));
     if is_own {
-        endpoints.expire_session_cookie(&mut response);
+        endpoints.expire_session_cookies(asked, &mut response);
     }
     response
 }

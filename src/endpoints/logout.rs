@@ -114,7 +114,7 @@ struct SignedOutPage<'a> {
 }
 
 fn expire_all_cookies(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut Response<Body>) {
-    endpoints.expire_session_cookie(response);
+    endpoints.expire_session_cookies(asked, response);
     let headers = response.headers_mut();
     headers.append(header::SET_COOKIE, endpoints.cookies.expire(Name::Loop));
     for (label, _) in endpoints.cookies.logins(asked.cookies).take(8) {

@@ -22,7 +22,7 @@ use crate::policy::route::{HostPattern, PathPattern, PatternProblem, RoutePatter
 use crate::provider::mock::MockProvider;
 use crate::provider::{Provider, ProviderError};
 use crate::reply::{self, Asker, Refusal};
-use crate::session::cookie::{Cookies, Name};
+use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
 use crate::session::seal::Sealer;
 use crate::session::{Session, Sessions, TokenSet};
@@ -244,8 +244,10 @@ impl Endpoints {
         format!("{}/login?{query}", self.settings.prefix)
     }
 
-    fn expire_session_cookie(&self, response: &mut Response<Body>) {
-        response.headers_mut().append(header::SET_COOKIE, self.cookies.expire(Name::Session));
+    fn expire_session_cookies(&self, asked: &Asked<'_>, response: &mut Response<Body>) {
+        for line in self.cookies.expire_session(asked.cookies) {
+            response.headers_mut().append(header::SET_COOKIE, line);
+        }
     }
 
     /// The right to act upon one of the logouts that anybody may send; None when too many wait for it.

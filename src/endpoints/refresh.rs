@@ -33,6 +33,6 @@ pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Respons
 
 fn invalid(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
     let mut response = asked.refuse(&Refusal::RefreshInvalid);
-    endpoints.expire_session_cookie(&mut response);
+    endpoints.expire_session_cookies(asked, &mut response);
     response
 }

@@ -20,11 +20,12 @@ pub(super) async fn session(endpoints: &Endpoints, asked: &Asked<'_>, body: Body
         Ok(patch) => patch,
         Err(refusal) => return asked.refuse(&refusal),
     };
+    let sessions = endpoints.sessions.clone();
     let update = endpoints.sessions.update(session, move |session| {
         let mut custom = Map::clone(&session.custom);
         merge(&mut custom, &patch);
         let fits = serde_json::to_string(&custom).is_ok_and(|text| text.len() <= MOST_CUSTOM_DATA);
-        fits.then(|| session.with_custom(custom))
+        fits.then(|| session.with_custom(custom)).filter(|next| sessions.fits(next))
     });
     match update.await {
         Ok(Update::Stored(session)) => show(endpoints, &session, asked.facts.now),

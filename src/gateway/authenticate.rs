@@ -1,13 +1,12 @@
 //! Step 3: who is asking. Where the answer does not matter, nobody looks; what this process knows needs
-//! no question to the store.
+//! no question to the store. On the way back, a browser that carries its session gets the newest state.
 
-use super::{Boxed, Credential, Identified, Known, Parts, Step};
+use super::{Boxed, Credential, Exchange, Identified, Known, Parts, Step};
 use crate::body::Body;
 use crate::facts::Facts;
-use crate::session::cookie::Name;
 use crate::session::own_token::Read;
-use crate::session::{Found, Session, SessionId};
-use http::{Response, header};
+use crate::session::{Carried, Found, Presented, Session};
+use http::{HeaderValue, Response, header};
 use pin_project_lite::pin_project;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -47,14 +46,20 @@ where
         };
         let credential = match shown {
             Shown::Nobody(credential) => credential,
-            Shown::Ids(ids, by) => match self.parts.sessions.peek(&ids, known.exchange.facts.now) {
+            Shown::Sessions(presented, by) => match self.parts.sessions.peek(&presented, known.exchange.facts.now) {
                 Some(found) => by.credential(found),
                 None => {
                     let (parts, mut inner) = (Arc::clone(&self.parts), self.inner.clone());
                     let asking = Box::pin(async move {
                         let exchange = Arc::clone(&known.exchange);
-                        let credential = ask(&parts, &exchange.facts, ids, by).await;
-                        inner.call(Identified { known, credential }).await
+                        let carried: Vec<Carried> = presented.iter().filter_map(Presented::carried).collect();
+                        let credential = ask(&parts, &exchange.facts, presented, by).await;
+                        let carried = credential.among(&carried);
+                        let mut response = inner.call(Identified { known, credential }).await?;
+                        if let Some((session, carried)) = carried {
+                            bring_up_to_date(&parts, &exchange, &session, carried, &mut response).await;
+                        }
+                        Ok(response)
                     });
                     return Authenticating::Asking { asking };
                 }
@@ -64,13 +69,34 @@ where
     }
 }
 
-async fn ask(parts: &Parts, facts: &Facts, ids: Vec<SessionId>, by: Means) -> Credential {
-    match parts.sessions.find(ids, facts.now).await {
+async fn ask(parts: &Parts, facts: &Facts, presented: Vec<Presented>, by: Means) -> Credential {
+    match parts.sessions.find(presented, facts.now).await {
         Ok(found) => by.credential(found),
         Err(error) => {
             tracing::warn!(reason = error.reason, request = %facts.id, "a session could not be looked up");
             Credential::Unverifiable
         }
+    }
+}
+
+/// A response that sets the session's cookies, or takes them away, has the last word.
+async fn bring_up_to_date(
+    parts: &Parts,
+    exchange: &Exchange,
+    session: &Session,
+    carried: Carried,
+    response: &mut Response<Body>,
+) {
+    if response.headers().get_all(header::SET_COOKIE).iter().any(|line| parts.cookies.is_for_session(line)) {
+        return;
+    }
+    let lines = parts.sessions.catch_up(session, carried, &parts.cookies, &exchange.cookies).await;
+    if !lines.is_empty() {
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        lines.into_iter().for_each(|line| {
+            headers.append(header::SET_COOKIE, line);
+        });
     }
 }
 
@@ -97,12 +123,21 @@ where
     }
 }
 
+impl Credential {
+    /// Whose session it is, and which of `carried` is that one's newest.
+    fn among(&self, carried: &[Carried]) -> Option<(Arc<Session>, Carried)> {
+        let Credential::Cookie(session) = self else { return None };
+        let carried = carried.iter().filter(|carried| carried.is_of(session)).max_by_key(|carried| carried.version());
+        Some((Arc::clone(session), *carried?))
+    }
+}
+
 /// What a request shows for itself.
 enum Shown {
     /// Nothing that is worth a look.
     Nobody(Credential),
-    /// Names of sessions, and where they stood.
-    Ids(Vec<SessionId>, Means),
+    /// Sessions, and where they stood.
+    Sessions(Vec<Presented>, Means),
 }
 
 #[derive(Clone, Copy)]
@@ -144,7 +179,7 @@ fn take_own_token(parts: &Parts, known: &mut Known) -> Option<Read> {
 fn by_own_token(known: &Known, read: Read) -> Shown {
     match read {
         _ if !known.exchange.route.auth.depends_on_session() => Shown::Nobody(Credential::Absent),
-        Read::Session(id) => Shown::Ids(vec![id], Means::Token),
+        Read::Session(id) => Shown::Sessions(vec![id.into()], Means::Token),
         Read::Dead => Shown::Nobody(Credential::Ended),
         Read::Foreign => Shown::Nobody(Credential::Absent),
     }
@@ -155,7 +190,6 @@ fn by_cookie(parts: &Parts, known: &Known) -> Shown {
     if exchange.cookies.is_empty() || !exchange.route.auth.depends_on_session() {
         return Shown::Nobody(Credential::Absent);
     }
-    let ids: Vec<SessionId> =
-        parts.cookies.values(&exchange.cookies, Name::Session).filter_map(SessionId::parse).collect();
-    if ids.is_empty() { Shown::Nobody(Credential::Absent) } else { Shown::Ids(ids, Means::Cookie) }
+    let presented = parts.sessions.presented(&parts.cookies, &exchange.cookies);
+    if presented.is_empty() { Shown::Nobody(Credential::Absent) } else { Shown::Sessions(presented, Means::Cookie) }
 }

@@ -26,8 +26,10 @@ pub fn login(parts: &Parts, exchange: &Exchange, reason: Reason, upstream: Optio
 }
 
 /// CLEAR, as far as the browser is concerned; the store has forgotten the session already.
-pub fn clear_cookie(parts: &Parts, response: &mut Response<Body>) {
-    response.headers_mut().append(header::SET_COOKIE, parts.cookies.expire(Name::Session));
+pub fn clear_cookie(parts: &Parts, exchange: &Exchange, response: &mut Response<Body>) {
+    for line in parts.cookies.expire_session(&exchange.cookies) {
+        response.headers_mut().append(header::SET_COOKIE, line);
+    }
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 

@@ -82,10 +82,10 @@ impl<S: Step<Attempted>> Recovering<S> {
             {
                 session.vitals.was_sent_again(fingerprint(&exchange));
             }
-            return self.with_cleared_cookie(first, prepared.cleared);
+            return self.with_cleared_cookie(&exchange, first, prepared.cleared);
         }
         let answer = Box::pin(self.recover(&exchange, first, sent, spare)).await;
-        self.with_cleared_cookie(answer, prepared.cleared)
+        self.with_cleared_cookie(&exchange, answer, prepared.cleared)
     }
 
     /// SPEC §5 "Before".
@@ -230,13 +230,13 @@ impl<S: Step<Attempted>> Recovering<S> {
             return store_unavailable(exchange, error);
         }
         let mut response = challenge::login(&self.parts, exchange, Reason::Expired, first);
-        challenge::clear_cookie(&self.parts, &mut response);
+        challenge::clear_cookie(&self.parts, exchange, &mut response);
         response
     }
 
-    fn with_cleared_cookie(&self, mut response: Response<Body>, cleared: bool) -> Response<Body> {
+    fn with_cleared_cookie(&self, exchange: &Exchange, mut response: Response<Body>, cleared: bool) -> Response<Body> {
         if cleared {
-            challenge::clear_cookie(&self.parts, &mut response);
+            challenge::clear_cookie(&self.parts, exchange, &mut response);
         }
         response
     }

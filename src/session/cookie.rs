@@ -12,11 +12,42 @@ pub struct Cookies {
     session: &'static str,
 }
 
+/// What a request's session cookies say.
+pub struct SessionValues<'h> {
+    /// Those of [`Name::Session`]; a browser sends one.
+    pub first: Vec<&'h str>,
+    more: [Chunk<'h>; MOST_CHUNKS],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chunk<'h> {
+    Missing,
+    Is(&'h str),
+    Ambiguous,
+}
+
+impl<'h> SessionValues<'h> {
+    /// The value of [`Name::Chunk`], if there is exactly one.
+    #[must_use]
+    pub fn chunk(&self, number: usize) -> Option<&'h str> {
+        match self.more.get(number)? {
+            Chunk::Is(value) => Some(value),
+            Chunk::Missing | Chunk::Ambiguous => None,
+        }
+    }
+
+    fn shows(&self, number: usize) -> bool {
+        self.more.get(number).is_some_and(|&chunk| chunk != Chunk::Missing)
+    }
+}
+
 /// One of our cookies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name<'a> {
-    /// Names the session.
+    /// Names the session, or carries the beginning of it.
     Session,
+    /// Carries more of it; from 1 to below [`MOST_CHUNKS`].
+    Chunk(usize),
     /// The record of one login under way, told apart by a label of its state.
     Login(&'a str),
     /// Counts logins for the same page, so that they cannot go round for ever.
@@ -56,6 +87,48 @@ impl Cookies {
         self.set(name, "", Some(Duration::ZERO))
     }
 
+    /// Sets the session's cookies to `values`, and takes away those that `lines` show beyond them.
+    #[must_use]
+    pub fn set_session<V: AsRef<str>>(
+        &self,
+        values: &[V],
+        max_age: Option<Duration>,
+        lines: &[HeaderValue],
+    ) -> Vec<HeaderValue> {
+        let name = |number| if number == 0 { Name::Session } else { Name::Chunk(number) };
+        let set = values.iter().enumerate().map(|(number, value)| self.set(name(number), value.as_ref(), max_age));
+        let shown = self.session_values(lines);
+        let surplus = (values.len().max(1)..MOST_CHUNKS).filter(|&number| shown.shows(number));
+        set.chain(surplus.map(|number| self.expire(name(number)))).collect()
+    }
+
+    /// Takes the session's cookies away, all that `lines` show.
+    #[must_use]
+    pub fn expire_session(&self, lines: &[HeaderValue]) -> Vec<HeaderValue> {
+        self.set_session(&[""], Some(Duration::ZERO), lines)
+    }
+
+    /// Whether a `Set-Cookie` value is for the session's cookie.
+    #[must_use]
+    pub fn is_for_session(&self, set_cookie: &HeaderValue) -> bool {
+        set_cookie.as_bytes().strip_prefix(self.session.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+    }
+
+    /// What these `Cookie` lines give for the session's cookies.
+    #[must_use]
+    pub fn session_values<'h>(&self, lines: &'h [HeaderValue]) -> SessionValues<'h> {
+        let mut values = SessionValues { first: Vec::new(), more: [Chunk::Missing; MOST_CHUNKS] };
+        for (name, value) in pairs(lines) {
+            let Some(rest) = name.strip_prefix(self.session) else { continue };
+            if rest.is_empty() {
+                values.first.push(value);
+            } else if let Some(chunk) = chunk_number(rest).and_then(|number| values.more.get_mut(number)) {
+                *chunk = if *chunk == Chunk::Missing { Chunk::Is(value) } else { Chunk::Ambiguous };
+            }
+        }
+        values
+    }
+
     /// Every value that these `Cookie` lines give for `name`; a browser sends one.
     pub fn values<'h>(&self, lines: &'h [HeaderValue], name: Name<'_>) -> impl Iterator<Item = &'h str> {
         let wanted = self.name(name);
@@ -71,6 +144,7 @@ impl Cookies {
     fn name(&self, name: Name<'_>) -> std::borrow::Cow<'static, str> {
         match name {
             Name::Session => self.session.into(),
+            Name::Chunk(number) => format!("{}-{number}", self.session).into(),
             Name::Login(label) => format!("{}{LOGIN_SUFFIX}{label}", self.session).into(),
             Name::Loop => format!("{}-loop", self.session).into(),
         }
@@ -153,6 +227,15 @@ fn pairs(lines: &[HeaderValue]) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
+/// What is left of `latchgate-7`.
+fn chunk_number(rest: &str) -> Option<usize> {
+    let digits = rest.strip_prefix('-')?;
+    let is_canonical = !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_canonical.then(|| digits.parse().ok())?
+}
+
+/// Cookies that one session may take, of the fifty that browsers keep for a site (RFC 6265 §6.1).
+pub const MOST_CHUNKS: usize = 32;
 const PLAIN_NAME: &str = "latchgate";
 const HOST_NAME: &str = "__Host-latchgate";
 const LOGIN_SUFFIX: &str = "-login-";
@@ -192,6 +275,37 @@ mod tests {
         let lines = ["a=1; latchgate=x", "latchgate=y;latchgate-login-s=z; latchgatex=q"].map(HeaderValue::from_static);
         assert_eq!(cookies.values(&lines, Name::Session).collect::<Vec<_>>(), ["x", "y"]);
         assert_eq!(cookies.logins(&lines).collect::<Vec<_>>(), [("s", "z")]);
+    }
+
+    #[test]
+    fn chunks_are_told_apart_and_leftovers_go() {
+        let cookies = Cookies::new(false);
+        let lines = [
+            "latchgate=a; latchgate-1=b; latchgate-2=c",
+            "latchgate-2=d; latchgate-31=e; latchgate-32=f; latchgate-01=g",
+        ]
+        .map(HeaderValue::from_static);
+        let values = cookies.session_values(&lines);
+        assert_eq!(values.first, ["a"]);
+        assert_eq!(
+            [0, 1, 2, 3, 31, 32].map(|number| values.chunk(number)),
+            [None, Some("b"), None, None, Some("e"), None]
+        );
+        let names = |lines: Vec<HeaderValue>| -> Vec<String> {
+            let lines = lines.iter().map(|line| line.to_str().unwrap());
+            lines.map(|line| line[..line.find(';').unwrap()].to_owned()).collect()
+        };
+        assert_eq!(
+            names(cookies.set_session(&["x", "y"], None, &lines)),
+            ["latchgate=x", "latchgate-1=y", "latchgate-2=", "latchgate-31="]
+        );
+        assert_eq!(
+            names(cookies.expire_session(&lines)),
+            ["latchgate=", "latchgate-1=", "latchgate-2=", "latchgate-31="]
+        );
+        assert_eq!(cookies.expire_session(&[]), [cookies.expire(Name::Session)]);
+        assert!(cookies.is_for_session(&cookies.expire(Name::Session)));
+        assert!(!cookies.is_for_session(&cookies.set(Name::Loop, "1", None)));
     }
 
     #[test]

@@ -11,8 +11,10 @@
 //! | `store` | where records are kept |
 //! | `opened` | sessions this process has opened, and what ends with them |
 //! | `record` | a session as the bytes that are sealed |
+//! | `carried` | a session as the cookies that a browser carries it in |
 //! | `seal`, `cookie`, `own_token` | sealing; the names of our cookies; tokens that stand for the cookie |
 
+pub mod carried;
 pub mod cookie;
 pub mod opened;
 pub mod own_token;
@@ -25,6 +27,8 @@ use crate::clock::{Clock, Mono, Now};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use carried::{Carrier, NotCarried};
+use cookie::{Cookies, Name};
 use http::HeaderValue;
 use opened::{Hold, Opened};
 use seal::{NoRandomness, RecordSealer};
@@ -36,7 +40,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::redis::RedisSettings;
-use store::{About, Creation, Filter, Lookup, OnceName, Page, Record, Replacement, SessionStore, StoreError};
+use store::{
+    About, Adoption, CookieStore, Creation, Filter, Lookup, OnceName, Page, Record, Replacement, SessionStore,
+    StoreError,
+};
 use zeroize::ZeroizeOnDrop;
 
 /// `[session]`, checked.
@@ -67,6 +74,8 @@ pub enum StoreSettings {
     File(PathBuf),
     /// In Redis or Valkey, with other gateways.
     Redis(RedisSettings),
+    /// By the browsers, in their cookies.
+    Cookie,
 }
 
 /// One state of one session.
@@ -83,6 +92,8 @@ pub struct Session {
     pub tokens: Arc<TokenSet>,
     /// What PATCH `/auth/session` put there.
     pub custom: Arc<Map<String, Value>>,
+    /// Its cookie is to end with the browser.
+    pub transient: bool,
     /// When it was opened.
     pub started: Now,
     /// When it is over whatever happens.
@@ -150,6 +161,21 @@ pub struct SessionId([u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionKey([u8; 32]);
 
+/// A session that a request shows, to be looked up.
+pub struct Presented {
+    id: SessionId,
+    /// What the cookies carry of it.
+    record: Option<Box<Record>>,
+}
+
+/// What a browser carries of a session, to be compared with what there is when the answer goes out.
+#[derive(Debug, Clone, Copy)]
+pub struct Carried {
+    key: SessionKey,
+    version: u64,
+    last_seen: Mono,
+}
+
 /// What the cookies of a request name.
 pub enum Found {
     /// One live session.
@@ -168,6 +194,8 @@ pub struct Opening {
     pub identity: Identity,
     /// With what; generation 1.
     pub tokens: TokenSet,
+    /// Its cookie is to end with the browser.
+    pub transient: bool,
     /// When the code began to be redeemed: a sign-out after this counts for the session too.
     pub began: Mono,
 }
@@ -181,6 +209,8 @@ pub enum OpeningFailed {
     Revoked,
     /// The provider says that the session is over already (`session_expiry`).
     Over,
+    /// It does not fit into the cookies.
+    TooLarge,
     /// No random bytes.
     NoRandomness,
     /// The store cannot be reached.
@@ -208,8 +238,16 @@ struct Inner {
     store: Arc<dyn SessionStore>,
     opened: Arc<Opened>,
     sealer: RecordSealer,
+    /// When browsers carry their sessions.
+    carrying: Option<Carrying>,
     background: Background,
     clock: Clock,
+}
+
+struct Carrying {
+    /// The same as `Inner::store`.
+    store: Arc<CookieStore>,
+    carrier: Carrier,
 }
 
 impl Sessions {
@@ -225,7 +263,26 @@ impl Sessions {
         clock: Clock,
     ) -> Result<Sessions, NoRandomness> {
         let sealer = RecordSealer::new(&settings.secrets)?;
-        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, background, clock }) })
+        let carrying = None;
+        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, carrying, background, clock }) })
+    }
+
+    /// Sessions that browsers carry in `most_chunks` cookies each; `store` has what this process knows besides.
+    ///
+    /// # Errors
+    /// As [`Sessions::new`].
+    pub fn in_cookies(
+        settings: Settings,
+        store: Arc<CookieStore>,
+        most_chunks: usize,
+        opened: Arc<Opened>,
+        background: Background,
+        clock: Clock,
+    ) -> Result<Sessions, NoRandomness> {
+        let sealer = RecordSealer::new(&settings.secrets)?;
+        let carrier = Carrier::new(&settings.secrets, most_chunks)?;
+        let carrying = Some(Carrying { store: Arc::clone(&store), carrier });
+        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, carrying, background, clock }) })
     }
 
     /// The settings it was made with.
@@ -240,11 +297,26 @@ impl Sessions {
         &self.inner.store
     }
 
-    /// The session that these ids name, and counts the visit; None when the store has to be asked.
+    /// What these `Cookie` lines show.
     #[must_use]
-    pub fn peek(&self, ids: &[SessionId], now: Now) -> Option<Found> {
+    pub fn presented(&self, cookies: &Cookies, lines: &[HeaderValue]) -> Vec<Presented> {
+        match &self.inner.carrying {
+            None => cookies.values(lines, Name::Session).filter_map(SessionId::parse).map(Presented::from).collect(),
+            Some(carrying) => {
+                let carried = carrying.carrier.read(&cookies.session_values(lines));
+                carried.into_iter().map(|(id, record)| Presented { id, record: Some(Box::new(record)) }).collect()
+            }
+        }
+    }
+
+    /// The one session that is `presented`, and counts the visit; None when the store has to be asked.
+    #[must_use]
+    pub fn peek(&self, presented: &[Presented], now: Now) -> Option<Found> {
+        if self.inner.carrying.is_some() {
+            return None;
+        }
         let mut live: Option<Arc<Session>> = None;
-        for id in ids.iter().take(MOST_COOKIES) {
+        for Presented { id, .. } in presented.iter().take(MOST_COOKIES) {
             let session = self.inner.opened.peek(id.key()).filter(|session| !self.inner.is_over(session, now))?;
             match &live {
                 Some(other) if other.key != session.key => return Some(Found::Nothing),
@@ -257,15 +329,15 @@ impl Sessions {
         })
     }
 
-    /// The session that these ids name, and counts the visit.
+    /// The one session that is `presented`, and counts the visit.
     ///
     /// # Errors
     /// When the store cannot be asked.
-    pub async fn find(&self, ids: Vec<SessionId>, now: Now) -> Result<Found, StoreError> {
+    pub async fn find(&self, presented: Vec<Presented>, now: Now) -> Result<Found, StoreError> {
         let mut live: Option<Arc<Session>> = None;
         let mut ended = false;
-        for id in ids.into_iter().take(MOST_COOKIES) {
-            match self.inner.look_up(Arc::new(id), now).await? {
+        for presented in presented.into_iter().take(MOST_COOKIES) {
+            match self.inner.look_up_presented(presented, now).await? {
                 Found::Live(session) => match &live {
                     Some(other) if other.key != session.key => return Ok(Found::Nothing),
                     _ => live = Some(session),
@@ -279,6 +351,59 @@ impl Sessions {
             None if ended => Found::Ended,
             None => Found::Nothing,
         })
+    }
+
+    /// The `Set-Cookie` values that give a session to the browser whose `Cookie` lines these are.
+    ///
+    /// # Errors
+    /// When it cannot be carried; never while a store keeps sessions here.
+    pub fn set_cookies(
+        &self,
+        session: &Session,
+        cookies: &Cookies,
+        lines: &[HeaderValue],
+        now: Now,
+    ) -> Result<Vec<HeaderValue>, NotCarried> {
+        let whole_life = self.inner.settings.absolute_timeout;
+        let left = Duration::from_secs(session.started.mono.after(whole_life).since(now.mono).as_secs());
+        let max_age = (!session.transient).then_some(left.min(whole_life));
+        match &self.inner.carrying {
+            None => Ok(cookies.set_session(&[session.id.to_cookie_value()], max_age, lines)),
+            Some(carrying) => {
+                let within = self.inner.roll_every();
+                let record = || self.inner.sealed_record(session);
+                let last_seen = session.vitals.last_seen();
+                let values = carrying.carrier.write(&session.id, session.version, last_seen, within, record)?;
+                Ok(cookies.set_session(&values, max_age, lines))
+            }
+        }
+    }
+
+    /// The `Set-Cookie` values for a browser that carries an outdated state of its session, or one whose
+    /// last visit is long ago. None when nothing has to change, and none for a session that has ended.
+    pub async fn catch_up(
+        &self,
+        session: &Session,
+        carried: Carried,
+        cookies: &Cookies,
+        lines: &[HeaderValue],
+    ) -> Vec<HeaderValue> {
+        let now = self.inner.clock.now();
+        let Ok(Some(newest)) = self.newest(session, now).await else { return Vec::new() };
+        let is_newer = newest.version > carried.version;
+        let is_stale = newest.vitals.last_seen().since(carried.last_seen) >= self.inner.roll_every();
+        if !is_newer && !is_stale {
+            return Vec::new();
+        }
+        // What does not fit was logged when it was written, and lives here as long as it can.
+        self.set_cookies(&newest, cookies, lines, now).unwrap_or_default()
+    }
+
+    /// Whether browsers can carry this state, if they have to.
+    #[must_use]
+    pub fn fits(&self, session: &Session) -> bool {
+        let Some(carrying) = &self.inner.carrying else { return true };
+        self.inner.sealed_record(session).is_ok_and(|record| carrying.carrier.fits(&record))
     }
 
     /// The newest state of a session that may have gone on since; None when it has ended.
@@ -422,6 +547,26 @@ impl Sessions {
 }
 
 impl Inner {
+    async fn look_up_presented(self: &Arc<Inner>, presented: Presented, now: Now) -> Result<Found, StoreError> {
+        let Presented { id, record } = presented;
+        let id = Arc::new(id);
+        match (&self.carrying, record) {
+            (Some(carrying), Some(record)) => match carrying.store.adopt(id.key(), *record, now) {
+                Adoption::Live { version } => {
+                    // Another process has gone on with it.
+                    if self.opened.peek(id.key()).is_some_and(|session| session.version < version) {
+                        self.opened.changed(id.key());
+                    }
+                    self.look_up(id, now).await
+                }
+                Adoption::Ended => Ok(Found::Ended),
+            },
+            // What has been opened may have been forgotten there since, and with it who signed out.
+            (Some(_), None) => self.ask(id, now).await,
+            (None, _) => self.look_up(id, now).await,
+        }
+    }
+
     async fn look_up(self: &Arc<Inner>, id: Arc<SessionId>, now: Now) -> Result<Found, StoreError> {
         match self.opened.peek(id.key()) {
             Some(session) if !self.is_over(&session, now) => Ok(Found::Live(session)),
@@ -477,6 +622,7 @@ impl Inner {
             identity: Arc::new(opening.identity),
             tokens: Arc::new(opening.tokens),
             custom: Arc::default(),
+            transient: opening.transient,
             started: now,
             ends: Mono::default(),
             began: opening.began,
@@ -489,6 +635,9 @@ impl Inner {
             return Err(OpeningFailed::Over);
         }
         let record = self.sealed_record(&session).map_err(|NoRandomness| OpeningFailed::NoRandomness)?;
+        if self.carrying.as_ref().is_some_and(|carrying| !carrying.carrier.fits(&record)) {
+            return Err(OpeningFailed::TooLarge);
+        }
         session.weight = weight_of(&record);
         let session = Arc::new(session);
         let ticket = self.opened.ticket(session.key);
@@ -517,6 +666,9 @@ impl Inner {
             next.ends = self.ends(&next);
             let record = self.sealed_record(&next).map_err(|NoRandomness| StoreError { reason: "no_randomness" })?;
             next.weight = weight_of(&record);
+            if self.carrying.as_ref().is_some_and(|carrying| !carrying.carrier.fits(&record)) {
+                tracing::error!(session = %next.key, bytes = record.sealed.len(), "a session has become too large for cookies, and lives only as long as this process: raise limits.header_bytes, or choose another session.store");
+            }
             let ticket = self.opened.ticket(next.key);
             match self.store.replace(next.key, base.version, record, now).await? {
                 Replacement::Replaced => {
@@ -577,6 +729,12 @@ impl Inner {
         (self.settings.idle_timeout / 20).min(TOUCH_EVERY)
     }
 
+    /// How often a browser gets its cookies anew because of its visits. What they say of the last visit
+    /// counts where nobody has seen a later one.
+    fn roll_every(&self) -> Duration {
+        self.settings.idle_timeout / 20
+    }
+
     fn visited(self: &Arc<Inner>, session: Arc<Session>, now: Now) -> Arc<Session> {
         session.vitals.touch(now.mono);
         if session.vitals.is_touch_due(now.mono, self.touch_every()) {
@@ -602,6 +760,35 @@ impl Inner {
 
     fn is_over(&self, session: &Session, now: Now) -> bool {
         now.mono >= session.ends || now.mono >= session.vitals.last_seen().after(self.settings.idle_timeout)
+    }
+}
+
+impl Presented {
+    /// What the cookies carry of it, if they carry anything but its id.
+    #[must_use]
+    pub fn carried(&self) -> Option<Carried> {
+        let record = self.record.as_deref()?;
+        Some(Carried { key: self.id.key(), version: record.version, last_seen: record.last_seen })
+    }
+}
+
+impl From<SessionId> for Presented {
+    fn from(id: SessionId) -> Presented {
+        Presented { id, record: None }
+    }
+}
+
+impl Carried {
+    /// Which state it is.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether it is a state of this session.
+    #[must_use]
+    pub fn is_of(&self, session: &Session) -> bool {
+        self.key == session.key
     }
 }
 
@@ -819,6 +1006,7 @@ pub(crate) mod tests {
             provider: "corp".into(),
             identity: Identity { issuer: "https://idp".into(), subject: subject.into(), sid: None, claims: Map::new() },
             tokens: TokenSet { life: Some(Duration::from_secs(60)), refresh_token: Some("rt".into()), ..tokens },
+            transient: false,
             began: Mono(0),
         }
     }
@@ -849,7 +1037,7 @@ pub(crate) mod tests {
     }
 
     async fn find(sessions: &Sessions, ids: &[&SessionId], clock: &Clock) -> Found {
-        sessions.find(ids.iter().map(|id| again(id)).collect(), clock.now()).await.unwrap()
+        sessions.find(ids.iter().map(|id| again(id).into()).collect(), clock.now()).await.unwrap()
     }
 
     async fn is_live(sessions: &Sessions, session: &Session, clock: &Clock) -> bool {
@@ -904,10 +1092,11 @@ pub(crate) mod tests {
         let elsewhere = open(&sessions, "bob", &clock).await;
         let ended = open(&sessions, "eve", &clock).await;
         sessions.end(ended.key).await.unwrap();
-        clock.advance(Duration::from_secs(30 * 3600));
+        clock.advance(Duration::from_secs(20 * 3600));
         let now = clock.now().mono;
         let store = sessions.store();
-        store.touch(elsewhere.key, now, now.after(Duration::from_secs(60))).await.unwrap();
+        store.touch(elsewhere.key, now, now.after(Duration::from_secs(24 * 3600))).await.unwrap();
+        clock.advance(Duration::from_secs(10 * 3600));
         let over: Vec<SessionKey> = sessions.sweep(clock.now()).await.iter().map(|session| session.key).collect();
         assert_eq!(over, [idle.key]);
         assert!(sessions.sweep(clock.now()).await.is_empty());
@@ -1052,6 +1241,71 @@ pub(crate) mod tests {
         assert_eq!(secrets(&again.tokens), ["rt", "idt"]);
         assert_eq!(again.tokens.scope, session.tokens.scope);
         assert_eq!((again.started, again.version), (session.started, 1));
+    }
+
+    /// Sessions in cookies, of a process that has just begun.
+    fn in_cookies(clock: &Clock, secrets: &[&str]) -> Sessions {
+        let secrets = secrets.iter().map(|&secret| secret.into()).collect();
+        let settings = Settings { store: StoreSettings::Cookie, secrets, ..settings() };
+        let longest_life = settings.absolute_timeout;
+        let store = Arc::new(CookieStore::new(store::Bounds { sessions: 100, bytes: 1 << 20, longest_life }));
+        let opened = Opened::new(settings.cache_memory);
+        Sessions::in_cookies(settings, store, 6, opened, Background::on_current_runtime(), clock.clone()).unwrap()
+    }
+
+    /// What a browser sends that was given these.
+    fn sent_back(set_cookies: &[HeaderValue]) -> Vec<HeaderValue> {
+        let pair = |line: &HeaderValue| HeaderValue::from_str(line.to_str().unwrap().split(';').next().unwrap());
+        set_cookies.iter().map(|line| pair(line).unwrap()).collect()
+    }
+
+    async fn find_carried(sessions: &Sessions, lines: &[HeaderValue], clock: &Clock) -> Option<Arc<Session>> {
+        let presented = sessions.presented(&Cookies::new(true), lines);
+        match sessions.find(presented, clock.now()).await.unwrap() {
+            Found::Live(session) => Some(session),
+            Found::Ended | Found::Nothing => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn carried_sessions_are_sealed_anew_when_the_secret_was_rotated() {
+        let (old, new) = ("the old secret, which is long enough", "the new secret, which is long enough");
+        let (clock, cookies) = (Clock::system(), Cookies::new(true));
+        let before = in_cookies(&clock, &[old]);
+        let session = open(&before, "ada", &clock).await;
+        let lines = sent_back(&before.set_cookies(&session, &cookies, &[], clock.now()).unwrap());
+
+        clock.advance(Duration::from_secs(2 * 3600));
+        let between = in_cookies(&clock, &[new, old]);
+        let carried = between.presented(&cookies, &lines)[0].carried().unwrap();
+        let session = find_carried(&between, &lines, &clock).await.unwrap();
+        let again = between.catch_up(&session, carried, &cookies, &lines).await;
+        assert_eq!(again.len(), 1, "it is time for new cookies");
+
+        let after = in_cookies(&clock, &[new]);
+        assert!(find_carried(&after, &lines, &clock).await.is_none());
+        let session = find_carried(&after, &sent_back(&again), &clock).await.unwrap();
+        assert_eq!(session.tokens.refresh_token.as_ref().unwrap().expose_secret(), "rt");
+    }
+
+    #[tokio::test]
+    async fn what_another_process_wrote_counts_when_its_cookie_comes() {
+        const SECRET: &str = "one secret of at least 32 bytes!!";
+        let (clock, cookies) = (Clock::system(), Cookies::new(true));
+        let (here, there) = (in_cookies(&clock, &[SECRET]), in_cookies(&clock, &[SECRET]));
+        let session = open(&here, "ada", &clock).await;
+        let first = sent_back(&here.set_cookies(&session, &cookies, &[], clock.now()).unwrap());
+        let session = find_carried(&there, &first, &clock).await.unwrap();
+        let renamed =
+            |session: &Session| Some(session.with_custom(Map::from_iter([("theme".to_owned(), Value::from("dark"))])));
+        let Ok(Update::Stored(session)) = there.update(&session, renamed).await else { panic!("not stored") };
+        let second = sent_back(&there.set_cookies(&session, &cookies, &[], clock.now()).unwrap());
+        assert_eq!(find_carried(&here, &first, &clock).await.unwrap().version, 1);
+        assert_eq!(find_carried(&here, &second, &clock).await.unwrap().custom["theme"], "dark");
+        let outdated = here.presented(&cookies, &first)[0].carried().unwrap();
+        let session = find_carried(&here, &first, &clock).await.unwrap();
+        assert_eq!(session.version, 2, "the older cookie names the newer state now");
+        assert_eq!(here.catch_up(&session, outdated, &cookies, &first).await.len(), 1);
     }
 
     #[test]

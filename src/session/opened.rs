@@ -258,6 +258,8 @@ mod tests {
             tokens: Arc::new(TokenSet::new("at".into(), version, Mono(0)).unwrap()),
             custom: Arc::default(),
             started: Now { mono: Mono(0), unix: 0 },
+            ends: Mono(u64::MAX),
+            transient: false,
             began: Mono(0),
             vitals: Arc::default(),
             version,
@@ -504,7 +506,9 @@ mod tests {
                 while announced.load(Ordering::SeqCst) < 801 {
                     let floor = announced.load(Ordering::SeqCst).max(seen);
                     let id = SessionId::parse(&session.id().to_cookie_value()).unwrap();
-                    let Ok(Found::Live(found)) = here.find(vec![id], clock.now()).await else { panic!("it lives") };
+                    let Ok(Found::Live(found)) = here.find(vec![id.into()], clock.now()).await else {
+                        panic!("it lives")
+                    };
                     assert!(found.version >= floor, "{} after {floor}", found.version);
                     seen = found.version;
                     tokio::task::yield_now().await;

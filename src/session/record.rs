@@ -26,6 +26,8 @@ struct Plain<'a> {
     scope: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_false")]
     unchecked: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    transient: bool,
 }
 
 /// Everything of a session that its record does not say in the open.
@@ -46,6 +48,7 @@ pub(super) fn write(session: &Session) -> Zeroizing<Vec<u8>> {
         id_token: exposed(&tokens.id_token),
         scope: tokens.scope.as_deref().map(Cow::from),
         unchecked: tokens.unchecked,
+        transient: session.transient,
     };
     let text_length = plain.access_token.len()
         + [&plain.refresh_token, &plain.id_token].into_iter().flatten().map(|token| token.len()).sum::<usize>();
@@ -79,6 +82,7 @@ pub(super) fn read(id: Arc<SessionId>, about: &About, plain: &[u8], vitals: Arc<
             ..tokens
         }),
         custom: Arc::new(plain.custom.into_owned()),
+        transient: plain.transient,
         started: Now { mono: about.started, unix: plain.started_unix },
         ends: about.ends,
         began: about.began,

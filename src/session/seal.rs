@@ -54,13 +54,7 @@ impl Sealer {
 /// `session.secret`, and the id in the browser's cookie. Neither a dump of the store nor the secret
 /// alone opens a record.
 pub struct RecordSealer {
-    secrets: Vec<RecordSecret>,
-}
-
-struct RecordSecret {
-    prk: Prk,
-    /// Says which secret a record was sealed with.
-    label: [u8; LABEL_LEN],
+    keyring: Keyring,
 }
 
 impl RecordSealer {
@@ -69,47 +63,111 @@ impl RecordSealer {
     /// # Errors
     /// When the operating system has no random bytes to give.
     pub fn new(secrets: &[SecretString]) -> Result<RecordSealer, NoRandomness> {
-        let secrets = keys_of(secrets, |secret| {
-            let prk = Salt::new(HKDF_SHA256, b"latchgate session record v1").extract(secret);
-            let mut label = [0; LABEL_LEN];
-            expand(&prk, &[b"label"], &mut label);
-            RecordSecret { prk, label }
-        })?;
-        Ok(RecordSealer { secrets })
+        Ok(RecordSealer { keyring: Keyring::new(b"latchgate session record v1", secrets)? })
     }
 
-    /// Label, nonce, ciphertext, tag. It opens only with the same `id` and `context`.
+    /// It opens only with the same `id` and `context`.
     ///
     /// # Errors
     /// When there is no randomness for the nonce.
     pub fn seal(&self, id: &SessionId, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
-        let secret = &self.secrets[0];
-        let mut sealed = Vec::with_capacity(LABEL_LEN + NONCE_LEN + plain.len() + TAG_LEN);
-        sealed.extend(plain);
-        let nonce =
-            secret.key_for(id).seal_in_place_append_tag(Aad::from(context), &mut sealed).map_err(|_| NoRandomness)?;
-        let head = secret.label.iter().chain(nonce.as_ref()).copied();
-        sealed.splice(0..0, head);
-        Ok(sealed)
+        self.keyring.seal(&id.0, context, plain)
     }
 
     /// What was sealed; None for everything else, whatever is wrong with it.
     #[must_use]
     pub fn open(&self, id: &SessionId, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        self.keyring.open(&id.0, context, sealed)
+    }
+}
+
+/// Seals what browsers carry of their sessions. Each text has a key of its own, so that however many
+/// are sealed, no nonce meets its like (NIST SP 800-38D, section 8.3).
+pub struct CarriedSealer {
+    keyring: Keyring,
+}
+
+impl CarriedSealer {
+    /// The first secret seals, all open.
+    ///
+    /// # Errors
+    /// When the operating system has no random bytes to give.
+    pub fn new(secrets: &[SecretString]) -> Result<CarriedSealer, NoRandomness> {
+        Ok(CarriedSealer { keyring: Keyring::new(b"latchgate carried session v1", secrets)? })
+    }
+
+    /// The name of the key, then what [`Keyring::seal`] makes: [`CarriedSealer::OVERHEAD`] more than `plain`.
+    ///
+    /// # Errors
+    /// When there is no randomness for the name or the nonce.
+    pub fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
+        let mut name = [0; KEY_NAME_LEN];
+        aws_lc_rs::rand::fill(&mut name).map_err(|_| NoRandomness)?;
+        let mut sealed = self.keyring.seal(&name, b"", plain)?;
+        sealed.splice(0..0, name);
+        Ok(sealed)
+    }
+
+    /// What was sealed; None for everything else, whatever is wrong with it.
+    #[must_use]
+    pub fn open(&self, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (name, rest) = sealed.split_first_chunk::<KEY_NAME_LEN>()?;
+        self.keyring.open(name, b"", rest)
+    }
+
+    /// How much longer sealing makes anything.
+    pub const OVERHEAD: usize = KEY_NAME_LEN + LABEL_LEN + NONCE_LEN + TAG_LEN;
+}
+
+/// Keys by name, derived from each of `session.secret` for one purpose.
+struct Keyring {
+    secrets: Vec<KeyringSecret>,
+}
+
+struct KeyringSecret {
+    prk: Prk,
+    /// Says which secret something was sealed with.
+    label: [u8; LABEL_LEN],
+}
+
+impl Keyring {
+    fn new(purpose: &[u8], secrets: &[SecretString]) -> Result<Keyring, NoRandomness> {
+        let secrets = keys_of(secrets, |secret| {
+            let prk = Salt::new(HKDF_SHA256, purpose).extract(secret);
+            let mut label = [0; LABEL_LEN];
+            expand(&prk, &[b"label"], &mut label);
+            KeyringSecret { prk, label }
+        })?;
+        Ok(Keyring { secrets })
+    }
+
+    /// Label, nonce, ciphertext, tag.
+    fn seal(&self, name: &[u8], context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
+        let secret = &self.secrets[0];
+        let mut sealed = Vec::with_capacity(LABEL_LEN + NONCE_LEN + plain.len() + TAG_LEN);
+        sealed.extend(plain);
+        let nonce =
+            secret.key_for(name).seal_in_place_append_tag(Aad::from(context), &mut sealed).map_err(|_| NoRandomness)?;
+        let head = secret.label.iter().chain(nonce.as_ref()).copied();
+        sealed.splice(0..0, head);
+        Ok(sealed)
+    }
+
+    fn open(&self, name: &[u8], context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (label, rest) = sealed.split_first_chunk::<LABEL_LEN>()?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
         let secret = self.secrets.iter().find(|secret| secret.label == *label)?;
         let mut plain = Zeroizing::new(rest.to_vec());
-        let length = secret.key_for(id).open_in_place(nonce.into(), Aad::from(context), &mut plain).ok()?.len();
+        let length = secret.key_for(name).open_in_place(nonce.into(), Aad::from(context), &mut plain).ok()?.len();
         plain.truncate(length);
         Some(plain)
     }
 }
 
-impl RecordSecret {
-    fn key_for(&self, id: &SessionId) -> RandomizedNonceKey {
+impl KeyringSecret {
+    fn key_for(&self, name: &[u8]) -> RandomizedNonceKey {
         let mut key = Zeroizing::new([0; KEY_LEN]);
-        expand(&self.prk, &[b"key", &id.0], key.as_mut());
+        expand(&self.prk, &[b"key", name], key.as_mut());
         RandomizedNonceKey::new(&AES_256_GCM, key.as_ref()).expect("the length is that of an AES-256 key")
     }
 }
@@ -183,6 +241,7 @@ impl KeyType for Length {
 const KEY_LEN: usize = 32;
 const TAG_LEN: usize = 16;
 const LABEL_LEN: usize = 4;
+const KEY_NAME_LEN: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -245,6 +304,25 @@ mod tests {
         assert!(sealer(&[new, old]).open(&id, b"", &sealed).is_some());
         assert!(sealer(&[old, new]).open(&id, b"", &sealed).is_some());
         assert!(sealer(&[new]).open(&id, b"", &sealed).is_none());
+    }
+
+    #[test]
+    fn what_browsers_carry_opens_unharmed_or_not_at_all() {
+        let (old, new) = ("the old secret, which is long enough", "the new secret, which is long enough");
+        let sealer = |secrets: &[&str]| {
+            CarriedSealer::new(&secrets.iter().map(|&secret| SecretString::from(secret)).collect::<Vec<_>>()).unwrap()
+        };
+        let sealed = sealer(&[old]).seal(b"plain").unwrap();
+        assert_eq!(sealed.len(), b"plain".len() + CarriedSealer::OVERHEAD);
+        assert_ne!(sealer(&[old]).seal(b"plain").unwrap(), sealed, "no two are alike");
+        assert_eq!(sealer(&[new, old]).open(&sealed).as_deref(), Some(&b"plain".to_vec()));
+        assert_eq!(sealer(&[new]).open(&sealed), None);
+        for at in 0..sealed.len() {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 1;
+            assert_eq!(sealer(&[old]).open(&damaged), None, "byte {at}");
+            assert_eq!(sealer(&[old]).open(&sealed[..at]), None, "cut at {at}");
+        }
     }
 
     #[test]

@@ -338,7 +338,7 @@ async fn a_lost_answer_is_a_clean_end() {
     let [dying, other] = [world.replica(), world.replica()];
     let session = world.sign_in("ada").await;
     dying.store.freeze_before("replace");
-    let _ = spawn_renew(&dying, &session);
+    drop(spawn_renew(&dying, &session));
     dying.store.frozen().await;
     sleep(6 * SECOND).await;
     assert!(matches!(other.tokens.renew(&session).await, Renewal::Refused));
@@ -353,7 +353,7 @@ async fn others_go_on_when_the_lease_of_the_dead_is_over() {
     let [dying, other] = [world.replica(), world.replica()];
     let session = world.sign_in("ada").await;
     dying.store.freeze_after("lease");
-    let _ = spawn_renew(&dying, &session);
+    drop(spawn_renew(&dying, &session));
     dying.store.frozen().await;
     let started = tokio::time::Instant::now();
     assert_eq!(generation_of(other.tokens.renew(&session).await), 2);
@@ -397,7 +397,7 @@ async fn an_answer_is_stored_before_its_keys_are_fetched_and_checked_by_whoever_
     let [dying, other] = [world.replica(), world.replica()];
     let session = world.sign_in("ada").await;
     world.op.change(|op| op.jwks_latency = Duration::from_secs(1000));
-    let _ = spawn_renew(&dying, &session);
+    drop(spawn_renew(&dying, &session));
     world.op.called(1).await;
     sleep(SECOND).await;
     let early = other.find(&session).await.unwrap();
@@ -724,6 +724,7 @@ impl World {
             identity: Identity { issuer: ISSUER.into(), subject: user.into(), sid: None, claims: Map::new() },
             tokens: TokenSet { refresh_token: Some(format!("rt-{user}-1").into()), ..tokens },
             began: self.clock.mono(),
+            transient: false,
         };
         self.sessions.open(opening, self.clock.now()).await.unwrap()
     }
@@ -731,6 +732,7 @@ impl World {
 
 fn session_settings() -> session::Settings {
     session::Settings {
+        store: session::StoreSettings::Memory,
         idle_timeout: Duration::from_secs(72 * 3600),
         absolute_timeout: Duration::from_secs(72 * 3600),
         max_sessions: 20_000,
@@ -743,7 +745,7 @@ fn session_settings() -> session::Settings {
 impl Replica {
     async fn find(&self, session: &Session) -> Option<Arc<Session>> {
         let id = SessionId::parse(&session.id().to_cookie_value()).unwrap();
-        match self.sessions.find(vec![id], self.clock.now()).await.unwrap() {
+        match self.sessions.find(vec![id.into()], self.clock.now()).await.unwrap() {
             Found::Live(session) => Some(session),
             Found::Ended | Found::Nothing => None,
         }

@@ -5,7 +5,7 @@ use crate::harness::expect::error_json;
 use crate::harness::keys::{IdToken, Signature};
 use crate::harness::{Browser, Endpoint, Fault, Reply, Request, Site, eventually, together};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use url::Url;
 
 // -------------------------------------------------------------------------------- back channel
@@ -24,6 +24,9 @@ async fn send_form(site: &Site, form: &str) -> Reply {
 async fn is_signed_in(browser: &Browser) -> bool {
     browser.fetch("GET", "/auth/me").await.status == 200
 }
+
+/// A hand in the token before it is signed.
+type Change = fn(&mut IdToken);
 
 fn as_issued(_: &mut IdToken) {}
 
@@ -111,7 +114,7 @@ async fn a_token_that_does_not_count_ends_nothing() {
     let now = site.clock.now().unix;
     let event = |name: &str| json!({ "sub": "ada", "events": { name: {} } });
     let nonce = json!({ "sub": "ada", "events": null, "jti": null, "nonce": "n" });
-    let cases: [(&str, Value, fn(&mut IdToken)); 19] = [
+    let cases: [(&str, Value, Change); 19] = [
         ("l01 alg none", json!({ "sub": "ada" }), |token| {
             token.header.insert("alg".into(), json!("none"));
             token.signature = Signature::Empty;
@@ -373,9 +376,7 @@ async fn a_sign_out_does_not_wait_for_a_provider_that_hangs() {
     }
     // What is known of the provider is an hour old, so it is asked again.
     site.clock.advance(Duration::from_secs(3700));
-    let begun = Instant::now();
-    let reply = browser.send(logout_link()).await;
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let reply = tokio::time::timeout(Duration::from_secs(1), browser.send(logout_link())).await.expect("no longer");
     assert!(matches!(reply.status, 200 | 302), "{}", reply.status);
     assert_eq!(browser.session_cookie(), None);
     assert!(!is_signed_in(&browser).await);

@@ -25,7 +25,7 @@ fn opening(subject: &str, began: Mono) -> Opening {
         scope: Some("openid x".into()),
         ..tokens
     };
-    Opening { provider: "corp".into(), identity, tokens, began }
+    Opening { provider: "corp".into(), identity, tokens, began, transient: false }
 }
 
 async fn open(sessions: &Sessions, subject: &str, clock: &Clock) -> Arc<Session> {
@@ -34,7 +34,7 @@ async fn open(sessions: &Sessions, subject: &str, clock: &Clock) -> Arc<Session>
 
 async fn find(sessions: &Sessions, session: &Session, clock: &Clock) -> Found {
     let id = SessionId::parse(&session.id().to_cookie_value()).unwrap();
-    sessions.find(vec![id], clock.now()).await.unwrap()
+    sessions.find(vec![id.into()], clock.now()).await.unwrap()
 }
 
 async fn is_live(sessions: &Sessions, session: &Session, clock: &Clock) -> bool {

@@ -31,6 +31,7 @@ use async_trait::async_trait;
 use redb::{Database, ReadTransaction, ReadableDatabase};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -120,15 +121,15 @@ impl FileStore {
     }
 
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let outcome = {
+        let (outcome, opening) = {
             let slot = self.shared.slot.read().unwrap_or_else(PoisonError::into_inner);
             let Some(database) = &*slot else { return Err(self.shared.fault_or("store_closed")) };
-            catch(|| work(&database.begin_read()?))
+            (catch(|| work(&database.begin_read()?)), self.shared.openings.load(Ordering::Relaxed))
         };
         outcome.map_err(|error| {
             let reason = reason_of(&error);
             tracing::error!(reason, %error, "the session file cannot be read; opening it again");
-            let _ = self.send(Message::Reopen(reason));
+            let _ = self.send(Message::Reopen { opening, reason });
             StoreError { reason }
         })
     }
@@ -298,7 +299,9 @@ impl SessionStore for FileStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.shared.fault().map_or(Ok(()), |reason| Err(StoreError { reason }))
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_alive = writer.as_ref().is_some_and(|writer| !writer.is_finished());
+        if is_alive && self.shared.fault().is_none() { Ok(()) } else { Err(self.shared.fault_or("store_failed")) }
     }
 
     async fn sweep(&self, now: Now) -> Result<(), StoreError> {
@@ -322,6 +325,8 @@ impl SessionStore for FileStore {
 struct Shared {
     /// None while it is being opened again. Only the writer puts and takes.
     slot: RwLock<Option<Database>>,
+    /// Counts the databases that were in the slot.
+    openings: AtomicU64,
     index: RwLock<Arc<Index>>,
     /// Why writes do not work.
     fault: Mutex<Option<&'static str>>,
@@ -334,7 +339,9 @@ impl Shared {
 
     fn put(&self, Contents { database, index, removals }: Contents) -> Removals {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
-        *self.slot.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        self.openings.fetch_add(1, Ordering::Relaxed);
+        *slot = Some(database);
         removals
     }
 

@@ -1,5 +1,6 @@
 //! The store in memory: for one process, and gone with it.
 
+use super::local::{Leases, TakenNames};
 use super::{
     About, Claim, Creation, Filter, Lease, Lookup, OnceName, Page, REMEMBER_REMOVALS, Record, Replacement,
     SessionStore, StoreError,
@@ -20,14 +21,8 @@ pub struct MemoryStore {
     of_user: DashMap<(String, String), Vec<SessionKey>>,
     ended: DashMap<SessionKey, Mono>,
     removals: Mutex<Vec<(Filter, Mono)>>,
-    leases: DashMap<SessionKey, Leased>,
-    taken: DashMap<OnceName, Mono>,
-}
-
-struct Leased {
-    generation: u64,
-    owner: u128,
-    until: Mono,
+    leases: Leases,
+    taken: TakenNames,
 }
 
 impl MemoryStore {
@@ -40,8 +35,8 @@ impl MemoryStore {
             of_user: DashMap::new(),
             ended: DashMap::new(),
             removals: Mutex::default(),
-            leases: DashMap::new(),
-            taken: DashMap::new(),
+            leases: Leases::default(),
+            taken: TakenNames::default(),
         }
     }
 
@@ -50,7 +45,7 @@ impl MemoryStore {
         if self.ended.len() < MOST_ENDED {
             self.ended.insert(key, now);
         }
-        self.leases.remove(&key);
+        self.leases.forget(key);
         if let Entry::Occupied(mut keys) = self.of_user.entry(user_of(&record.about)) {
             keys.get_mut().retain(|&other| other != key);
             if keys.get().is_empty() {
@@ -166,55 +161,20 @@ impl SessionStore for MemoryStore {
     }
 
     async fn lease(&self, claim: &Claim, now: Now) -> Result<Lease, StoreError> {
-        let leased = Leased { generation: claim.generation, owner: claim.owner, until: now.mono.after(claim.life) };
-        match self.leases.entry(claim.key) {
-            Entry::Occupied(held) if held.get().owner != claim.owner && now.mono < held.get().until => Ok(Lease::Held),
-            Entry::Occupied(mut lapsed) => {
-                let interrupted = lapsed.get().owner != claim.owner && lapsed.get().generation == claim.generation;
-                lapsed.insert(leased);
-                Ok(Lease::Granted { interrupted })
-            }
-            Entry::Vacant(place) => {
-                place.insert(leased);
-                Ok(Lease::Granted { interrupted: false })
-            }
-        }
+        Ok(self.leases.lease(claim, now))
     }
 
     async fn renew_lease(&self, claim: &Claim, now: Now) -> Result<bool, StoreError> {
-        let Some(mut held) = self.leases.get_mut(&claim.key) else { return Ok(false) };
-        if held.owner != claim.owner {
-            return Ok(false);
-        }
-        held.until = now.mono.after(claim.life);
-        Ok(true)
+        Ok(self.leases.renew(claim, now))
     }
 
     async fn release_lease(&self, claim: &Claim, resolved: bool) -> Result<(), StoreError> {
-        if let Entry::Occupied(mut held) = self.leases.entry(claim.key)
-            && held.get().owner == claim.owner
-        {
-            if resolved {
-                held.remove();
-            } else {
-                held.get_mut().until = Mono::default();
-            }
-        }
+        self.leases.release(claim, resolved);
         Ok(())
     }
 
     async fn take_once(&self, name: OnceName, life: Duration, now: Now) -> Result<bool, StoreError> {
-        Ok(match self.taken.entry(name) {
-            Entry::Occupied(taken) if now.mono < *taken.get() => false,
-            Entry::Occupied(mut forgotten) => {
-                forgotten.insert(now.mono.after(life));
-                true
-            }
-            Entry::Vacant(place) => {
-                place.insert(now.mono.after(life));
-                true
-            }
-        })
+        Ok(self.taken.take(name, life, now))
     }
 
     fn len(&self) -> Option<usize> {
@@ -230,8 +190,8 @@ impl SessionStore for MemoryStore {
             self.take(key, now.mono);
         }
         self.ended.retain(|_, &mut at| now.mono.since(at) < REMEMBER_ENDED);
-        self.taken.retain(|_, &mut until| now.mono < until);
-        self.leases.retain(|key, _| self.records.contains_key(key));
+        self.taken.sweep(now);
+        self.leases.retain(|key| self.records.contains_key(key));
         Ok(())
     }
 

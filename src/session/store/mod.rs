@@ -10,13 +10,16 @@
 //! 4. What was acknowledged is there: for the next reader, and for durable stores after a crash.
 //! 5. A store that cannot be reached says so; it never says "nothing there" instead.
 
+mod cookie;
 #[cfg(test)]
 pub(crate) mod failing;
 mod file;
+mod local;
 mod memory;
 mod record;
 pub mod redis;
 
+pub use cookie::{Adoption, Bounds, CookieStore};
 pub use file::{FileProblem, FileSettings, FileStore};
 pub use memory::MemoryStore;
 pub use record::{About, Record};
@@ -129,7 +132,7 @@ pub enum Replacement {
 
 /// Which records; what is None does not matter. To select anything at all, `subject` or `sid` must be given
 /// for [`SessionStore::remove_where`]; for [`SessionStore::list`] both may be None.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     /// `iss`, byte by byte.
     pub issuer: Option<String>,

@@ -196,6 +196,11 @@ impl Plan {
     fn source(&self, issuer: &str, upstream: &str) -> String {
         let url = if self.app.contains("url =") { String::new() } else { format!("url = \"{upstream}\"") };
         let admin = if self.server.contains("admin_listen") { "" } else { "admin_listen = \"off\"" };
+        // The whole suite, with another store.
+        let store = match std::env::var("LATCHGATE_TEST_STORE") {
+            Ok(store) if !self.session.contains("store =") => format!("store = \"{store}\""),
+            _ => String::new(),
+        };
         let drain = if self.server.contains("drain_timeout") { "" } else { "drain_timeout = \"5s\"" };
         format!(
             r#"
@@ -207,6 +212,7 @@ external_url = "{external_url}"
 {server}
 [session]
 secret = {{ env = "SESSION_SECRET" }}
+{store}
 {session}
 [login]
 {login}

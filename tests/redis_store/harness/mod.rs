@@ -8,11 +8,12 @@ use latchgate::background::Background;
 use latchgate::clock::{Clock, Mono};
 use latchgate::session::opened::Opened;
 use latchgate::session::store::redis::{RedisSettings, RedisStore};
-use latchgate::session::store::{About, Creation, Lookup, Record, SessionStore};
-use latchgate::session::{Identity, Session, SessionKey, TokenSet};
+use latchgate::session::store::{About, Creation, Lookup, MemoryStore, Record, SessionStore};
+use latchgate::session::{Identity, Opening, Session, SessionKey, Sessions, Settings, StoreSettings, TokenSet};
 use serde_json::Map;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 /// One gateway: a store, and what it has opened.
@@ -85,7 +86,7 @@ impl Gateway {
     /// Whether what is opened here counts at present.
     pub fn trusts(&self) -> bool {
         let key = random_key();
-        let session = session(key);
+        let session = session();
         self.opened.keep(self.opened.ticket(key), &session);
         self.opened.peek(key).is_some()
     }
@@ -118,29 +119,23 @@ pub fn random_key() -> SessionKey {
     SessionKey::from_bytes(std::array::from_fn(|_| fastrand::u8(..)))
 }
 
-/// An opened session with nothing in it.
-pub fn session(key: SessionKey) -> Arc<Session> {
-    let tokens = TokenSet {
-        generation: 1,
-        access_token: String::new().into(),
-        bearer: http::HeaderValue::from_static("Bearer x"),
-        obtained: Mono::default(),
-        life: None,
-        refresh_token: None,
-        id_token: None,
-        scope: None,
-    };
+/// Some opened session, of another store: whose it is does not matter to what is kept or forgotten.
+pub fn session() -> Arc<Session> {
+    let tokens = TokenSet::new("at".into(), 1, Mono::default()).expect("it can stand in a header");
     let identity =
         Identity { issuer: "https://idp.example".into(), subject: "ada".into(), sid: None, claims: Map::new() };
-    Arc::new(Session {
-        key,
-        provider: "corp".into(),
-        identity: Arc::new(identity),
-        tokens: Arc::new(tokens),
-        custom: Arc::default(),
-        started: Clock::system().now(),
-        vitals: Arc::default(),
-        version: 1,
-        weight: 1,
-    })
+    let opening = Opening { provider: "corp".into(), identity, tokens, began: Mono::default(), transient: false };
+    let settings = Settings {
+        store: StoreSettings::Memory,
+        idle_timeout: Duration::from_secs(3600),
+        absolute_timeout: Duration::from_secs(3600),
+        max_sessions: 1,
+        cache_memory: 1 << 20,
+        max_sessions_per_user: 1,
+        secrets: Vec::new(),
+    };
+    let (clock, background) = (Clock::system(), Background::on_current_runtime());
+    let store = Arc::new(MemoryStore::new(1));
+    let sessions = Sessions::new(settings, store, Opened::new(1 << 20), background, clock.clone()).expect("randomness");
+    tokio::task::block_in_place(|| Handle::current().block_on(sessions.open(opening, clock.now()))).expect("room")
 }

@@ -6,6 +6,7 @@ use super::disk::{self, Disk};
 use super::ledger::{Ledger, Removals};
 use super::{FileProblem, Shared};
 use crate::clock::{Clock, Mono};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,11 @@ pub(super) enum Message {
     /// Nobody does: it goes along with the next one.
     Later(Task),
     /// A reader has found the database unusable.
-    Reopen(&'static str),
+    Reopen {
+        /// Which; it may be open again by now.
+        opening: u64,
+        reason: &'static str,
+    },
     /// Writes what is left, and ends.
     Close,
 }
@@ -84,8 +89,8 @@ impl Writer {
                         self.later.push(task);
                         self.is_confirmed = false;
                     }
-                    Ok(Message::Reopen(reason)) if self.shared.fault().is_none() => self.give_up(reason),
-                    Ok(Message::Reopen(_)) | Err(RecvTimeoutError::Timeout) => {}
+                    Ok(Message::Reopen { opening, reason }) if self.is_in_use(opening) => self.give_up(reason),
+                    Ok(Message::Reopen { .. }) | Err(RecvTimeoutError::Timeout) => {}
                     Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => is_last = true,
                 }
                 if is_last || tasks.len() >= MOST_AT_ONCE {
@@ -105,6 +110,10 @@ impl Writer {
                 return self.close();
             }
         }
+    }
+
+    fn is_in_use(&self, opening: u64) -> bool {
+        self.shared.fault().is_none() && self.shared.openings.load(Ordering::Relaxed) == opening
     }
 
     fn until_something_is_due(&self) -> Duration {

@@ -3,9 +3,6 @@
 use super::settings::Address;
 use crate::session::store::StoreError;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
-use std::error::Error;
-use std::io;
-use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +90,6 @@ impl From<&RedisError> for Fault {
                 Some("NOAUTH" | "WRONGPASS") => Fault::Credentials,
                 Some("MISCONF" | "NOREPLICAS") => Fault::NotSaving,
                 Some("BUSY") => Fault::NotReady,
-                _ if is_tls(error) => Fault::Tls,
                 _ if error.is_unrecoverable_error() || error.is_io_error() => Fault::Unreachable,
                 _ => Fault::Protocol,
             },
@@ -105,13 +101,6 @@ impl From<Fault> for StoreError {
     fn from(fault: Fault) -> StoreError {
         StoreError { reason: fault.reason() }
     }
-}
-
-/// With TLS 1.3 a server refuses a client's certificate after the handshake, when the first answer is due.
-fn is_tls(error: &RedisError) -> bool {
-    let cause = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
-    let io = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
-    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// A redirection without a host means the same host, which a node cannot know of itself; the next discovery finds it.
