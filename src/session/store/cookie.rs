@@ -222,16 +222,20 @@ impl CookieStore {
         }
     }
 
-    fn user_has_too_many(&self, about: &About, most: usize, newest: SessionKey) -> Vec<SessionKey> {
+    /// The oldest beyond `most`, the new one counted: of several logins at once each names the same ones.
+    fn user_has_too_many(&self, about: &About, most: usize, now: Now) -> Vec<SessionKey> {
         let keys = self.of_user.get(&user_of(about)).map(|keys| keys.clone()).unwrap_or_default();
         if keys.len() <= most {
             return Vec::new();
         }
-        let started = |&key: &SessionKey| Some((self.record(key)?.about.started, key));
-        let mut others: Vec<_> = keys.iter().filter(|&&key| key != newest).filter_map(started).collect();
-        others.sort_unstable_by_key(|&(started, _)| started);
-        others.truncate(keys.len() - most);
-        others.into_iter().map(|(_, key)| key).collect()
+        let live = keys.into_iter().filter_map(|key| Some((key, self.record(key)?)));
+        let mut live: Vec<_> = live
+            .filter(|(_, record)| now.mono < record.expires)
+            .map(|(key, record)| (record.about.started, key))
+            .collect();
+        live.sort_unstable_by_key(|&(started, key)| (started, *key.as_bytes()));
+        live.truncate(live.len().saturating_sub(most));
+        live.into_iter().map(|(_, key)| key).collect()
     }
 
     /// A tenth more than needed, so that it is seldom done.
@@ -318,7 +322,7 @@ impl SessionStore for CookieStore {
             // Whoever gets an answer to the login has it in a cookie.
             Entry::Vacant(place) => place.insert(self.kept(key, record, version, now)),
         };
-        let mut evicted = self.user_has_too_many(&about, most_per_user.max(1), key);
+        let mut evicted = self.user_has_too_many(&about, most_per_user.max(1), now);
         evicted.retain(|&key| self.end(key, now));
         self.forget_what_is_too_much();
         Ok(Creation::Created { evicted })
@@ -337,7 +341,8 @@ impl SessionStore for CookieStore {
 
     async fn replace(&self, key: SessionKey, seen: u64, record: Record, now: Now) -> Result<Replacement, StoreError> {
         let replacement = {
-            let Some(mut known) = self.known.get_mut(&key) else { return Ok(Replacement::Gone) };
+            let known = self.known.get_mut(&key).filter(|known| now.mono < known.expires);
+            let Some(mut known) = known else { return Ok(Replacement::Gone) };
             match &known.state {
                 State::Ended => Replacement::Gone,
                 State::Kept(newest) if newest.version != seen => Replacement::Conflict(newest.clone()),
@@ -355,7 +360,8 @@ impl SessionStore for CookieStore {
     }
 
     async fn touch(&self, key: SessionKey, seen_at: Mono, expires: Mono) -> Result<(), StoreError> {
-        if let Some(mut known) = self.known.get_mut(&key) {
+        // What has expired and was not swept yet is over all the same.
+        if let Some(mut known) = self.known.get_mut(&key).filter(|known| seen_at < known.expires) {
             known.expires = known.expires.max(expires);
             let expires = known.expires;
             if let State::Kept(record) = &mut known.state {
