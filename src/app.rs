@@ -15,7 +15,8 @@ use crate::session::cookie::Cookies;
 use crate::session::opened::Opened;
 use crate::session::own_token::OwnTokens;
 use crate::session::seal::{NoRandomness, Sealer};
-use crate::session::store::{Bounds, CookieStore, MemoryStore};
+use crate::session::store::redis::RedisStore;
+use crate::session::store::{Bounds, CookieStore, FileSettings, FileStore, MemoryStore, SessionStore};
 use crate::session::{Sessions, StoreSettings};
 use crate::tls;
 use crate::tokens::Tokens;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// A gateway at work. Dropping it does not stop it; [`Running::shut_down`] does.
 pub struct Running {
@@ -38,6 +39,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<bool>>,
     background: Background,
+    sessions: Sessions,
     drain_timeout: Duration,
 }
 
@@ -55,6 +57,8 @@ pub enum Drained {
 pub enum StartError {
     /// Somebody else listens there, or it is not ours to take.
     Bind(String, io::Error),
+    /// The sessions cannot be kept where they should be.
+    Store(String),
     /// No random bytes, no threads.
     System(String),
 }
@@ -63,6 +67,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Bind(place, error) => write!(f, "cannot listen on {place}: {error}"),
+            StartError::Store(what) => write!(f, "cannot keep sessions: {what}"),
             StartError::System(what) => f.write_str(what),
         }
     }
@@ -87,12 +92,12 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
             let failed = |error| StartError::Bind(format!("{address} (server.admin_listen)"), error);
             let listener = server::admin::bind(address).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            background.run_forever(server::admin::serve(listener, stopped.clone()));
+            background.run_forever(server::admin::serve(listener, shared.sessions.clone(), stopped.clone()));
             Some(address)
         }
         None => None,
     };
-    background.run_forever(sweep(shared.sessions.clone(), clock.clone()));
+    background.run_forever(sweep(Arc::clone(&shared.endpoints), clock.clone()));
     let sessions = shared.sessions.clone();
     background.run_forever(async move { sessions.watch_held().await });
     let config = Arc::new(config);
@@ -103,7 +108,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         .collect::<io::Result<Vec<_>>>()
         .map_err(|error| StartError::System(format!("cannot start a worker thread: {error}")))?;
     let drain_timeout = config.server.drain_timeout;
-    Ok(Running { addresses, admin_address, stop, workers, background, drain_timeout })
+    let sessions = shared.sessions.clone();
+    Ok(Running { addresses, admin_address, stop, workers, background, sessions, drain_timeout })
 }
 
 impl Running {
@@ -131,6 +137,7 @@ impl Running {
         });
         let requests = all_drained.await.unwrap_or(false);
         let tasks = tokio::time::timeout(self.drain_timeout.max(LEAST_FOR_TASKS), self.background.finished()).await;
+        self.sessions.store().close().await;
         if requests && tasks.is_ok() { Drained::Complete } else { Drained::CutOff }
     }
 }
@@ -154,7 +161,7 @@ impl Shared {
         let secrets = &config.session.secrets;
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");
-        let sessions = sessions(config, clock, background).map_err(no_randomness)?;
+        let sessions = sessions(config, clock, background)?;
         let own_tokens =
             Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
         // The roots of this machine are read once.
@@ -174,6 +181,7 @@ impl Shared {
             tokens: Arc::clone(&tokens),
             own_tokens: Arc::clone(&own_tokens),
             sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
+            logout_turns: Arc::new(Semaphore::new(LOGOUTS_AT_ONCE)),
             background: background.clone(),
             clock: clock.clone(),
         });
@@ -191,26 +199,39 @@ impl Shared {
     }
 }
 
-/// All sessions, where `session.store` says.
-fn sessions(config: &Config, clock: &Clock, background: &Background) -> Result<Sessions, NoRandomness> {
+/// All sessions, where `session.store` says. A file is opened and checked here; Redis may come later.
+fn sessions(config: &Config, clock: &Clock, background: &Background) -> Result<Sessions, StartError> {
     let settings = config.session.clone();
     let opened = Opened::new(settings.cache_memory);
-    let (background, clock) = (background.clone(), clock.clone());
-    match settings.store {
-        StoreSettings::Memory => {
-            let store = Arc::new(MemoryStore::new(settings.max_sessions));
-            Sessions::new(settings, store, opened, background, clock)
+    let most_sessions = settings.max_sessions;
+    let store: Arc<dyn SessionStore> = match &settings.store {
+        StoreSettings::Memory => Arc::new(MemoryStore::new(most_sessions)),
+        StoreSettings::File(path) => {
+            let failed = |problem| StartError::Store(format!("{}: {problem}", path.display()));
+            let settings = FileSettings { path: path.clone(), most_sessions };
+            Arc::new(FileStore::open(&settings, clock.clone()).map_err(failed)?)
+        }
+        StoreSettings::Redis(settings) => {
+            let failed = |problem| StartError::Store(format!("session.redis: {problem}"));
+            RedisStore::new(settings.clone(), Arc::clone(&opened), background.clone(), clock.clone()).map_err(failed)?
         }
         StoreSettings::Cookie => {
-            let store = Arc::new(CookieStore::new(Bounds {
-                sessions: settings.max_sessions.max(LEAST_CARRIED),
+            let bounds = Bounds {
+                sessions: most_sessions.max(LEAST_CARRIED),
                 bytes: settings.cache_memory.max(LEAST_FOR_CARRIED),
                 longest_life: settings.absolute_timeout,
-            }));
+            };
             let most_chunks = chunks_within(config.limits.header_bytes);
-            Sessions::in_cookies(settings, store, most_chunks, opened, background, clock)
+            let store = Arc::new(CookieStore::new(bounds));
+            return Sessions::in_cookies(settings, store, most_chunks, opened, background.clone(), clock.clone())
+                .map_err(no_randomness);
         }
-    }
+    };
+    Sessions::new(settings, store, opened, background.clone(), clock.clone()).map_err(no_randomness)
+}
+
+fn no_randomness(error: NoRandomness) -> StartError {
+    StartError::System(error.to_string())
 }
 
 /// The mock provider answers in this process; nothing but the way to it differs.
@@ -313,10 +334,11 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
 }
 
 /// Drops what is over, so that memory follows use.
-async fn sweep(sessions: Sessions, clock: Clock) {
+async fn sweep(endpoints: Arc<Endpoints>, clock: Clock) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        sessions.sweep(clock.now()).await;
+        let over = endpoints.sessions.sweep(clock.now()).await;
+        endpoints.revoke_over(over);
     }
 }
 
@@ -327,6 +349,8 @@ fn describe(place: &Listen) -> String {
     }
 }
 
+/// Logouts of providers that are looked at at the same time: more of them wait, and requests do not.
+const LOGOUTS_AT_ONCE: usize = 16;
 /// Requests at the same time, of which none must make the store forget what another one needs.
 const LEAST_CARRIED: usize = 1000;
 const LEAST_FOR_CARRIED: u64 = 8 << 20;

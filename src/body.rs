@@ -5,6 +5,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +41,12 @@ impl Body {
     #[must_use]
     pub fn limited(self, limit: u64, tripped: Arc<AtomicBool>) -> Body {
         Body::boxed(Limited { inner: self, left: limit, tripped })
+    }
+
+    /// Is over when `end` resolves, as if it were complete.
+    #[must_use]
+    pub fn until(self, end: impl Future<Output = ()> + Send + 'static) -> Body {
+        Body::boxed(Until { inner: self, end: Box::pin(end) })
     }
 }
 
@@ -145,10 +152,58 @@ impl HttpBody for Limited {
     }
 }
 
+struct Until {
+    inner: Body,
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl HttpBody for Until {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        // Once it is over the body is empty, and `end` is not polled again.
+        if !this.inner.is_end_stream() && this.end.as_mut().poll(cx).is_ready() {
+            this.inner = Body::Empty;
+        }
+        Pin::new(&mut this.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn a_body_is_over_when_it_is_told_to_be() {
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let mut body = Body::boxed(Endless).until(async { drop(ended.await) });
+        assert!(body.frame().await.unwrap().is_ok());
+        end.send(()).unwrap();
+        assert!(body.frame().await.is_none());
+        assert!(body.frame().await.is_none());
+    }
+
+    struct Endless;
+
+    impl HttpBody for Endless {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"data: 1\n\n")))))
+        }
+    }
 
     #[tokio::test]
     async fn a_body_at_the_limit_passes_and_one_byte_more_does_not() {

@@ -18,7 +18,7 @@
 //!  reply                           everything we answer ourselves
 //!  facts                           what we know of this request
 //!  policy                          pure: paths, routes, admit(), prepare(), recover()
-//!  background  body  clock  telemetry  tls
+//!  background  body  clock  fault  telemetry  tls
 //! ```
 //!
 //! # The request path
@@ -67,5 +67,6 @@ pub mod policy;
 pub mod background;
 pub mod body;
 pub mod clock;
+pub mod fault;
 pub mod telemetry;
 pub mod tls;

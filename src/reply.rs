@@ -257,6 +257,25 @@ pub fn json(status: StatusCode, body: &Value) -> Response<Body> {
     response
 }
 
+/// A status that says it all.
+#[must_use]
+pub fn empty(status: StatusCode, outcome: Outcome) -> Response<Body> {
+    let mut response = ours(status, Body::Empty);
+    response.extensions_mut().insert(outcome);
+    response
+}
+
+/// An empty page that pages of `origin`, and no others, may put into a frame.
+#[must_use]
+pub fn empty_frame(origin: &str) -> Response<Body> {
+    let mut response = ours(StatusCode::OK, Body::from("<!doctype html><title></title>".to_owned()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    let policy = HeaderValue::try_from(format!("default-src 'none'; frame-ancestors {origin}"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy.unwrap_or(HeaderValue::from_static(PAGE_POLICY)));
+    response
+}
+
 /// An empty answer that leads elsewhere. `location` must be header-safe; if it is not, 500.
 #[must_use]
 pub fn redirect(status: StatusCode, location: &str) -> Response<Body> {

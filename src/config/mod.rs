@@ -108,7 +108,7 @@ impl Config {
         let session = document.table("session", sections::session);
         let login = document.table("login", sections::login);
         let refresh = document.table("refresh", sections::refresh);
-        let limits = document.table("limits", |table| sections::limits(table, session.store));
+        let limits = document.table("limits", |table| sections::limits(table, &session.store));
         let telemetry = document.table("telemetry", sections::telemetry);
         let (providers, known_providers) =
             document.table("providers", |table| providers::read(table, &server.external_url, refresh.timeout));

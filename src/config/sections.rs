@@ -3,6 +3,7 @@
 use super::raw::{Field, Table, quoted};
 use super::values::{duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
 use crate::session::StoreSettings;
+use crate::session::store::redis::RedisSettings;
 use crate::telemetry::LogFormat;
 use crate::{endpoints, gateway, server, session, telemetry, tokens};
 use ipnet::IpNet;
@@ -46,24 +47,30 @@ pub(super) fn server(table: &Table) -> server::Settings {
 
 /// `[session]`
 pub(super) fn session(table: &Table) -> session::Settings {
-    table.unavailable(&["file", "redis"]);
-    let stores = [("memory", StoreSettings::Memory), ("cookie", StoreSettings::Cookie)];
+    let path = table.table("file", |table| table.read("path", file_path));
+    let redis = table.table("redis", redis);
+    let kind = [("memory", Store::Memory), ("file", Store::File), ("redis", Store::Redis), ("cookie", Store::Cookie)];
+    let kind = table.read("store", |field| field.choice(&kind, &[])).unwrap_or(Store::Memory);
+    let secrets: Vec<SecretString> =
+        table.read("secret", |field| field.one_or_more(session_secret)).unwrap_or_default();
+    if kind != Store::Memory && !table.has("secret") {
+        let help = r#"add `secret = { env = "LATCHGATE_SECRET" }`, made with `openssl rand -base64 48`"#;
+        table.refuse("secret", "`session.secret` is missing: this store keeps sessions sealed with it", help);
+    }
     let settings = session::Settings {
-        store: table.read("store", |field| field.choice(&stores, &["file", "redis"])).unwrap_or(StoreSettings::Memory),
+        store: match kind {
+            Store::Memory => StoreSettings::Memory,
+            Store::File => StoreSettings::File(path.unwrap_or_else(|| "latchgate.db".into())),
+            Store::Redis => redis.map_or(StoreSettings::Memory, StoreSettings::Redis),
+            Store::Cookie => StoreSettings::Cookie,
+        },
         idle_timeout: table.read("idle_timeout", positive_duration).unwrap_or(Duration::from_secs(24 * 3600)),
         absolute_timeout: table.read("absolute_timeout", positive_duration).unwrap_or(Duration::from_secs(72 * 3600)),
         cache_memory: table.read("cache_memory", size).unwrap_or(64 << 20),
         max_sessions: count(table, "max_sessions", 1_000_000),
         max_sessions_per_user: count(table, "max_sessions_per_user", 100),
-        secrets: table.read("secret", |field| field.one_or_more(session_secret)).unwrap_or_default(),
+        secrets,
     };
-    if settings.store == StoreSettings::Cookie && !table.has("secret") {
-        table.refuse(
-            "store",
-            "`session.store = \"cookie\"` needs `session.secret`",
-            "it seals what browsers keep; make one with `openssl rand -base64 48`",
-        );
-    }
     if table.has("idle_timeout") && settings.idle_timeout > settings.absolute_timeout {
         table.warn(
             "idle_timeout",
@@ -72,6 +79,77 @@ pub(super) fn session(table: &Table) -> session::Settings {
         );
     }
     settings
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Store {
+    Memory,
+    File,
+    Redis,
+    Cookie,
+}
+
+fn text(field: &Field) -> Option<String> {
+    field.string().map(str::to_owned)
+}
+
+fn file_path(field: &Field) -> Option<PathBuf> {
+    field.string().map(PathBuf::from)
+}
+
+/// `[session.redis]`. The URLs may hold a password, so none is ever shown.
+fn redis(table: &Table) -> Option<RedisSettings> {
+    let cluster = table.read("cluster", Field::boolean).unwrap_or(false);
+    let from_urls = |field: &Field| {
+        let urls: Vec<SecretString> = field.one_or_more(secret)?;
+        let urls: Vec<&str> = urls.iter().map(ExposeSecret::expose_secret).collect();
+        match RedisSettings::from_urls(&urls, cluster) {
+            Ok(settings) => Some(settings),
+            Err(problem) => field.refuse(&format!("cannot be used: {problem}"), "as in \"redis://127.0.0.1:6379/\""),
+        }
+    };
+    let username = table.read("username", text);
+    let password = table.read("password", secret);
+    let key_prefix = table.read("key_prefix", text);
+    let timeout = table.read("timeout", positive_duration);
+    let connect_timeout = table.read("connect_timeout", positive_duration);
+    let ca_file = table.read("ca_file", file_path);
+    let client = (table.read("client_certificate", file_path), table.read("client_key", file_path));
+    let url = table.read("url", from_urls);
+    let mut settings = if table.has("url") { url } else { RedisSettings::from_urls(&[DEFAULT_REDIS], cluster).ok() }?;
+    settings.username = username.or(settings.username);
+    settings.password = password.or(settings.password);
+    settings.key_prefix = key_prefix.unwrap_or(settings.key_prefix);
+    settings.timeout = timeout.unwrap_or(settings.timeout);
+    settings.connect_timeout = connect_timeout.unwrap_or(settings.connect_timeout);
+    if ca_file.is_some() || client != (None, None) {
+        let Some(tls) = settings.tls.as_mut() else {
+            let key = ["ca_file", "client_certificate", "client_key"].into_iter().find(|key| table.has(key))?;
+            table.refuse(key, format!("`session.redis.{key}` is for TLS"), "write `rediss://` in `session.redis.url`");
+            return None;
+        };
+        tls.ca_file = ca_file;
+        tls.client = match client {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                table.refuse(
+                    "client_certificate",
+                    "`client_certificate` and `client_key` go together",
+                    "add the other",
+                );
+                return None;
+            }
+        };
+    }
+    match settings.check() {
+        Ok(()) => Some(settings),
+        Err(problem) => {
+            let key = if table.has("key_prefix") { "key_prefix" } else { "url" };
+            table.refuse(key, problem.to_string(), "see `[session.redis]` in docs/configuration.md");
+            None
+        }
+    }
 }
 
 /// `[login]`
@@ -109,7 +187,7 @@ pub(super) fn refresh(table: &Table) -> tokens::Settings {
 }
 
 /// `[limits]`
-pub(super) fn limits(table: &Table, store: StoreSettings) -> gateway::Limits {
+pub(super) fn limits(table: &Table, store: &StoreSettings) -> gateway::Limits {
     let limits = gateway::Limits {
         replay_body: table.read("replay_body", size).unwrap_or(256 << 10),
         replay_memory: table.read("replay_memory", size).unwrap_or(64 << 20),
@@ -121,7 +199,7 @@ pub(super) fn limits(table: &Table, store: StoreSettings) -> gateway::Limits {
             .and_then(|attempts| u32::try_from(attempts).ok())
             .unwrap_or(10),
     };
-    if store == StoreSettings::Cookie && session::carried::chunks_within(limits.header_bytes) < 2 {
+    if matches!(store, StoreSettings::Cookie) && session::carried::chunks_within(limits.header_bytes) < 2 {
         table.refuse(
             "header_bytes",
             "`limits.header_bytes` leaves no room for sessions in cookies",
@@ -245,6 +323,9 @@ fn return_target(field: &Field, allowed_return_origins: &[String]) -> Option<Str
     }
     Some(url.into())
 }
+
+/// What is on this machine already, without a word about it.
+const DEFAULT_REDIS: &str = "redis://127.0.0.1/";
 
 /// hyper's HTTP/1 buffer cannot be smaller than 8 KiB.
 fn header_bytes(field: &Field) -> Option<usize> {

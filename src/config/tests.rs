@@ -181,7 +181,6 @@ fn the_login() {
 #[rustfmt::skip] // a table
 fn secrets_that_are_not_there() {
     assert_refused(&[
-        ("[session]\nstore = \"cookie\"", 2, "`session.store = \"cookie\"` needs `session.secret`", "openssl rand"),
         ("[session]\nstore = \"cookie\"\nsecret = { env = \"SET\" }\n[limits]\nheader_bytes = \"12KiB\"", 5, "leaves no room for sessions in cookies", "at least \"16KiB\""),
         ("[session]\nsecret = \"\"", 2, "`session.secret` is empty", "give it a value"),
         ("[session]\nsecret = []", 2, "`session.secret` is empty", "give it a value"),
@@ -355,16 +354,31 @@ fn header_edits() {
     ]);
 }
 
+#[test]
+#[rustfmt::skip] // a table
+fn stores() {
+    assert_refused(&[
+        ("[session]\nstore = \"postgres\"", 2, "has a value that is not known", "one of `memory`, `file`, `redis`, `cookie`"),
+        ("[session]\nstore = \"file\"", 1, "`session.secret` is missing", "openssl rand"),
+        ("[session]\nstore = \"redis\"", 1, "`session.secret` is missing", "openssl rand"),
+        ("[session]\nstore = \"cookie\"", 1, "`session.secret` is missing", "openssl rand"),
+        ("[session.file]\npath = \"\"", 2, "`session.file.path` is empty", "give it a value"),
+        ("[session.redis]\nurl = \"http://h/\"", 2, "`session.redis.url` cannot be used: a Redis URL begins with", "redis://"),
+        ("[session.redis]\nurl = [\"redis://a/\", \"rediss://b/\"]", 2, "several Redis URLs name nodes of one cluster", "redis://"),
+        ("[session.redis]\nkey_prefix = \"a{b\"", 2, "key prefix", "docs/configuration.md"),
+        ("[session.redis]\nusername = \"u\"", 1, "a Redis user without a password", "docs/configuration.md"),
+        ("[session.redis]\ntimeout = \"0s\"", 2, "`session.redis.timeout`", "1s"),
+        ("[session.redis]\nca_file = \"ca.pem\"", 2, "`session.redis.ca_file` is for TLS", "rediss://"),
+        ("[session.redis]\nurl = \"rediss://h/\"\nclient_key = \"k.pem\"", 1, "go together", "add the other"),
+    ]);
+}
+
 /// SPEC names all of these; none may be silently ignored.
 #[test]
 #[rustfmt::skip] // a table
 fn what_this_version_does_not_have() {
     assert_refused(&[
         ("[server.tls]\ncertificate = \"c.pem\"", 1, "`server.tls` is not available in this version", "take it out"),
-        ("[session]\nstore = \"redis\"", 2, "`store = \"redis\"` is not available in this version", "one of `memory`"),
-        ("[session]\nstore = \"file\"", 2, "`store = \"file\"` is not available in this version", "one of `memory`"),
-        ("[session.file]\npath = \"x.db\"", 1, "`session.file` is not available in this version", "take it out"),
-        ("[session.redis]\nurl = \"redis://:canary-Zu7@h/\"", 1, "`session.redis` is not available in this version", "take it out"),
         ("[login]\nexpose_access_token = true", 2, "`login.expose_access_token` is not available in this version", "take it out"),
         ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
         ("[providers.p]\nkind = \"backend\"\nbase_url = \"http://x\"", 2, "`kind = \"backend\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
@@ -533,8 +547,8 @@ fn no_report_shows_a_secret() {
         "[session]\nsecert = \"canary-Zu7\"".to_owned(),
         "[session]\nsecert = { x = [\"canary-Zu7\"] }".to_owned(),
         "[sesion]\nanything = \"canary-Zu7\"".to_owned(),
-        "[session.redis]\nurl = \"redis://u:canary-Zu7@h/\"".to_owned(),
-        "session = { store = \"redis\", redis = { url = \"redis://u:canary-Zu7@h/\" } }".to_owned(),
+        "[session.redis]\nurl = \"redis://u:canary-Zu7@h/x/y\"".to_owned(),
+        "session = { store = \"redis\", redis = { url = \"http://u:canary-Zu7@h/\" } }".to_owned(),
         "session = { store = \"redis\", redis = { url = \"redis://h/?password=canary-Zu7\" } }".to_owned(),
         "[server]\nlisten = 1 # was { password = \"canary-Zu7\" }".to_owned(),
         "[server]\nexternal_url = \"http://u:canary-Zu7@localhost/\"".to_owned(),

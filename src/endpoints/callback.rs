@@ -193,6 +193,7 @@ async fn open_session(
             Refusal::Overloaded
         }
         OpeningFailed::Revoked => Refusal::LoginInvalid("you were signed out while this sign-in was under way"),
+        OpeningFailed::Over => Refusal::LoginInvalid("the identity provider says that this session is over"),
         OpeningFailed::TooLarge => not_carried(NotCarried::TooLarge),
         OpeningFailed::NoRandomness => Refusal::Internal,
         OpeningFailed::Store(error) => store_refusal(error),

@@ -4,9 +4,11 @@ use super::login::is_fit_for_a_name;
 use super::{Asked, Endpoints};
 use crate::body::Body;
 use crate::policy::Client;
+use crate::provider::random_token;
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::Session;
 use crate::session::cookie::Name;
+use askama::Template;
 use http::{Method, Response, StatusCode, header};
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -41,11 +43,10 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     let mut response = if navigates {
         let wanted = asked.parameter("return_to");
         let here = endpoints.return_to(wanted.as_deref(), &endpoints.settings.after_logout);
-        let at_provider = match ended.filter(|_| !calls_nobody) {
-            Some(session) => end_session_url(endpoints, &session).await,
-            None => None,
-        };
-        reply::redirect(StatusCode::FOUND, at_provider.as_deref().unwrap_or(&here))
+        match ended.filter(|_| !calls_nobody) {
+            Some(session) => go_on(&here, &way_out(endpoints, &session).await),
+            None => reply::redirect(StatusCode::FOUND, &here),
+        }
     } else {
         reply::json(StatusCode::OK, &json!({"success": true}))
     };
@@ -68,18 +69,48 @@ fn is_foreign_navigation(endpoints: &Endpoints, asked: &Asked<'_>) -> bool {
     }
 }
 
-/// RP-initiated logout. A provider that does not answer in time is left alone: the session here has
-/// ended either way.
-async fn end_session_url(endpoints: &Endpoints, session: &Arc<Session>) -> Option<String> {
-    let provider = Arc::clone(endpoints.provider(&session.provider)?);
-    let after_logout = endpoints.external_url.join(&endpoints.settings.after_logout).ok()?;
+/// What is left to do at the provider.
+enum WayOut {
+    /// RP-initiated logout, which comes back to `login.after_logout`.
+    At(String),
+    /// It has no such thing.
+    None,
+    /// It cannot be asked.
+    Unknown,
+}
+
+/// RP-initiated logout. The session here has ended already, so nothing depends on the way back: whatever `state` it carries, or none,
+/// it leads to `login.after_logout` and does nothing else.
+async fn way_out(endpoints: &Endpoints, session: &Arc<Session>) -> WayOut {
+    let provider = endpoints.provider(&session.provider).cloned();
+    let after_logout = endpoints.external_url.join(&endpoints.settings.after_logout).ok();
+    let Some((provider, after_logout)) = provider.zip(after_logout) else {
+        return WayOut::None;
+    };
     let session = Arc::clone(session);
     let asking = endpoints.background.run(async move {
         let id_token = session.tokens.id_token.as_ref().map(ExposeSecret::expose_secret);
-        provider.end_session_url(id_token, &after_logout, None).await
+        provider.end_session_url(id_token, &after_logout, &random_token()).await
     });
-    let url = tokio::time::timeout(PATIENCE, asking).await.ok()?.ok()??;
-    Some(url.into())
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(Ok(Ok(Some(url)))) => WayOut::At(url.into()),
+        Ok(Ok(Ok(None))) => WayOut::None,
+        _ => WayOut::Unknown,
+    }
+}
+
+fn go_on(here: &str, way_out: &WayOut) -> Response<Body> {
+    match way_out {
+        WayOut::At(provider) => reply::redirect(StatusCode::FOUND, provider),
+        WayOut::None => reply::redirect(StatusCode::FOUND, here),
+        WayOut::Unknown => reply::html(StatusCode::OK, &SignedOutPage { onward: here }),
+    }
+}
+
+#[derive(Template)]
+#[template(path = "signed_out.html")]
+struct SignedOutPage<'a> {
+    onward: &'a str,
 }
 
 fn expire_all_cookies(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut Response<Body>) {
@@ -93,4 +124,29 @@ fn expire_all_cookies(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut R
     }
 }
 
+/// A provider that does not answer in this time is left alone.
 const PATIENCE: Duration = Duration::from_millis(800);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    // LO-08, LO-09
+    #[tokio::test]
+    async fn the_way_out_leads_on_or_says_what_is_left_to_do() {
+        let to_provider = go_on("/bye", &WayOut::At("https://op.example/logout".to_owned()));
+        assert_eq!(
+            (to_provider.status().as_u16(), &to_provider.headers()["location"]),
+            (302, &"https://op.example/logout".parse().unwrap())
+        );
+        let home = go_on("/bye", &WayOut::None);
+        assert_eq!((home.status().as_u16(), &home.headers()["location"]), (302, &"/bye".parse().unwrap()));
+        let page = go_on("/bye\"><script>", &WayOut::Unknown);
+        assert_eq!(page.status(), 200);
+        let text = page.into_body().collect().await.unwrap().to_bytes();
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(text.contains("you may still be signed in there") && text.contains("/bye"), "{text}");
+        assert!(!text.contains("<script>"), "{text}");
+    }
+}

@@ -2,7 +2,9 @@
 //!
 //! They are routes like any other, so every request has been through intake and authentication.
 
+mod backchannel;
 mod callback;
+mod frontchannel;
 mod login;
 mod logout;
 mod me;
@@ -23,12 +25,16 @@ use crate::reply::{self, Asker, Refusal};
 use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
 use crate::session::seal::Sealer;
-use crate::session::{Session, Sessions};
+use crate::session::{Session, Sessions, TokenSet};
 use crate::tokens::Tokens;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use url::{Url, form_urlencoded};
 
 /// `[login]`, checked.
@@ -57,6 +63,10 @@ pub enum Endpoint {
     Provider(Arc<str>),
     /// `{prefix}/logout`
     Logout,
+    /// `{prefix}/backchannel-logout`
+    BackchannelLogout,
+    /// `{prefix}/frontchannel-logout`
+    FrontchannelLogout,
     /// `{prefix}/me` and `login.user_path`
     Me,
     /// `{prefix}/refresh`
@@ -120,6 +130,8 @@ pub struct Endpoints {
     pub own_tokens: Arc<OwnTokens>,
     /// For the records of logins under way.
     pub sealer: Arc<Sealer>,
+    /// For the logouts that providers send: anybody may, so few are looked at at once.
+    pub logout_turns: Arc<Semaphore>,
     /// Code exchanges and revocations end whoever hangs up.
     pub background: Background,
     /// The time.
@@ -136,6 +148,8 @@ impl Endpoints {
         let mut paths = vec![
             (format!("{prefix}/login"), Endpoint::Login),
             (format!("{prefix}/logout"), Endpoint::Logout),
+            (format!("{prefix}/backchannel-logout"), Endpoint::BackchannelLogout),
+            (format!("{prefix}/frontchannel-logout"), Endpoint::FrontchannelLogout),
             (format!("{prefix}/me"), Endpoint::Me),
             (format!("{prefix}/refresh"), Endpoint::Refresh),
             (format!("{prefix}/session"), Endpoint::Session),
@@ -196,7 +210,9 @@ impl Endpoints {
                 None => asked.refuse(&Refusal::NotFound),
             },
             Endpoint::Logout => logout::logout(self, &asked).await,
-            Endpoint::Me => me::me(self, &asked),
+            Endpoint::BackchannelLogout => backchannel::logout(self, &asked, body).await,
+            Endpoint::FrontchannelLogout => frontchannel::logout(self, &asked).await,
+            Endpoint::Me => me::me(&asked),
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
             Endpoint::Session => session::session(self, &asked, body).await,
             Endpoint::Mock => mock::mock(self, &asked, body).await,
@@ -234,16 +250,32 @@ impl Endpoints {
         }
     }
 
-    /// Revokes the session's refresh token (RFC 7009), best effort and in its own time.
-    fn revoke_behind(&self, session: &Session) {
-        let provider = self.provider(&session.provider).cloned();
-        if let (Some(provider), Some(token)) = (provider, session.tokens.refresh_token.clone()) {
-            self.background.run(async move {
-                if let Err(error) = provider.revoke(&token).await {
-                    tracing::info!(provider = provider.name(), reason = error.reason(), "refresh token not revoked");
+    /// The right to act upon one of the logouts that anybody may send; None when too many wait for it.
+    async fn logout_turn(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(TURN_WITHIN, Arc::clone(&self.logout_turns).acquire_owned()).await.ok()?.ok()
+    }
+
+    /// As after a logout, for sessions that were over by themselves: best effort, one after the other, and no more once the provider
+    /// does not answer. A shutdown does not wait for it.
+    pub fn revoke_over(&self, sessions: Vec<Arc<Session>>) {
+        let sessions: Vec<_> = sessions
+            .into_iter()
+            .filter_map(|session| Some((self.provider(&session.provider)?.clone(), session)))
+            .collect();
+        self.background.run_forever(async move {
+            for (provider, session) in sessions {
+                if let Err(ProviderError::Unavailable { .. }) = revoke(&provider, &session.tokens).await {
+                    return;
                 }
-            });
-        }
+            }
+        });
+    }
+
+    /// Revokes what the session can be used with, best effort and in its own time.
+    fn revoke_behind(&self, session: &Session) {
+        let Some(provider) = self.provider(&session.provider).cloned() else { return };
+        let tokens = Arc::clone(&session.tokens);
+        self.background.run(async move { revoke(&provider, &tokens).await });
     }
 }
 
@@ -255,12 +287,32 @@ impl Endpoint {
             // A code is not spent on a HEAD.
             Endpoint::Provider(_) => &[Method::GET],
             Endpoint::Logout => &[Method::GET, Method::POST],
+            Endpoint::BackchannelLogout => &[Method::POST],
+            Endpoint::FrontchannelLogout => &[Method::GET],
             Endpoint::Me => &[Method::GET, Method::HEAD],
             Endpoint::Refresh => &[Method::POST],
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
             Endpoint::Mock | Endpoint::Nothing => &[],
         }
     }
+}
+
+/// The refresh token, or the access token when there is none (RFC 7009).
+async fn revoke(provider: &Provider, tokens: &TokenSet) -> Result<(), ProviderError> {
+    let revoked = match &tokens.refresh_token {
+        Some(token) => provider.revoke(token).await,
+        None => provider.revoke_access_token(&tokens.access_token).await,
+    };
+    if let Err(error) = &revoked {
+        tracing::info!(provider = provider.name(), reason = error.reason(), "token not revoked");
+    }
+    revoked
+}
+
+/// All of a body, if it comes soon and is no longer than `limit`.
+async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal> {
+    let whole = timeout(BODY_WITHIN, Limited::new(body, limit).collect());
+    Ok(whole.await.map_err(|_| TOO_SLOW)?.map_err(|_| Refusal::BodyTooLarge)?.to_bytes())
 }
 
 /// Fetched by the browser on a guess, not by the person.
@@ -289,7 +341,36 @@ fn provider_refusal(error: &ProviderError) -> Refusal {
     }
 }
 
+const TURN_WITHIN: Duration = Duration::from_secs(2);
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+const TOO_SLOW: Refusal = Refusal::Malformed("the body did not arrive in time");
 /// When a provider does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long a login may take.
 const LOGIN_LIFE: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_not_waited_for() {
+        assert_eq!(read_body(Body::boxed(Never), 1).await.unwrap_err(), TOO_SLOW);
+    }
+
+    struct Never;
+
+    impl http_body::Body for Never {
+        type Data = bytes::Bytes;
+        type Error = crate::body::BodyError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+            Poll::Pending
+        }
+    }
+}

@@ -13,18 +13,18 @@ pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Respons
         return asked.refuse(&Refusal::CrossOrigin);
     }
     let Some(session) = &asked.session else { return invalid(endpoints, asked) };
-    match endpoints.tokens.renew(session).await {
-        Renewal::Renewed(session) => {
-            match endpoints.own_tokens.issue(&session, endpoints.sessions.ends_at(&session), asked.facts.now) {
-                Some(own) => reply::json(StatusCode::OK, &json!({"token": own.token, "expiresIn": own.expires_in})),
-                None => asked.refuse(&Refusal::Internal),
-            }
-        }
+    match endpoints.tokens.renew_on_demand(session).await {
+        Renewal::Renewed(session) => match endpoints.own_tokens.issue(&session, session.ends_at(), asked.facts.now) {
+            Some(own) => reply::json(StatusCode::OK, &json!({"token": own.token, "expiresIn": own.expires_in})),
+            None => asked.refuse(&Refusal::Internal),
+        },
         Renewal::NothingToRenewWith => match endpoints.sessions.end(session.key).await {
             Ok(_) => invalid(endpoints, asked),
             Err(_) => asked.refuse(&Refusal::StoreUnavailable),
         },
         Renewal::Refused | Renewal::Gone => invalid(endpoints, asked),
+        Renewal::Broken => asked.refuse(&Refusal::ProviderBroken),
+        Renewal::StoreUnavailable => asked.refuse(&Refusal::StoreUnavailable),
         Renewal::Unavailable { retry_after } => {
             asked.refuse(&Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
         }

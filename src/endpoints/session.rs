@@ -1,15 +1,12 @@
 //! `{prefix}/session`: what the front end may know of its session, and the data it keeps there.
 
-use super::{Asked, Endpoints, not_signed_in};
+use super::{Asked, Endpoints, not_signed_in, read_body};
 use crate::body::Body;
 use crate::clock::Now;
 use crate::reply::{self, Refusal};
 use crate::session::{Session, Update};
 use http::{Method, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value, json};
-use std::time::Duration;
-use tokio::time::timeout;
 
 pub(super) async fn session(endpoints: &Endpoints, asked: &Asked<'_>, body: Body) -> Response<Body> {
     let Some(session) = &asked.session else { return not_signed_in() };
@@ -19,7 +16,7 @@ pub(super) async fn session(endpoints: &Endpoints, asked: &Asked<'_>, body: Body
     if endpoints.is_foreign(asked) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
-    let patch = match read(body).await {
+    let patch = match read_patch(body).await {
         Ok(patch) => patch,
         Err(refusal) => return asked.refuse(&refusal),
     };
@@ -46,7 +43,7 @@ fn show(endpoints: &Endpoints, session: &Session, now: Now) -> Response<Body> {
             "provider": &*session.provider,
             "sub": session.identity.subject,
             "iat": session.started.unix,
-            "exp": endpoints.sessions.ends_at(session),
+            "exp": session.ends_at(),
             "idleTimeout": endpoints.sessions.settings().idle_timeout.as_secs(),
             "tokenExpiresIn": token_left,
             "data": &*session.custom,
@@ -54,9 +51,8 @@ fn show(endpoints: &Endpoints, session: &Session, now: Now) -> Response<Body> {
     )
 }
 
-async fn read(body: Body) -> Result<Map<String, Value>, Refusal> {
-    let whole = timeout(BODY_WITHIN, Limited::new(body, MOST_CUSTOM_DATA).collect());
-    let bytes = whole.await.map_err(|_| TOO_SLOW)?.map_err(|_| Refusal::BodyTooLarge)?.to_bytes();
+async fn read_patch(body: Body) -> Result<Map<String, Value>, Refusal> {
+    let bytes = read_body(body, MOST_CUSTOM_DATA).await?;
     serde_json::from_slice(&bytes).map_err(|_| Refusal::Malformed("the body must be a JSON object"))
 }
 
@@ -82,33 +78,10 @@ fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
 
 /// Sessions live in memory; a front end keeps settings there, not documents.
 const MOST_CUSTOM_DATA: usize = 16 * 1024;
-const BODY_WITHIN: Duration = Duration::from_secs(10);
-const TOO_SLOW: Refusal = Refusal::Malformed("the body did not arrive in time");
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_never_comes_is_not_waited_for() {
-        assert_eq!(read(Body::boxed(Never)).await.unwrap_err(), TOO_SLOW);
-    }
-
-    struct Never;
-
-    impl http_body::Body for Never {
-        type Data = bytes::Bytes;
-        type Error = crate::body::BodyError;
-
-        fn poll_frame(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-            Poll::Pending
-        }
-    }
 
     #[test]
     fn patches_merge_as_rfc_7396_says() {

@@ -97,6 +97,10 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
             if session.is_some() && exchange.route.relies_on_session() {
                 keep_out_of_shared_caches(response.headers_mut());
             }
+            if is_event_stream(response.headers()) {
+                let end = parts.tunnels.end(session.map(|session| parts.sessions.hold(&session)));
+                response = response.map(|body| body.until(async { _ = end.await }));
+            }
             response
         }
         Err(_) if too_large.load(Ordering::Relaxed) => reply::refuse(asker, &Refusal::BodyTooLarge),
@@ -177,6 +181,13 @@ fn clean(response: &mut HeaderMap, settings: &RouteSettings) {
     headers::strip_our_words(response);
     cookie::strip_foreign_claims(response);
     edit(response, &settings.response_headers);
+}
+
+/// Server-sent events never end of themselves. When their session ends they do, in good order: the browser connects again and learns
+/// that nobody is signed in; when the gateway stops, it meets another one.
+fn is_event_stream(response: &HeaderMap) -> bool {
+    let content_type = response.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
 }
 
 /// `Authorization` keeps shared caches away (RFC 9111 §3.5), and the upstream may count on it. The

@@ -121,11 +121,17 @@ impl<S: Step<Attempted>> Recovering<S> {
             || self.parts.tokens.freshness(&session, self.parts.clock.now()) != policy::Freshness::Expired;
         match self.parts.tokens.renew(&session).await {
             Renewal::Renewed(renewed) => Ok(Prepared::with(renewed, TokenChoice::Send)),
-            Renewal::Unavailable { .. } | Renewal::NothingToRenewWith if is_still_valid() => {
+            Renewal::Unavailable { .. } | Renewal::StoreUnavailable | Renewal::Broken | Renewal::NothingToRenewWith
+                if is_still_valid() =>
+            {
                 Ok(Prepared::with(session, TokenChoice::Send))
             }
             Renewal::Unavailable { retry_after } if needs_one => Err(Box::new(unavailable(exchange, retry_after))),
-            Renewal::Unavailable { .. } => Ok(Prepared::with(session, TokenChoice::Withhold)),
+            Renewal::StoreUnavailable if needs_one => Err(Box::new(refuse(exchange, &Refusal::StoreUnavailable))),
+            Renewal::Broken if needs_one => Err(Box::new(refuse(exchange, &Refusal::ProviderBroken))),
+            Renewal::Unavailable { .. } | Renewal::StoreUnavailable | Renewal::Broken => {
+                Ok(Prepared::with(session, TokenChoice::Withhold))
+            }
             Renewal::Gone if needs_one => Err(Box::new(challenge::login(&self.parts, exchange, Reason::Expired, None))),
             Renewal::NothingToRenewWith | Renewal::Refused if needs_one => {
                 Err(Box::new(self.clear_and_login(exchange, &session, None).await))
@@ -150,7 +156,8 @@ impl<S: Step<Attempted>> Recovering<S> {
                 Err(error) => return store_unavailable(exchange, error),
                 Ok(None) => (TokenUse::Orphaned, Renewable::Never, None),
                 Ok(Some(current)) => {
-                    let is_superseded = current.tokens.generation > sent.tokens.generation;
+                    let is_newer = current.tokens.generation > sent.tokens.generation;
+                    let is_superseded = is_newer && !current.tokens.unchecked;
                     let sent_use = if is_superseded { TokenUse::Superseded } else { TokenUse::Current };
                     (sent_use, self.parts.tokens.renewable(&current, now), Some(current))
                 }
@@ -168,6 +175,8 @@ impl<S: Step<Attempted>> Recovering<S> {
                 }
                 Renewal::Gone => challenge::login(&self.parts, exchange, Reason::Expired, Some(first)),
                 Renewal::Unavailable { retry_after } => unavailable(exchange, retry_after),
+                Renewal::StoreUnavailable => refuse(exchange, &Refusal::StoreUnavailable),
+                Renewal::Broken => refuse(exchange, &Refusal::ProviderBroken),
             },
             (Recovery::ClearAndLogin | Recovery::Replay | Recovery::RefreshAndReplay, None) => {
                 challenge::login(&self.parts, exchange, Reason::Expired, Some(first))
@@ -302,10 +311,13 @@ fn fingerprint(exchange: &Exchange) -> u64 {
 /// Whoever cannot be looked up is not signed out for it.
 fn store_unavailable(exchange: &Exchange, error: StoreError) -> Response<Body> {
     tracing::warn!(reason = error.reason, request = %exchange.facts.id, "a session could not be looked up or ended");
-    reply::refuse(Asker { id: &exchange.facts.id, client: exchange.facts.client }, &Refusal::StoreUnavailable)
+    refuse(exchange, &Refusal::StoreUnavailable)
 }
 
 fn unavailable(exchange: &Exchange, retry_after: Duration) -> Response<Body> {
-    let asker = Asker { id: &exchange.facts.id, client: exchange.facts.client };
-    reply::refuse(asker, &Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
+    refuse(exchange, &Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
+}
+
+fn refuse(exchange: &Exchange, refusal: &Refusal) -> Response<Body> {
+    reply::refuse(Asker { id: &exchange.facts.id, client: exchange.facts.client }, refusal)
 }

@@ -29,18 +29,23 @@ impl Tunnels {
 
     /// Joins the two sides once both have switched.
     pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, session: Option<Hold>) {
-        let mut stop = self.stop.clone();
+        let end = self.end(session);
         self.open.spawn(async move {
             let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
-            let end = async {
-                tokio::select! {
-                    () = ended(session) => POLICY_VIOLATION,
-                    _ = stop.wait_for(|stop| *stop) => GOING_AWAY,
-                }
-            };
             // A side that breaks off ends the other; there is nobody to tell.
             let _ = pass_until(end, TokioIo::new(client), TokioIo::new(upstream)).await;
         });
+    }
+
+    /// Resolves when what stays open must end, with the close code that says why: its session has ended, or the gateway stops.
+    pub fn end(&self, session: Option<Hold>) -> impl Future<Output = u16> + Send + use<> {
+        let mut stop = self.stop.clone();
+        async move {
+            tokio::select! {
+                () = ended(session) => POLICY_VIOLATION,
+                _ = stop.wait_for(|stop| *stop) => GOING_AWAY,
+            }
+        }
     }
 
     /// Resolves when all have closed, after the worker was told to stop.

@@ -47,6 +47,14 @@ impl Breaker {
         }
     }
 
+    /// How long nobody may call, if that is so: to be asked before much is done for a call.
+    pub(super) fn pause(&self, now: Mono) -> Option<Duration> {
+        match *self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Open { until, .. } | State::Probing { until, .. } if now < until => Some(until.since(now)),
+            State::Closed { .. } | State::Open { .. } | State::Probing { .. } => None,
+        }
+    }
+
     /// The call failed. `jitter` in 0..=1 spreads the next one over the second half of the pause.
     pub(super) fn failed(&self, now: Mono, retry_after: Option<Duration>, jitter: f64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

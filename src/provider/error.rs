@@ -1,7 +1,7 @@
 //! What can go wrong with a provider, and whose fault it is.
 
 use super::http::HttpError;
-use super::verify::IdTokenError;
+use super::verify::TokenError;
 use std::fmt;
 use std::time::Duration;
 
@@ -95,6 +95,13 @@ pub enum RefreshError {
         /// Label.
         reason: &'static str,
     },
+    /// The connection broke after the request went out: the token may be spent.
+    ConnectionLost,
+    /// No whole answer in time: the token may be spent.
+    Unanswered {
+        /// Label.
+        reason: &'static str,
+    },
     /// The new ID token is somebody else's (OIDC Core §12.2).
     OtherSubject,
 }
@@ -106,9 +113,26 @@ impl RefreshError {
         match self {
             RefreshError::Refused { reason }
             | RefreshError::Unavailable { reason, .. }
+            | RefreshError::Unanswered { reason }
             | RefreshError::Misconfigured { reason } => reason,
-            RefreshError::OtherSubject => IdTokenError::OtherSubject.reason(),
+            RefreshError::ConnectionLost => HttpError::Broken.reason(),
+            RefreshError::OtherSubject => TokenError::OtherSubject.reason(),
         }
+    }
+
+    /// When to try again, if that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            RefreshError::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether nobody knows what became of the refresh token.
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, RefreshError::ConnectionLost | RefreshError::Unanswered { .. })
     }
 }
 
@@ -119,6 +143,34 @@ impl fmt::Display for RefreshError {
 }
 
 impl std::error::Error for RefreshError {}
+
+/// Why a logout token ends nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogoutTokenError {
+    /// Its issuer is not this provider, or its audience not this client.
+    Foreign,
+    /// It does not count and never will.
+    Invalid {
+        /// Label.
+        reason: &'static str,
+    },
+    /// It may count, and that cannot be found out now: the provider's keys are missing.
+    Unverifiable {
+        /// Label.
+        reason: &'static str,
+        /// When to try again, if that is known.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl From<TokenError> for LogoutTokenError {
+    fn from(error: TokenError) -> LogoutTokenError {
+        match error {
+            TokenError::Issuer | TokenError::Audience => LogoutTokenError::Foreign,
+            error => LogoutTokenError::Invalid { reason: error.reason() },
+        }
+    }
+}
 
 impl From<ProviderError> for RefreshError {
     fn from(error: ProviderError) -> RefreshError {

@@ -6,11 +6,13 @@
 //! |---|---|
 //! | `metadata` | what a provider says about itself, fetched and kept |
 //! | `token_endpoint` | client authentication, and what an answer means |
-//! | `verify` | ID tokens, in the steps of OIDC Core §3.1.3.7 |
+//! | `verify` | signed tokens; ID tokens, in the steps of OIDC Core §3.1.3.7 |
+//! | `logout_token` | logout tokens, in the steps of OIDC Back-Channel Logout §2.6 |
 //! | `keys` | the keys to verify them with, fetched and kept |
 //! | `userinfo` | claims the ID token does not have |
 //! | `error` | what can go wrong, and whose fault it is |
-//! | `http`, `breaker`, `json`, `random` | the way out, when not to take it, reading answers, making secrets |
+//! | `http`, `turns`, `breaker` | the way out, whose turn it is to take it, when not to take it |
+//! | `json`, `random` | reading answers, making secrets |
 //!
 //! Plain OAuth 2.0 providers differ in two things: their endpoints are configured, and who signed in comes from userinfo. The mock
 //! provider differs in nothing but the transport ([`HttpClient::in_process`]).
@@ -20,35 +22,43 @@ mod error;
 mod http;
 mod json;
 mod keys;
+mod logout_token;
 mod metadata;
 pub mod mock;
 mod random;
 mod token_endpoint;
+mod turns;
 mod userinfo;
 mod verify;
 
 #[cfg(test)]
-mod test_provider;
+pub(crate) mod test_provider;
 #[cfg(test)]
 mod tests;
 
-pub use self::error::{ProviderError, RefreshError};
+pub use self::error::{LogoutTokenError, ProviderError, RefreshError};
 pub use self::http::HttpClient;
+pub use self::logout_token::LogoutToken;
 pub use self::random::{code_challenge, random_token};
 pub use self::token_endpoint::TokenResponse;
+pub use self::turns::Turn;
 
 use self::breaker::Breaker;
+use self::http::HttpError;
 use self::keys::{KeyCache, KeySet};
+use self::logout_token::Recipient;
 use self::metadata::{Metadata, MetadataSource};
 use self::random::random_fraction;
 use self::token_endpoint::Client;
-use self::verify::{Expectations, IdTokenError, Jws, Occasion};
+use self::turns::Turns;
+use self::verify::{Expectations, Jws, Occasion, Purpose, TokenError};
 use crate::clock::Clock;
-use ::http::StatusCode;
+use crate::fault;
+use ::http::{Response, StatusCode};
+use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use url::Url;
 
 /// One `[providers.NAME]` table, checked.
@@ -126,8 +136,9 @@ pub struct Provider {
     clock: Clock,
     metadata: MetadataSource,
     keys: KeyCache,
+    logout_keys: KeyCache,
     refreshes: Breaker,
-    turns: Semaphore,
+    turns: Turns,
 }
 
 /// What the browser is sent to the provider with.
@@ -212,8 +223,10 @@ impl Provider {
         Provider {
             metadata: MetadataSource::new(&settings, http.clone(), clock.clone()),
             keys: KeyCache::new(&settings.name),
+            // Of their own: made-up logout tokens must not spend the fetches that logins need.
+            logout_keys: KeyCache::new(&settings.name),
             refreshes: Breaker::new(FAILURES_BEFORE_PAUSE, LONGEST_PAUSE),
-            turns: Semaphore::new(MOST_REFRESHES),
+            turns: Turns::new(MOST_REFRESHES, MOST_QUEUED),
             settings,
             client,
             http,
@@ -225,6 +238,16 @@ impl Provider {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// `issuer`, as configured. None for plain OAuth 2.0, which has no tokens that would name it.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        match &self.settings.kind {
+            Kind::Oidc { issuer } => Some(issuer),
+            Kind::Mock(mock) => Some(&mock.issuer),
+            Kind::OAuth2 { .. } => None,
+        }
     }
 
     /// Where to send the browser: the code flow with PKCE `S256`, always (RFC 9700 §2.1.1).
@@ -305,27 +328,77 @@ impl Provider {
         }
     }
 
-    /// Exchanges a refresh token, once. `subject` is the user it belongs to.
+    /// Waits until it is our turn to refresh here, with everything at hand that a refresh needs. Turns are given in the order they
+    /// were asked for.
+    ///
+    /// # Errors
+    /// A pause after failures, a full queue, no metadata: [`RefreshError::Unavailable`].
+    pub async fn turn(&self) -> Result<Turn<'_>, RefreshError> {
+        let metadata = self.metadata.current().await?;
+        let full = RefreshError::Unavailable { reason: "refresh_queue_full", retry_after: None };
+        let ahead = self.turns.next().await.ok_or(full)?;
+        match self.refreshes.pause(self.clock.now().mono) {
+            Some(wait) => Err(paused(wait)),
+            None => Ok(Turn::new(metadata, ahead)),
+        }
+    }
+
+    /// Exchanges a refresh token, once. Between this call and the request there is nothing but connecting.
     ///
     /// # Errors
     /// [`RefreshError`].
-    pub async fn refresh(&self, refresh_token: &SecretString, subject: &str) -> Result<Renewed, RefreshError> {
-        let metadata = self.metadata.current().await?;
+    pub async fn exchange(&self, turn: &Turn<'_>, refresh_token: &SecretString) -> Result<TokenResponse, RefreshError> {
+        self.refreshes.admit(self.clock.now().mono, self.settings.timeout).map_err(paused)?;
         let parameters = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose_secret())];
-        // First come, first served: many sessions that expire at once are not a flood to the provider.
-        let turn = self.turns.acquire().await;
-        self.refreshes
-            .admit(self.clock.now().mono, self.settings.timeout)
-            .map_err(|wait| RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(wait) })?;
-        let answer = self.call_token_endpoint(&metadata, &parameters).await;
-        match &answer {
-            Err(error @ (ProviderError::Unavailable { .. } | ProviderError::Misconfigured { .. })) => {
-                self.refreshes.failed(self.clock.now().mono, error.retry_after(), random_fraction());
+        let request = self.client.request(&turn.metadata.token_endpoint, &parameters).map_err(ProviderError::from)?;
+        let (answer, ()) = tokio::join!(self.http.send(request, self.settings.timeout), fault::point("request_sent"));
+        fault::point("response_received").await;
+        let outcome = match answer {
+            Ok(answer) => self.read_token_answer(&answer).map_err(RefreshError::from),
+            Err(HttpError::Broken) => Err(RefreshError::ConnectionLost),
+            Err(error @ (HttpError::Timeout | HttpError::TooLarge)) => {
+                Err(RefreshError::Unanswered { reason: error.reason() })
             }
-            _ => self.refreshes.succeeded(),
+            Err(error) => Err(ProviderError::from(error).into()),
+        };
+        match &outcome {
+            Ok(_) | Err(RefreshError::Refused { .. } | RefreshError::OtherSubject) => self.refreshes.succeeded(),
+            Err(error) => self.refreshes.failed(self.clock.now().mono, error.retry_after(), random_fraction()),
         }
-        drop(turn);
-        self.check_renewal(&metadata, answer?, subject).await
+        outcome
+    }
+
+    /// What is to be believed of a token answer, `subject` being the user it is for. A new ID token must be the same user's. If only
+    /// clocks or missing keys are in the way, it is left out instead: the refresh token is spent, and giving up its successor would
+    /// sign the user out.
+    ///
+    /// Answers at once, unless keys have to be fetched.
+    ///
+    /// # Errors
+    /// [`RefreshError::OtherSubject`], and [`RefreshError::Refused`] for an ID token that is not to be believed.
+    pub async fn check_renewal(&self, tokens: TokenResponse, subject: &str) -> Result<Renewed, RefreshError> {
+        let unchanged = |tokens| Renewed { tokens, claims: None, replaces_all: false };
+        let Some(id_token) = tokens.id_token.as_ref().filter(|_| self.speaks_oidc()) else {
+            return Ok(unchanged(TokenResponse { id_token: None, ..tokens }));
+        };
+        let verified = match self.metadata.current().await {
+            Ok(metadata) => self.verify(&metadata, id_token, &tokens.access_token, Occasion::Refresh { subject }).await,
+            Err(_) => Err(Unverified::ForLackOfKeys),
+        };
+        let reason = match verified {
+            Ok(claims) => {
+                let replaces_all = userinfo::is_complete(&claims, &self.settings.scopes);
+                return Ok(Renewed { tokens, claims: Some(claims), replaces_all });
+            }
+            Err(Unverified::Because(TokenError::OtherSubject)) => return Err(RefreshError::OtherSubject),
+            Err(Unverified::Because(error)) if !error.is_about_time() => {
+                return Err(RefreshError::Refused { reason: error.reason() });
+            }
+            Err(Unverified::Because(error)) => error.reason(),
+            Err(Unverified::ForLackOfKeys) => "keys_unavailable",
+        };
+        tracing::warn!(provider = self.name(), reason, "refreshed without the new ID token");
+        Ok(unchanged(TokenResponse { id_token: None, ..tokens }))
     }
 
     /// Revokes a refresh token, and with it what was made from it (RFC 7009). Nothing happens at a provider without the endpoint.
@@ -333,11 +406,68 @@ impl Provider {
     /// # Errors
     /// The provider does not answer or refuses.
     pub async fn revoke(&self, refresh_token: &SecretString) -> Result<(), ProviderError> {
+        self.call_revocation_endpoint(refresh_token, "refresh_token").await
+    }
+
+    /// Revokes an access token: all there is to revoke where there is no refresh token.
+    ///
+    /// # Errors
+    /// As for [`Provider::revoke`].
+    pub async fn revoke_access_token(&self, access_token: &SecretString) -> Result<(), ProviderError> {
+        self.call_revocation_endpoint(access_token, "access_token").await
+    }
+
+    /// Where RP-initiated logout goes (OpenID Connect RP-Initiated Logout §2). None when the provider has no such endpoint.
+    ///
+    /// # Errors
+    /// No metadata: whether there is such an endpoint is not known.
+    pub async fn end_session_url(
+        &self,
+        id_token_hint: Option<&str>,
+        post_logout_redirect_uri: &Url,
+        state: &str,
+    ) -> Result<Option<Url>, ProviderError> {
+        let metadata = self.metadata.current().await?;
+        let Some(mut url) = metadata.end_session_endpoint.clone() else {
+            return Ok(None);
+        };
+        url.query_pairs_mut()
+            .append_pair("client_id", &self.client.id)
+            .append_pair("post_logout_redirect_uri", post_logout_redirect_uri.as_str())
+            .append_pair("state", state)
+            .extend_pairs(id_token_hint.map(|hint| ("id_token_hint", hint)));
+        Ok(Some(url))
+    }
+
+    /// What a logout token says, if this provider has said it to this client (Back-Channel Logout §2.6). Whether it says so for the
+    /// first time is for the caller to find out.
+    ///
+    /// # Errors
+    /// [`LogoutTokenError`].
+    pub async fn verify_logout_token(&self, token: &str) -> Result<LogoutToken, LogoutTokenError> {
+        let issuer = self.issuer().ok_or(LogoutTokenError::Foreign)?;
+        let token = Jws::parse(token, Purpose::LogoutToken)?;
+        let now = self.clock.now();
+        let claimed = logout_token::read(&token, &Recipient { issuer, client_id: &self.client.id }, now)?;
+        let metadata = self.metadata.current().await.map_err(|error| LogoutTokenError::Unverifiable {
+            reason: error.reason(),
+            retry_after: error.retry_after(),
+        })?;
+        token.check_algorithm(&metadata.id_token_algorithms)?;
+        let keys = self
+            .logout_keys
+            .keys(|keys| token.is_signed_by_one_of(keys), now.mono, self.fetch_keys(&metadata))
+            .await
+            .map_err(|_| LogoutTokenError::Unverifiable { reason: "keys_unavailable", retry_after: None })?;
+        Ok(claimed.vouched_for_by(&keys, &metadata.id_token_algorithms)?)
+    }
+
+    async fn call_revocation_endpoint(&self, token: &SecretString, hint: &str) -> Result<(), ProviderError> {
         let metadata = self.metadata.current().await?;
         let Some(endpoint) = &metadata.revocation_endpoint else {
             return Ok(());
         };
-        let parameters = [("token", refresh_token.expose_secret()), ("token_type_hint", "refresh_token")];
+        let parameters = [("token", token.expose_secret()), ("token_type_hint", hint)];
         let request = self.client.request(endpoint, &parameters)?;
         let answer = self.http.send(request, self.settings.timeout).await?;
         if answer.status().is_success() {
@@ -347,32 +477,17 @@ impl Provider {
         token_endpoint::read(&answer, self.clock.now()).map(drop)
     }
 
-    /// Where RP-initiated logout goes (OpenID Connect RP-Initiated Logout §2). `None` when the provider has no such endpoint, or
-    /// cannot be asked for it.
-    pub async fn end_session_url(
-        &self,
-        id_token_hint: Option<&str>,
-        post_logout_redirect_uri: &Url,
-        state: Option<&str>,
-    ) -> Option<Url> {
-        let metadata = self.metadata.current().await.ok()?;
-        let mut url = metadata.end_session_endpoint.clone()?;
-        url.query_pairs_mut()
-            .append_pair("client_id", &self.client.id)
-            .append_pair("post_logout_redirect_uri", post_logout_redirect_uri.as_str())
-            .extend_pairs(id_token_hint.map(|hint| ("id_token_hint", hint)))
-            .extend_pairs(state.map(|state| ("state", state)));
-        Some(url)
-    }
-
     async fn call_token_endpoint(
         &self,
         metadata: &Metadata,
         parameters: &[(&str, &str)],
     ) -> Result<TokenResponse, ProviderError> {
         let request = self.client.request(&metadata.token_endpoint, parameters)?;
-        let answer = self.http.send(request, self.settings.timeout).await?;
-        let outcome = token_endpoint::read(&answer, self.clock.now());
+        self.read_token_answer(&self.http.send(request, self.settings.timeout).await?)
+    }
+
+    fn read_token_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {
+        let outcome = token_endpoint::read(answer, self.clock.now());
         if let Err(ProviderError::Misconfigured { reason }) = outcome {
             tracing::error!(
                 provider = self.name(),
@@ -405,7 +520,7 @@ impl Provider {
             }
         };
         let text = |name: &str| json::text(&claims, name).map(str::to_owned);
-        let subject = text("sub").ok_or(ProviderError::Invalid { reason: IdTokenError::Subject.reason() })?;
+        let subject = text("sub").ok_or(ProviderError::Invalid { reason: TokenError::Subject.reason() })?;
         let sid = text("sid");
         if !userinfo::is_complete(&claims, &self.settings.scopes)
             && let Some(endpoint) = &metadata.userinfo_endpoint
@@ -439,44 +554,6 @@ impl Provider {
         Ok(SignedIn { issuer: metadata.issuer.clone(), subject, sid: None, claims, tokens })
     }
 
-    /// A new ID token must be the same user's. If only clocks or missing keys are in the way, it is left out instead: the refresh
-    /// token is spent, and giving up its successor would sign the user out.
-    async fn check_renewal(
-        &self,
-        metadata: &Metadata,
-        tokens: TokenResponse,
-        subject: &str,
-    ) -> Result<Renewed, RefreshError> {
-        let verified = match &tokens.id_token {
-            Some(id_token) if self.speaks_oidc() => {
-                self.verify(metadata, id_token, &tokens.access_token, Occasion::Refresh { subject }).await
-            }
-            _ => {
-                return Ok(Renewed {
-                    tokens: TokenResponse { id_token: None, ..tokens },
-                    claims: None,
-                    replaces_all: false,
-                });
-            }
-        };
-        let reason = match verified {
-            Ok(claims) => {
-                let replaces_all = userinfo::is_complete(&claims, &self.settings.scopes);
-                return Ok(Renewed { tokens, claims: Some(claims), replaces_all });
-            }
-            Err(Unverified::Because(IdTokenError::OtherSubject)) => {
-                return Err(RefreshError::OtherSubject);
-            }
-            Err(Unverified::Because(error)) if !error.is_about_time() => {
-                return Err(RefreshError::Refused { reason: error.reason() });
-            }
-            Err(Unverified::Because(error)) => error.reason(),
-            Err(Unverified::ForLackOfKeys) => "keys_unavailable",
-        };
-        tracing::warn!(provider = self.name(), reason, "refreshed without the new ID token");
-        Ok(Renewed { tokens: TokenResponse { id_token: None, ..tokens }, claims: None, replaces_all: false })
-    }
-
     async fn verify(
         &self,
         metadata: &Metadata,
@@ -484,7 +561,7 @@ impl Provider {
         access_token: &SecretString,
         occasion: Occasion<'_>,
     ) -> Result<Map<String, Value>, Unverified> {
-        let token = Jws::parse(id_token.expose_secret()).map_err(Unverified::Because)?;
+        let token = Jws::parse(id_token.expose_secret(), Purpose::IdToken).map_err(Unverified::Because)?;
         let now = self.clock.now();
         let keys = self
             .keys
@@ -550,10 +627,14 @@ impl Provider {
     }
 }
 
+fn paused(wait: Duration) -> RefreshError {
+    RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(wait) }
+}
+
 /// Why there are no claims from an ID token.
 enum Unverified {
     ForLackOfKeys,
-    Because(IdTokenError),
+    Because(TokenError),
 }
 
 /// Set here and by nobody else (RFC 6749 §4.1.1, OIDC Core §3.1.2.1 and §6, RFC 7636 §4.3, RFC 9126 §2.2, RFC 9449 §10).
@@ -580,4 +661,8 @@ const EXCHANGE_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
 const MOCK_CLIENT_ID: &str = "latchgate";
 const FAILURES_BEFORE_PAUSE: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-const MOST_REFRESHES: usize = 256;
+/// What a provider that does 50 refreshes a second answers well within `refresh.timeout`; one that needs 100 ms for each gives
+/// 640 a second.
+const MOST_REFRESHES: usize = 64;
+/// Waiting for the turn costs a few kilobytes.
+const MOST_QUEUED: usize = 16_384;

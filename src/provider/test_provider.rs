@@ -22,13 +22,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-pub(super) const CLIENT_ID: &str = "app";
-pub(super) const NONCE: &str = "the-nonce-of-this-login";
-pub(super) const ACCESS_TOKEN: &str = "access-1";
+pub(crate) const CLIENT_ID: &str = "app";
+pub(crate) const NONCE: &str = "the-nonce-of-this-login";
+pub(crate) const ACCESS_TOKEN: &str = "access-1";
 
 /// A private key with the public half a JWKS shows.
 #[derive(Clone)]
-pub(super) struct SigningKey {
+pub(crate) struct SigningKey {
     kid: String,
     pair: Pair,
 }
@@ -43,22 +43,22 @@ enum Pair {
 static RSA_PAIR: LazyLock<RsaKeyPair> = LazyLock::new(|| RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
 
 impl SigningKey {
-    pub(super) fn es256(kid: &str) -> SigningKey {
+    pub(crate) fn es256(kid: &str) -> SigningKey {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         SigningKey { kid: kid.to_owned(), pair: Pair::Ec(Arc::new(pair)) }
     }
 
-    pub(super) fn ed25519(kid: &str) -> SigningKey {
+    pub(crate) fn ed25519(kid: &str) -> SigningKey {
         let pair = Ed25519KeyPair::generate().unwrap();
         SigningKey { kid: kid.to_owned(), pair: Pair::Ed(Arc::new(pair)) }
     }
 
     /// Always the same key pair: making one takes long.
-    pub(super) fn rs256(kid: &str) -> SigningKey {
+    pub(crate) fn rs256(kid: &str) -> SigningKey {
         SigningKey { kid: kid.to_owned(), pair: Pair::Rsa(&RSA_PAIR) }
     }
 
-    pub(super) fn algorithm(&self) -> &'static str {
+    pub(crate) fn algorithm(&self) -> &'static str {
         match self.pair {
             Pair::Ec(_) => "ES256",
             Pair::Ed(_) => "EdDSA",
@@ -66,7 +66,7 @@ impl SigningKey {
         }
     }
 
-    pub(super) fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match &self.pair {
             Pair::Ec(pair) => {
@@ -84,12 +84,12 @@ impl SigningKey {
         }
     }
 
-    pub(super) fn header(&self) -> Value {
+    pub(crate) fn header(&self) -> Value {
         json!({ "alg": self.algorithm(), "kid": self.kid, "typ": "JWT" })
     }
 
     /// A JWS in compact serialization of exactly this header and payload.
-    pub(super) fn sign(&self, header: &[u8], payload: &[u8]) -> String {
+    pub(crate) fn sign(&self, header: &[u8], payload: &[u8]) -> String {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         let random = SystemRandom::new();
         let signature = match &self.pair {
@@ -104,13 +104,13 @@ impl SigningKey {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    pub(super) fn sign_claims(&self, claims: &Value) -> String {
+    pub(crate) fn sign_claims(&self, claims: &Value) -> String {
         self.sign(self.header().to_string().as_bytes(), claims.to_string().as_bytes())
     }
 }
 
 /// Lays `changes` over `base`; null takes a member away.
-pub(super) fn changed(mut base: Value, changes: &Value) -> Value {
+pub(crate) fn changed(mut base: Value, changes: &Value) -> Value {
     let members = base.as_object_mut().unwrap();
     for (name, value) in changes.as_object().unwrap() {
         match value {
@@ -123,57 +123,57 @@ pub(super) fn changed(mut base: Value, changes: &Value) -> Value {
 
 /// What one request to the provider was.
 #[derive(Clone)]
-pub(super) struct Asked {
-    pub(super) path: String,
-    pub(super) query: String,
-    pub(super) authorization: Option<String>,
-    pub(super) form: HashMap<String, String>,
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) authorization: Option<String>,
+    pub(crate) form: HashMap<String, String>,
 }
 
 /// What the provider will answer.
-pub(super) struct Script {
-    pub(super) issuer: String,
-    pub(super) key: SigningKey,
+pub(crate) struct Script {
+    pub(crate) issuer: String,
+    pub(crate) key: SigningKey,
     /// Laid over the metadata.
-    pub(super) metadata: Value,
+    pub(crate) metadata: Value,
     /// Laid over the claims of ID tokens.
-    pub(super) claims: Value,
+    pub(crate) claims: Value,
     /// Laid over the token answer.
-    pub(super) tokens: Value,
+    pub(crate) tokens: Value,
     /// A path answers this instead.
-    pub(super) instead: HashMap<&'static str, Answer>,
-    pub(super) userinfo: Value,
+    pub(crate) instead: HashMap<&'static str, Answer>,
+    pub(crate) userinfo: Value,
     /// Whoever redeems the code `ada` is `ada`, with a nonce and an access token of their own.
-    pub(super) user_is_code: bool,
-    pub(super) asked: Vec<Asked>,
+    pub(crate) user_is_code: bool,
+    pub(crate) asked: Vec<Asked>,
 }
 
 #[derive(Clone)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub(super) fn new(status: u16, body: impl ToString) -> Answer {
+    pub(crate) fn new(status: u16, body: impl ToString) -> Answer {
         Answer { status, headers: Vec::new(), body: body.to_string() }
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: &str) -> Answer {
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Answer {
         self.headers.push((name, value.to_owned()));
         self
     }
 }
 
 #[derive(Clone)]
-pub(super) struct TestProvider {
+pub(crate) struct TestProvider {
     script: Arc<Mutex<Script>>,
-    pub(super) clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 impl TestProvider {
-    pub(super) fn new() -> TestProvider {
+    pub(crate) fn new() -> TestProvider {
         TestProvider {
             script: Arc::new(Mutex::new(Script {
                 issuer: "https://op.example".to_owned(),
@@ -190,16 +190,16 @@ impl TestProvider {
         }
     }
 
-    pub(super) fn script(&self, change: impl FnOnce(&mut Script)) {
+    pub(crate) fn script(&self, change: impl FnOnce(&mut Script)) {
         change(&mut self.script.lock().unwrap());
     }
 
-    pub(super) fn asked(&self, path: &str) -> Vec<Asked> {
+    pub(crate) fn asked(&self, path: &str) -> Vec<Asked> {
         let script = self.script.lock().unwrap();
         script.asked.iter().filter(|asked| asked.path == path).cloned().collect()
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         Settings {
             name: "corp".to_owned(),
             kind: Kind::Oidc { issuer: self.script.lock().unwrap().issuer.clone() },
@@ -212,11 +212,11 @@ impl TestProvider {
     }
 
     /// A provider that reaches this one in process.
-    pub(super) fn provider(&self) -> Provider {
+    pub(crate) fn provider(&self) -> Provider {
         self.provider_with(self.settings())
     }
 
-    pub(super) fn provider_with(&self, settings: Settings) -> Provider {
+    pub(crate) fn provider_with(&self, settings: Settings) -> Provider {
         let this = self.clone();
         let http = HttpClient::in_process(move |request| {
             let this = this.clone();
@@ -230,7 +230,7 @@ impl TestProvider {
     }
 
     /// Listens on loopback and takes its address as issuer.
-    pub(super) async fn listen(&self) -> SocketAddr {
+    pub(crate) async fn listen(&self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         self.script(|script| script.issuer = format!("http://{address}"));
@@ -254,7 +254,7 @@ impl TestProvider {
         address
     }
 
-    pub(super) fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
+    pub(crate) fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
         let mut script = self.script.lock().unwrap();
         let path = request.uri().path().to_owned();
         let form: HashMap<String, String> = url::form_urlencoded::parse(request.body()).into_owned().collect();
@@ -302,7 +302,7 @@ impl Script {
         changed(document, &self.metadata)
     }
 
-    pub(super) fn id_token(&self, now: u64) -> String {
+    pub(crate) fn id_token(&self, now: u64) -> String {
         let claims = json!({
             "iss": self.issuer, "sub": "ada", "aud": CLIENT_ID, "exp": now + 300, "iat": now, "nonce": NONCE,
             "name": "Ada Example", "email": "ada@example.com",

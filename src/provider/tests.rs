@@ -1,6 +1,6 @@
 //! Whole flows against a provider that answers as each test says, named after what they keep out.
 
-use super::test_provider::{ACCESS_TOKEN, Answer, CLIENT_ID, NONCE, SigningKey, TestProvider};
+use super::test_provider::{ACCESS_TOKEN, Answer, CLIENT_ID, NONCE, SigningKey, TestProvider, changed};
 use super::*;
 use crate::tls;
 use serde_json::json;
@@ -49,8 +49,14 @@ async fn login_error(op: &TestProvider) -> ProviderError {
     op.provider().redeem_code(&redemption()).await.err().expect("the login is refused")
 }
 
+async fn refresh(provider: &Provider, subject: &str) -> Result<Renewed, RefreshError> {
+    let turn = provider.turn().await?;
+    let answer = provider.exchange(&turn, &refresh_token()).await?;
+    provider.check_renewal(answer, subject).await
+}
+
 async fn refresh_error(op: &TestProvider) -> RefreshError {
-    op.provider().refresh(&refresh_token(), "ada").await.err().expect("the refresh fails")
+    refresh(&op.provider(), "ada").await.err().expect("the refresh fails")
 }
 
 #[tokio::test]
@@ -344,7 +350,7 @@ async fn dm_15_a_login_without_an_id_token() {
 async fn it_16_the_nonce_reaches_the_check() {
     let op = TestProvider::new();
     op.script(|script| script.claims = json!({ "nonce": "other" }));
-    assert_eq!(login_error(&op).await, ProviderError::Invalid { reason: "id_token_nonce" });
+    assert_eq!(login_error(&op).await, ProviderError::Invalid { reason: "token_nonce" });
 }
 
 #[tokio::test]
@@ -395,7 +401,7 @@ async fn tk_18_a_refresh_with_and_without_rotation() {
     for (rotated, expected) in [(json!("refresh-2"), Some("refresh-2")), (json!(null), None), (json!(""), None)] {
         let op = TestProvider::new();
         op.script(|script| script.tokens = json!({ "refresh_token": rotated }));
-        let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+        let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
         assert_eq!(renewed.tokens.refresh_token.as_ref().map(|token| token.expose_secret()), expected);
         let form = &op.asked("/token")[0].form;
         assert_eq!(form["grant_type"], "refresh_token");
@@ -408,9 +414,9 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
     let eve = SigningKey::es256("key-1");
     for (claims, key, expected) in [
         (json!({ "sub": "eve" }), None, RefreshError::OtherSubject),
-        (json!({ "iss": "https://evil" }), None, RefreshError::Refused { reason: "id_token_iss" }),
-        (json!({ "aud": null }), None, RefreshError::Refused { reason: "id_token_aud" }),
-        (json!({}), Some(eve), RefreshError::Refused { reason: "id_token_signature" }),
+        (json!({ "iss": "https://evil" }), None, RefreshError::Refused { reason: "token_iss" }),
+        (json!({ "aud": null }), None, RefreshError::Refused { reason: "token_aud" }),
+        (json!({}), Some(eve), RefreshError::Refused { reason: "token_signature" }),
     ] {
         let op = TestProvider::new();
         let provider = op.provider();
@@ -419,7 +425,7 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
             script.claims = claims;
             script.key = key.unwrap_or_else(|| script.key.clone());
         });
-        assert_eq!(provider.refresh(&refresh_token(), "ada").await.err(), Some(expected));
+        assert_eq!(refresh(&provider, "ada").await.err(), Some(expected));
     }
 }
 
@@ -427,17 +433,17 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
 async fn rf_25_clocks_that_disagree_sign_nobody_out() {
     let op = TestProvider::new();
     op.script(|script| script.claims = json!({ "exp": 1_000_000_000, "nonce": null }));
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert!(renewed.claims.is_none() && renewed.tokens.id_token.is_none());
     assert_eq!(renewed.tokens.access_token.expose_secret(), ACCESS_TOKEN);
-    assert_eq!(login_error(&op).await.reason(), "id_token_exp", "a login has no such excuse");
+    assert_eq!(login_error(&op).await.reason(), "token_exp", "a login has no such excuse");
 }
 
 #[tokio::test]
 async fn dm_07_keys_that_cannot_be_fetched_sign_nobody_out() {
     let op = TestProvider::new();
     op.script(|script| script.instead = [("/jwks", Answer::new(500, ""))].into());
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert!(renewed.claims.is_none() && renewed.tokens.id_token.is_none());
     assert_eq!(login_error(&op).await.reason(), "keys_unavailable");
 }
@@ -447,17 +453,17 @@ async fn it_32_a_group_the_user_lost_is_gone_after_the_refresh() {
     let claims = |value: Value| value.as_object().unwrap().clone();
     let before = claims(json!({ "sub": "ada", "groups": ["admin"], "email": "ada@example.com" }));
     let op = TestProvider::new();
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert!(!renewed.claims_after(&before).contains_key("groups"));
 
     op.script(|script| script.claims = json!({ "email": null, "groups": [] }));
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     let after = renewed.claims_after(&before);
     assert_eq!(after["email"], "ada@example.com", "userinfo said it at the login");
     assert_eq!(after["groups"], json!([]));
 
     op.script(|script| script.tokens = json!({ "id_token": null }));
-    let renewed = op.provider().refresh(&refresh_token(), "ada").await.ok().unwrap();
+    let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert_eq!(renewed.claims_after(&before), before);
 }
 
@@ -488,15 +494,15 @@ async fn rf_13_retry_after_holds_for_every_session() {
     let op = TestProvider::new();
     op.script(|script| script.instead = [("/token", Answer::new(429, "").with("retry-after", "30"))].into());
     let provider = op.provider();
-    assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
+    assert!(refresh(&provider, "ada").await.is_err());
     op.script(|script| script.instead.clear());
     for _ in 0..10 {
-        let error = provider.refresh(&refresh_token(), "ada").await.err().unwrap();
+        let error = refresh(&provider, "ada").await.err().unwrap();
         assert!(matches!(error, RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(_) }));
     }
     assert_eq!(op.asked("/token").len(), 1);
     op.clock.advance(Duration::from_secs(30));
-    assert!(provider.refresh(&refresh_token(), "ada").await.is_ok());
+    assert!(refresh(&provider, "ada").await.is_ok());
 }
 
 #[tokio::test]
@@ -505,13 +511,13 @@ async fn ip_04_a_provider_that_keeps_failing_is_probed_by_one() {
     op.script(|script| script.instead = [("/token", Answer::new(500, ""))].into());
     let provider = Arc::new(op.provider());
     for _ in 0..20 {
-        assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
+        assert!(refresh(&provider, "ada").await.is_err());
     }
     assert_eq!(op.asked("/token").len(), 5);
     op.clock.advance(Duration::from_secs(1));
     let refreshes = (0..20).map(|_| {
         let provider = Arc::clone(&provider);
-        tokio::spawn(async move { provider.refresh(&refresh_token(), "ada").await.is_err() })
+        tokio::spawn(async move { refresh(&provider, "ada").await.is_err() })
     });
     for refresh in refreshes.collect::<Vec<_>>() {
         assert!(refresh.await.unwrap());
@@ -541,7 +547,7 @@ async fn rf_20_sessions_that_expire_at_once_take_turns() {
     let mut refreshes = tokio::task::JoinSet::new();
     for _ in 0..2 * MOST_REFRESHES {
         let provider = Arc::clone(&provider);
-        refreshes.spawn(async move { provider.refresh(&refresh_token(), "ada").await.is_ok() });
+        refreshes.spawn(async move { refresh(&provider, "ada").await.is_ok() });
     }
     while let Some(refresh) = refreshes.join_next().await {
         assert!(refresh.unwrap());
@@ -555,7 +561,10 @@ async fn a_revocation_names_the_token_and_the_client() {
     assert_eq!(op.provider().revoke(&refresh_token()).await, Ok(()));
     let asked = op.asked("/revoke");
     assert_eq!(asked[0].form["token"], "refresh-0");
+    assert_eq!(asked[0].form["token_type_hint"], "refresh_token");
     assert!(asked[0].authorization.is_some());
+    assert_eq!(op.provider().revoke_access_token(&"access-0".into()).await, Ok(()));
+    assert_eq!(op.asked("/revoke")[1].form["token_type_hint"], "access_token");
     op.script(|script| script.instead = [("/revoke", Answer::new(503, "").with("retry-after", "1"))].into());
     let retry_after = op.provider().revoke(&refresh_token()).await.unwrap_err().retry_after();
     assert_eq!(retry_after, Some(Duration::from_secs(1)));
@@ -571,7 +580,7 @@ async fn a_revocation_names_the_token_and_the_client() {
 async fn lo_01_the_way_out() {
     let op = TestProvider::new();
     let home = Url::parse("https://app.example/").unwrap();
-    let url = op.provider().end_session_url(Some("the.id.token"), &home, Some("s")).await.unwrap();
+    let url = op.provider().end_session_url(Some("the.id.token"), &home, "s").await.unwrap().unwrap();
     assert!(url.as_str().starts_with("https://op.example/logout?tenant=a&"));
     for (name, value) in [
         ("client_id", CLIENT_ID),
@@ -582,7 +591,67 @@ async fn lo_01_the_way_out() {
         assert!(parameters(&url).contains(&(name.to_owned(), value.to_owned())), "{name}");
     }
     op.script(|script| script.metadata = json!({ "end_session_endpoint": null }));
-    assert_eq!(op.provider().end_session_url(None, &home, None).await, None);
+    assert_eq!(op.provider().end_session_url(None, &home, "s").await, Ok(None), "lo_09");
+}
+
+fn logout_token(op: &TestProvider, header: Value, claims: Value) -> String {
+    let now = op.clock.now().unix;
+    let good = json!({
+        "iss": "https://op.example", "aud": CLIENT_ID, "iat": now, "exp": now + 60, "jti": "j", "sub": "ada",
+        "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+    });
+    let mut token = String::new();
+    op.script(|script| {
+        let header = changed(script.key.header(), &header).to_string();
+        token = script.key.sign(header.as_bytes(), changed(good, &claims).to_string().as_bytes());
+    });
+    token
+}
+
+#[tokio::test]
+async fn lo_15_a_logout_token_that_cannot_count_costs_the_provider_nothing() {
+    let op = TestProvider::new();
+    let provider = op.provider();
+    for (claims, error) in [
+        (json!({ "iss": "https://evil" }), LogoutTokenError::Foreign),
+        (json!({ "aud": "other" }), LogoutTokenError::Foreign),
+        (json!({ "events": null }), LogoutTokenError::Invalid { reason: "token_events" }),
+    ] {
+        assert_eq!(provider.verify_logout_token(&logout_token(&op, json!({}), claims)).await, Err(error));
+    }
+    assert_eq!(op.asked("/jwks").len() + op.asked("/.well-known/openid-configuration").len(), 0);
+    assert!(provider.verify_logout_token(&logout_token(&op, json!({}), json!({}))).await.is_ok());
+    for n in 0..50 {
+        let made_up = logout_token(&op, json!({ "kid": format!("made-up-{n}") }), json!({}));
+        assert!(provider.verify_logout_token(&made_up).await.is_err());
+    }
+    assert_eq!(op.asked("/jwks").len(), 2, "the first, and one for all unknown keys");
+    assert!(provider.verify_logout_token(&logout_token(&op, json!({}), json!({}))).await.is_ok());
+}
+
+#[tokio::test]
+async fn lo_15_made_up_logout_tokens_do_not_spend_the_fetches_of_logins() {
+    let op = TestProvider::new();
+    let provider = op.provider();
+    assert!(provider.redeem_code(&redemption()).await.is_ok());
+    for n in 0..3 {
+        let made_up = logout_token(&op, json!({ "kid": format!("made-up-{n}") }), json!({}));
+        assert!(provider.verify_logout_token(&made_up).await.is_err());
+    }
+    op.script(|script| script.key = SigningKey::es256("rotated"));
+    assert!(provider.redeem_code(&redemption()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_logout_token_that_cannot_be_verified_now_is_not_refused_for_good() {
+    let op = TestProvider::new();
+    let token = logout_token(&op, json!({}), json!({}));
+    op.script(|script| script.instead = [("/jwks", Answer::new(503, ""))].into());
+    let verdict = op.provider().verify_logout_token(&token).await;
+    assert_eq!(verdict, Err(LogoutTokenError::Unverifiable { reason: "keys_unavailable", retry_after: None }));
+    op.script(|script| script.instead = [("/.well-known/openid-configuration", Answer::new(503, ""))].into());
+    let verdict = op.provider().verify_logout_token(&token).await;
+    assert!(matches!(verdict, Err(LogoutTokenError::Unverifiable { reason: "discovery_status", .. })), "{verdict:?}");
 }
 
 fn oauth2(op: &TestProvider, subject: Option<&str>) -> Settings {
@@ -613,7 +682,7 @@ async fn plain_oauth2_takes_the_user_from_userinfo_and_believes_no_id_token() {
     assert_eq!((signed_in.issuer.as_str(), signed_in.subject.as_str()), ("https://op.example", "583231"));
     assert_eq!(signed_in.claims["login"], "ada");
     assert!(signed_in.tokens.id_token.is_none());
-    let renewed = provider.refresh(&refresh_token(), "583231").await.ok().unwrap();
+    let renewed = refresh(&provider, "583231").await.ok().unwrap();
     assert!(renewed.tokens.id_token.is_none() && renewed.claims.is_none());
     assert!(op.asked("/.well-known/openid-configuration").is_empty() && op.asked("/jwks").is_empty());
 
@@ -629,7 +698,7 @@ async fn over_a_network_it_is_the_same() {
     op.listen().await;
     let provider = Provider::new(op.settings(), HttpClient::network(tls::client_config()), op.clock.clone());
     assert_eq!(provider.redeem_code(&redemption()).await.ok().unwrap().subject, "ada");
-    assert!(provider.refresh(&refresh_token(), "ada").await.is_ok());
+    assert!(refresh(&provider, "ada").await.is_ok());
 }
 
 #[tokio::test]
@@ -739,7 +808,7 @@ async fn tk_02_a_code_is_never_sent_twice() {
     op.script(|script| script.metadata = json!({ "token_endpoint": issuer }));
     let provider = Provider::new(op.settings(), HttpClient::network(tls::client_config()), op.clock.clone());
     assert_eq!(provider.redeem_code(&redemption()).await.err().unwrap().reason(), "connection_lost");
-    assert!(provider.refresh(&refresh_token(), "ada").await.is_err());
+    assert!(refresh(&provider, "ada").await.is_err());
     assert_eq!(calls.load(SeqCst), 2, "one call for the code, one for the refresh token");
 }
 

@@ -15,7 +15,7 @@ use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 /// What the token endpoint gave (RFC 6749 §5.1).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TokenResponse {
     /// Visible ASCII, so that it fits into a header.
     pub access_token: SecretString,

@@ -1,4 +1,4 @@
-//! ID Token validation, in the steps of OpenID Connect Core §3.1.3.7.
+//! Signed tokens, and ID Token validation in the steps of OpenID Connect Core §3.1.3.7.
 //!
 //! Pure: keys and time are arguments. Signatures are checked by the library; claims are checked here, to the second.
 
@@ -36,9 +36,9 @@ pub(super) enum Occasion<'a> {
     Refresh { subject: &'a str },
 }
 
-/// Why an ID token does not count. One variant for each check.
+/// Why an ID token or a logout token does not count. One variant for each check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum IdTokenError {
+pub(super) enum TokenError {
     TooLarge,
     NotAJws,
     Encrypted,
@@ -60,39 +60,47 @@ pub(super) enum IdTokenError {
     AuthTime,
     AccessTokenHash,
     CodeHash,
+    TokenId,
+    Events,
+    SessionId,
+    Nobody,
 }
 
-impl IdTokenError {
+impl TokenError {
     /// A label for logs and metrics.
     pub(super) fn reason(self) -> &'static str {
         match self {
-            IdTokenError::TooLarge => "id_token_too_large",
-            IdTokenError::NotAJws => "id_token_not_a_jws",
-            IdTokenError::Encrypted => "id_token_encrypted",
-            IdTokenError::Header => "id_token_header",
-            IdTokenError::CriticalExtension => "id_token_crit",
-            IdTokenError::Type => "id_token_typ",
-            IdTokenError::Algorithm => "id_token_alg",
-            IdTokenError::Signature => "id_token_signature",
-            IdTokenError::Payload => "id_token_payload",
-            IdTokenError::Issuer => "id_token_iss",
-            IdTokenError::Subject => "id_token_sub",
-            IdTokenError::OtherSubject => "id_token_other_sub",
-            IdTokenError::Audience => "id_token_aud",
-            IdTokenError::AuthorizedParty => "id_token_azp",
-            IdTokenError::Expired => "id_token_exp",
-            IdTokenError::NotYetValid => "id_token_nbf",
-            IdTokenError::IssuedAt => "id_token_iat",
-            IdTokenError::Nonce => "id_token_nonce",
-            IdTokenError::AuthTime => "id_token_auth_time",
-            IdTokenError::AccessTokenHash => "id_token_at_hash",
-            IdTokenError::CodeHash => "id_token_c_hash",
+            TokenError::TooLarge => "token_too_large",
+            TokenError::NotAJws => "token_not_a_jws",
+            TokenError::Encrypted => "token_encrypted",
+            TokenError::Header => "token_header",
+            TokenError::CriticalExtension => "token_crit",
+            TokenError::Type => "token_typ",
+            TokenError::Algorithm => "token_alg",
+            TokenError::Signature => "token_signature",
+            TokenError::Payload => "token_payload",
+            TokenError::Issuer => "token_iss",
+            TokenError::Subject => "token_sub",
+            TokenError::OtherSubject => "token_other_sub",
+            TokenError::Audience => "token_aud",
+            TokenError::AuthorizedParty => "token_azp",
+            TokenError::Expired => "token_exp",
+            TokenError::NotYetValid => "token_nbf",
+            TokenError::IssuedAt => "token_iat",
+            TokenError::Nonce => "token_nonce",
+            TokenError::AuthTime => "token_auth_time",
+            TokenError::AccessTokenHash => "token_at_hash",
+            TokenError::CodeHash => "token_c_hash",
+            TokenError::TokenId => "token_jti",
+            TokenError::Events => "token_events",
+            TokenError::SessionId => "token_sid",
+            TokenError::Nobody => "token_without_sub_and_sid",
         }
     }
 
     /// Whether clocks that disagree can be the cause.
     pub(super) fn is_about_time(self) -> bool {
-        matches!(self, IdTokenError::Expired | IdTokenError::NotYetValid | IdTokenError::IssuedAt)
+        matches!(self, TokenError::Expired | TokenError::NotYetValid | TokenError::IssuedAt)
     }
 }
 
@@ -105,71 +113,62 @@ pub(super) fn id_token(
     keys: &KeySet,
     expected: &Expectations<'_>,
     now: Now,
-) -> Result<Map<String, Value>, IdTokenError> {
+) -> Result<Map<String, Value>, TokenError> {
     // Step 1, decryption: no keys were agreed upon for it; `Jws::parse` refused an encrypted token.
     // Steps 6, 7 and 8. Core lets TLS stand in for the signature of a token from the token endpoint; we do not.
     token.check_signature(keys, expected.algorithms)?;
-    let claims = json::object(&token.payload).ok_or(IdTokenError::Payload)?;
+    let claims = token.claims()?;
 
     // Step 2. The issuer is the provider's, byte for byte.
-    if claims.get("iss").and_then(Value::as_str) != Some(expected.issuer) {
-        return Err(IdTokenError::Issuer);
-    }
-    // §2: `sub` is required, at most 255 ASCII characters. We are lenient about the characters only.
-    let subject = json::text(&claims, "sub").filter(|sub| sub.len() <= 255).ok_or(IdTokenError::Subject)?;
+    check_issuer(&claims, expected.issuer)?;
+    // §2: `sub` is required.
+    let subject = short_text(&claims, "sub").ok_or(TokenError::Subject)?;
     // Step 3. We are the audience, and nobody else is: there is no list of other audiences to trust.
     check_audience(&claims, expected.client_id)?;
     // Steps 4 and 5. Whoever else asked for the token did not get it for us.
     if claims.get("azp").is_some_and(|azp| azp != expected.client_id) {
-        return Err(IdTokenError::AuthorizedParty);
+        return Err(TokenError::AuthorizedParty);
     }
     // Step 9. The current time is before `exp`.
-    let expires = numeric_date(&claims, "exp").ok_or(IdTokenError::Expired)?;
-    if now.unix >= expires + SKEW {
-        return Err(IdTokenError::Expired);
-    }
+    check_expiry(&claims, now)?;
     // RFC 7519 §4.1.5.
     if claims.contains_key("nbf") {
-        let not_before = numeric_date(&claims, "nbf").ok_or(IdTokenError::NotYetValid)?;
+        let not_before = numeric_date(&claims, "nbf").ok_or(TokenError::NotYetValid)?;
         if not_before > now.unix + SKEW {
-            return Err(IdTokenError::NotYetValid);
+            return Err(TokenError::NotYetValid);
         }
     }
     // Step 10. A token older than any login we remember the nonce of is not from a login of ours.
-    let issued = numeric_date(&claims, "iat").ok_or(IdTokenError::IssuedAt)?;
-    if issued > now.unix + SKEW {
-        return Err(IdTokenError::IssuedAt);
-    }
+    let issued = issued_at(&claims, now)?;
     match expected.occasion {
         Occasion::Login { nonce, code, max_age } => {
-            if issued + LONGEST_LOGIN + SKEW < now.unix {
-                return Err(IdTokenError::IssuedAt);
+            if is_older_than(LONGEST_LOGIN, issued, now) {
+                return Err(TokenError::IssuedAt);
             }
             // Step 11.
-            let carried = json::text(&claims, "nonce").ok_or(IdTokenError::Nonce)?;
+            let carried = json::text(&claims, "nonce").ok_or(TokenError::Nonce)?;
             if !bool::from(carried.as_bytes().ct_eq(nonce.as_bytes())) {
-                return Err(IdTokenError::Nonce);
+                return Err(TokenError::Nonce);
             }
             // Step 12, `acr`: a route's `require` judges it, on the claims returned here.
             // Step 13.
             if let Some(max_age) = max_age {
-                let authenticated = numeric_date(&claims, "auth_time").ok_or(IdTokenError::AuthTime)?;
+                let authenticated = numeric_date(&claims, "auth_time").ok_or(TokenError::AuthTime)?;
                 if authenticated.saturating_add(max_age).saturating_add(SKEW) < now.unix {
-                    return Err(IdTokenError::AuthTime);
+                    return Err(TokenError::AuthTime);
                 }
             }
             // §3.3.2.11: not asked for here, but what is there must be right.
-            check_hash(&claims, "c_hash", code, token.algorithm).map_err(|()| IdTokenError::CodeHash)?;
+            check_hash(&claims, "c_hash", code, token.algorithm).map_err(|()| TokenError::CodeHash)?;
         }
         // §12.2.
         Occasion::Refresh { subject: known } if subject != known => {
-            return Err(IdTokenError::OtherSubject);
+            return Err(TokenError::OtherSubject);
         }
         Occasion::Refresh { .. } => {}
     }
     // §3.1.3.8.
-    check_hash(&claims, "at_hash", expected.access_token, token.algorithm)
-        .map_err(|()| IdTokenError::AccessTokenHash)?;
+    check_hash(&claims, "at_hash", expected.access_token, token.algorithm).map_err(|()| TokenError::AccessTokenHash)?;
     Ok(claims)
 }
 
@@ -182,44 +181,46 @@ pub(super) struct Jws<'a> {
     payload: Vec<u8>,
 }
 
+/// What a token is for, as `typ` may say (RFC 8725 §3.11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    IdToken,
+    LogoutToken,
+}
+
 impl<'a> Jws<'a> {
     /// Reads the header and refuses what no key could make acceptable. `jwk`, `jku`, `x5u` and `x5c` are not looked at: a token
     /// does not choose the key that vouches for it.
-    pub(super) fn parse(token: &'a str) -> Result<Jws<'a>, IdTokenError> {
+    pub(super) fn parse(token: &'a str, purpose: Purpose) -> Result<Jws<'a>, TokenError> {
         if token.len() > TOKEN_LIMIT {
-            return Err(IdTokenError::TooLarge);
+            return Err(TokenError::TooLarge);
         }
         // One part more than a JWE has is enough to know that it is neither.
         let parts: Vec<&str> = token.splitn(6, '.').collect();
         let (header, payload, signature) = match parts[..] {
             [header, payload, signature] => (header, payload, signature),
-            [_, _, _, _, _] => return Err(IdTokenError::Encrypted),
-            _ => return Err(IdTokenError::NotAJws),
+            [_, _, _, _, _] => return Err(TokenError::Encrypted),
+            _ => return Err(TokenError::NotAJws),
         };
         let signed = &token[..header.len() + 1 + payload.len()];
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| IdTokenError::Header)?;
-        let header = json::object(&header).ok_or(IdTokenError::Header)?;
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Header)?;
+        let header = json::object(&header).ok_or(TokenError::Header)?;
         // RFC 7515 §4.1.11: we understand no extension, `b64` (RFC 7797) included.
         if header.contains_key("crit") || header.contains_key("b64") {
-            return Err(IdTokenError::CriticalExtension);
+            return Err(TokenError::CriticalExtension);
         }
         if header.contains_key("zip") || header.contains_key("enc") {
-            return Err(IdTokenError::Encrypted);
+            return Err(TokenError::Encrypted);
         }
-        // RFC 8725 §3.11: a token made for another purpose says so (`at+jwt`, `logout+jwt`, `dpop+jwt`).
-        if let Some(typ) = header.get("typ")
-            && typ.as_str().is_none_or(|typ| typ.to_ascii_lowercase().ends_with("+jwt"))
-        {
-            return Err(IdTokenError::Type);
+        if header.get("typ").is_some_and(|typ| !purpose.allows(typ)) {
+            return Err(TokenError::Type);
         }
-        let algorithm = json::text(&header, "alg").and_then(|alg| alg.parse().ok()).ok_or(IdTokenError::Algorithm)?;
+        let algorithm = json::text(&header, "alg").and_then(|alg| alg.parse().ok()).ok_or(TokenError::Algorithm)?;
         let kid = match header.get("kid") {
             None => None,
-            Some(kid) => {
-                Some(kid.as_str().filter(|kid| kid.len() <= KID_LIMIT).ok_or(IdTokenError::Header)?.to_owned())
-            }
+            Some(kid) => Some(kid.as_str().filter(|kid| kid.len() <= KID_LIMIT).ok_or(TokenError::Header)?.to_owned()),
         };
-        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| IdTokenError::Payload)?;
+        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Payload)?;
         Ok(Jws { signed, signature, algorithm, kid, payload })
     }
 
@@ -233,25 +234,50 @@ impl<'a> Jws<'a> {
 
     /// By how much the token's `iat` is ahead of our clock; negative when it is behind.
     pub(super) fn seconds_ahead_of(&self, now: Now) -> Option<i64> {
-        let issued = numeric_date(&json::object(&self.payload)?, "iat")?;
+        let issued = numeric_date(&self.claims().ok()?, "iat")?;
         Some(i64::try_from(issued).ok()? - i64::try_from(now.unix).ok()?)
     }
 
-    fn check_signature(&self, keys: &KeySet, allowed: &[Algorithm]) -> Result<(), IdTokenError> {
-        if !allowed.contains(&self.algorithm) {
-            return Err(IdTokenError::Algorithm);
-        }
+    /// What the payload says. Whoever reads it before [`Jws::check_signature`] must not believe it.
+    pub(super) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
+        json::object(&self.payload).ok_or(TokenError::Payload)
+    }
+
+    /// Whether it is signed in a way that the provider may sign.
+    pub(super) fn check_algorithm(&self, allowed: &[Algorithm]) -> Result<(), TokenError> {
+        allowed.contains(&self.algorithm).then_some(()).ok_or(TokenError::Algorithm)
+    }
+
+    /// Whether one of the keys has made the signature.
+    pub(super) fn check_signature(&self, keys: &KeySet, allowed: &[Algorithm]) -> Result<(), TokenError> {
+        self.check_algorithm(allowed)?;
         keys.candidates(self.kid.as_deref(), self.algorithm)
             .any(|key| {
                 jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), &key.decoding, self.algorithm)
                     .unwrap_or(false)
             })
             .then_some(())
-            .ok_or(IdTokenError::Signature)
+            .ok_or(TokenError::Signature)
     }
 }
 
-fn check_audience(claims: &Map<String, Value>, client_id: &str) -> Result<(), IdTokenError> {
+impl Purpose {
+    /// A token made for another purpose says so (`at+jwt`, `dpop+jwt`). Media types have no case, and may leave out `application/`
+    /// (RFC 7515 §4.1.9).
+    fn allows(self, typ: &Value) -> bool {
+        typ.as_str().is_some_and(|typ| {
+            let typ = typ.to_ascii_lowercase();
+            let is_logout = typ.strip_prefix("application/").unwrap_or(&typ) == "logout+jwt";
+            !typ.ends_with("+jwt") || (is_logout && self == Purpose::LogoutToken)
+        })
+    }
+}
+
+pub(super) fn check_issuer(claims: &Map<String, Value>, issuer: &str) -> Result<(), TokenError> {
+    (claims.get("iss").and_then(Value::as_str) == Some(issuer)).then_some(()).ok_or(TokenError::Issuer)
+}
+
+pub(super) fn check_audience(claims: &Map<String, Value>, client_id: &str) -> Result<(), TokenError> {
     let ours = match claims.get("aud") {
         Some(Value::String(audience)) => audience == client_id,
         Some(Value::Array(audiences)) => {
@@ -259,7 +285,26 @@ fn check_audience(claims: &Map<String, Value>, client_id: &str) -> Result<(), Id
         }
         _ => false,
     };
-    ours.then_some(()).ok_or(IdTokenError::Audience)
+    ours.then_some(()).ok_or(TokenError::Audience)
+}
+
+/// `exp`, which is still to come.
+pub(super) fn check_expiry(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
+    numeric_date(claims, "exp").filter(|expires| now.unix < expires + SKEW).ok_or(TokenError::Expired)
+}
+
+/// `iat`, which is not still to come.
+pub(super) fn issued_at(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
+    numeric_date(claims, "iat").filter(|issued| *issued <= now.unix + SKEW).ok_or(TokenError::IssuedAt)
+}
+
+pub(super) fn is_older_than(seconds: u64, issued: u64, now: Now) -> bool {
+    issued + seconds + SKEW < now.unix
+}
+
+/// `sub` and `sid`: at most 255 ASCII characters (Core §2). We are lenient about the characters only.
+pub(super) fn short_text<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    json::text(claims, name).filter(|text| text.len() <= 255)
 }
 
 /// Seconds since 1970 (RFC 7519 §2), a fraction cut off. `None` for what no clock will show: other types, negative numbers, years
@@ -290,7 +335,7 @@ fn check_hash(claims: &Map<String, Value>, name: &str, value: &str, algorithm: A
 }
 
 /// How far clocks may be apart.
-const SKEW: u64 = 60;
+pub(super) const SKEW: u64 = 60;
 /// How long a started login is remembered.
 const LONGEST_LOGIN: u64 = 600;
 /// 9999-12-31T23:59:59Z
@@ -335,20 +380,20 @@ mod tests {
         changed(claims, changes)
     }
 
-    fn judge(token: &str, keys: &KeySet, expected: &Expectations<'_>) -> Result<Map<String, Value>, IdTokenError> {
-        id_token(&Jws::parse(token)?, keys, expected, Now { mono: Mono(0), unix: NOW })
+    fn judge(token: &str, keys: &KeySet, expected: &Expectations<'_>) -> Result<Map<String, Value>, TokenError> {
+        id_token(&Jws::parse(token, Purpose::IdToken)?, keys, expected, Now { mono: Mono(0), unix: NOW })
     }
 
-    fn login(token: &str) -> Result<(), IdTokenError> {
+    fn login(token: &str) -> Result<(), TokenError> {
         let occasion = Occasion::Login { nonce: NONCE, code: CODE, max_age: None };
         judge(token, &key_set(&[&KEY]), &expectations(occasion)).map(drop)
     }
 
-    fn with_claims(changes: &Value) -> Result<(), IdTokenError> {
+    fn with_claims(changes: &Value) -> Result<(), TokenError> {
         login(&KEY.sign_claims(&claims(changes)))
     }
 
-    fn with_header(changes: &Value) -> Result<(), IdTokenError> {
+    fn with_header(changes: &Value) -> Result<(), TokenError> {
         login(
             &KEY.sign(changed(KEY.header(), changes).to_string().as_bytes(), claims(&json!({})).to_string().as_bytes()),
         )
@@ -373,9 +418,9 @@ mod tests {
             json!([ISSUER]),
             json!(""),
         ] {
-            assert_eq!(with_claims(&json!({ "iss": iss })), Err(IdTokenError::Issuer), "{iss}");
+            assert_eq!(with_claims(&json!({ "iss": iss })), Err(TokenError::Issuer), "{iss}");
         }
-        assert_eq!(with_claims(&json!({ "iss": null })), Err(IdTokenError::Issuer));
+        assert_eq!(with_claims(&json!({ "iss": null })), Err(TokenError::Issuer));
     }
 
     #[test]
@@ -393,17 +438,17 @@ mod tests {
             json!([CLIENT_ID, "other"]),
             json!({ CLIENT_ID: true }),
         ] {
-            assert_eq!(with_claims(&json!({ "aud": aud })), Err(IdTokenError::Audience), "{aud}");
-            assert_eq!(with_claims(&json!({ "aud": aud, "azp": CLIENT_ID })), Err(IdTokenError::Audience), "{aud}");
+            assert_eq!(with_claims(&json!({ "aud": aud })), Err(TokenError::Audience), "{aud}");
+            assert_eq!(with_claims(&json!({ "aud": aud, "azp": CLIENT_ID })), Err(TokenError::Audience), "{aud}");
         }
-        assert_eq!(with_claims(&json!({ "aud": null })), Err(IdTokenError::Audience));
+        assert_eq!(with_claims(&json!({ "aud": null })), Err(TokenError::Audience));
     }
 
     #[test]
     fn it_05_another_authorized_party() {
         assert_eq!(with_claims(&json!({ "azp": CLIENT_ID })), Ok(()));
         for azp in [json!("other"), json!(""), json!([CLIENT_ID])] {
-            assert_eq!(with_claims(&json!({ "azp": azp })), Err(IdTokenError::AuthorizedParty), "{azp}");
+            assert_eq!(with_claims(&json!({ "azp": azp })), Err(TokenError::AuthorizedParty), "{azp}");
         }
     }
 
@@ -417,19 +462,19 @@ mod tests {
         let der = [&[0x30, 0x44, 0x02, 0x20][..], &bytes[..32], &[0x02, 0x20], &bytes[32..]].concat();
         for bad in [&flipped[..], &bytes[..63], &[], &[0; 64], &der] {
             let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(bad));
-            assert_eq!(login(&token), Err(IdTokenError::Signature));
+            assert_eq!(login(&token), Err(TokenError::Signature));
         }
-        assert_eq!(login(&format!("{token}=")), Err(IdTokenError::Signature));
-        assert_eq!(login(&SigningKey::es256("k").sign_claims(&claims(&json!({})))), Err(IdTokenError::Signature));
+        assert_eq!(login(&format!("{token}=")), Err(TokenError::Signature));
+        assert_eq!(login(&SigningKey::es256("k").sign_claims(&claims(&json!({})))), Err(TokenError::Signature));
     }
 
     #[test]
     fn it_07_no_signature_at_all() {
         for alg in ["none", "None", "NONE", "nOnE", "", " none"] {
-            assert_eq!(with_header(&json!({ "alg": alg })), Err(IdTokenError::Algorithm), "{alg}");
+            assert_eq!(with_header(&json!({ "alg": alg })), Err(TokenError::Algorithm), "{alg}");
         }
-        assert_eq!(with_header(&json!({ "alg": null })), Err(IdTokenError::Algorithm));
-        assert_eq!(with_header(&json!({ "alg": ["ES256"] })), Err(IdTokenError::Algorithm));
+        assert_eq!(with_header(&json!({ "alg": null })), Err(TokenError::Algorithm));
+        assert_eq!(with_header(&json!({ "alg": ["ES256"] })), Err(TokenError::Algorithm));
     }
 
     #[test]
@@ -443,7 +488,7 @@ mod tests {
             let mac = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
             let occasion = Occasion::Login { nonce: NONCE, code: CODE, max_age: None };
             let verdict = judge(&format!("{signed}.{mac}"), &key_set(&[&rsa]), &expectations(occasion));
-            assert_eq!(verdict.err(), Some(IdTokenError::Algorithm));
+            assert_eq!(verdict.err(), Some(TokenError::Algorithm));
         }
     }
 
@@ -453,13 +498,13 @@ mod tests {
         let occasion = Occasion::Login { nonce: NONCE, code: CODE, max_age: None };
         let pinned = Expectations { algorithms: &[Algorithm::ES256], ..expectations(occasion) };
         let verdict = judge(&rsa.sign_claims(&claims(&json!({}))), &key_set(&[&rsa, &KEY]), &pinned);
-        assert_eq!(verdict.err(), Some(IdTokenError::Algorithm));
+        assert_eq!(verdict.err(), Some(TokenError::Algorithm));
     }
 
     #[test]
     fn it_08_an_algorithm_that_does_not_fit_the_key() {
-        assert_eq!(with_header(&json!({ "alg": "RS256" })), Err(IdTokenError::Signature));
-        assert_eq!(with_header(&json!({ "alg": "EdDSA" })), Err(IdTokenError::Signature));
+        assert_eq!(with_header(&json!({ "alg": "RS256" })), Err(TokenError::Signature));
+        assert_eq!(with_header(&json!({ "alg": "EdDSA" })), Err(TokenError::Signature));
     }
 
     #[test]
@@ -470,16 +515,16 @@ mod tests {
         assert!(judge(&token, &key_set(&[&KEY]), &occasion()).is_ok());
         assert!(judge(&token, &key_set(&[&others[0], &others[1], &others[2], &KEY]), &occasion()).is_ok());
         let verdict = judge(&token, &key_set(&[&others[0], &others[1]]), &occasion());
-        assert_eq!(verdict.err(), Some(IdTokenError::Signature));
+        assert_eq!(verdict.err(), Some(TokenError::Signature));
     }
 
     #[test]
     fn it_12_a_kid_is_a_name_and_nothing_else() {
         for kid in ["unknown", "../../etc/passwd", "' OR 1=1 --", "", "K"] {
-            assert_eq!(with_header(&json!({ "kid": kid })), Err(IdTokenError::Signature), "{kid}");
+            assert_eq!(with_header(&json!({ "kid": kid })), Err(TokenError::Signature), "{kid}");
         }
         for kid in [json!(7), json!(["k"]), json!("k".repeat(2000))] {
-            assert_eq!(with_header(&json!({ "kid": kid })), Err(IdTokenError::Header));
+            assert_eq!(with_header(&json!({ "kid": kid })), Err(TokenError::Header));
         }
     }
 
@@ -487,25 +532,25 @@ mod tests {
     fn it_13_times_are_exact_to_the_second() {
         let at = |offset: i64| NOW.checked_add_signed(offset).unwrap();
         for (name, offset, verdict) in [
-            ("exp", -3600, Err(IdTokenError::Expired)),
-            ("exp", -61, Err(IdTokenError::Expired)),
-            ("exp", -60, Err(IdTokenError::Expired)),
+            ("exp", -3600, Err(TokenError::Expired)),
+            ("exp", -61, Err(TokenError::Expired)),
+            ("exp", -60, Err(TokenError::Expired)),
             ("exp", -59, Ok(())),
             ("exp", 0, Ok(())),
             ("exp", 600, Ok(())),
-            ("iat", -86_400, Err(IdTokenError::IssuedAt)),
-            ("iat", -661, Err(IdTokenError::IssuedAt)),
+            ("iat", -86_400, Err(TokenError::IssuedAt)),
+            ("iat", -661, Err(TokenError::IssuedAt)),
             ("iat", -660, Ok(())),
             ("iat", -59, Ok(())),
             ("iat", 0, Ok(())),
             ("iat", 60, Ok(())),
-            ("iat", 61, Err(IdTokenError::IssuedAt)),
-            ("iat", 600, Err(IdTokenError::IssuedAt)),
+            ("iat", 61, Err(TokenError::IssuedAt)),
+            ("iat", 600, Err(TokenError::IssuedAt)),
             ("nbf", -3600, Ok(())),
             ("nbf", 59, Ok(())),
             ("nbf", 60, Ok(())),
-            ("nbf", 61, Err(IdTokenError::NotYetValid)),
-            ("nbf", 600, Err(IdTokenError::NotYetValid)),
+            ("nbf", 61, Err(TokenError::NotYetValid)),
+            ("nbf", 600, Err(TokenError::NotYetValid)),
         ] {
             assert_eq!(with_claims(&json!({ name: at(offset) })), verdict, "{name} {offset}");
         }
@@ -514,12 +559,12 @@ mod tests {
     #[test]
     fn it_14_required_claims() {
         for wrong in [json!(null), json!([]), json!({}), json!(true)] {
-            assert_eq!(with_claims(&json!({ "exp": wrong })), Err(IdTokenError::Expired), "{wrong}");
-            assert_eq!(with_claims(&json!({ "iat": wrong })), Err(IdTokenError::IssuedAt), "{wrong}");
-            assert_eq!(with_claims(&json!({ "sub": wrong })), Err(IdTokenError::Subject), "{wrong}");
+            assert_eq!(with_claims(&json!({ "exp": wrong })), Err(TokenError::Expired), "{wrong}");
+            assert_eq!(with_claims(&json!({ "iat": wrong })), Err(TokenError::IssuedAt), "{wrong}");
+            assert_eq!(with_claims(&json!({ "sub": wrong })), Err(TokenError::Subject), "{wrong}");
         }
         for sub in [json!(7), json!(""), json!("x".repeat(256))] {
-            assert_eq!(with_claims(&json!({ "sub": sub })), Err(IdTokenError::Subject));
+            assert_eq!(with_claims(&json!({ "sub": sub })), Err(TokenError::Subject));
         }
     }
 
@@ -535,15 +580,15 @@ mod tests {
             json!(u64::MAX),
             json!(LAST_DATE + 1),
         ] {
-            assert_eq!(with_claims(&json!({ "exp": exp })), Err(IdTokenError::Expired), "{exp}");
+            assert_eq!(with_claims(&json!({ "exp": exp })), Err(TokenError::Expired), "{exp}");
         }
-        assert_eq!(with_claims(&json!({ "nbf": "x" })), Err(IdTokenError::NotYetValid));
+        assert_eq!(with_claims(&json!({ "nbf": "x" })), Err(TokenError::NotYetValid));
     }
 
     #[test]
     fn it_16_the_nonce_of_another_login() {
         for nonce in [json!(null), json!(""), json!("other"), json!([NONCE]), json!(NONCE.to_uppercase())] {
-            assert_eq!(with_claims(&json!({ "nonce": nonce })), Err(IdTokenError::Nonce), "{nonce}");
+            assert_eq!(with_claims(&json!({ "nonce": nonce })), Err(TokenError::Nonce), "{nonce}");
         }
     }
 
@@ -553,8 +598,8 @@ mod tests {
             |text: &str| URL_SAFE_NO_PAD.encode(&digest::digest(&digest::SHA256, text.as_bytes()).as_ref()[..16]);
         assert_eq!(with_claims(&json!({ "at_hash": half(ACCESS_TOKEN), "c_hash": half(CODE) })), Ok(()));
         for wrong in [json!(half("other")), json!(""), json!(7)] {
-            assert_eq!(with_claims(&json!({ "at_hash": wrong })), Err(IdTokenError::AccessTokenHash));
-            assert_eq!(with_claims(&json!({ "c_hash": wrong })), Err(IdTokenError::CodeHash));
+            assert_eq!(with_claims(&json!({ "at_hash": wrong })), Err(TokenError::AccessTokenHash));
+            assert_eq!(with_claims(&json!({ "c_hash": wrong })), Err(TokenError::CodeHash));
         }
         // The example of OIDC Core appendix A.3 (RS256).
         let claims = json!({ "at_hash": "77QmUPtjPfzWtF2AnpK9RQ" });
@@ -565,9 +610,9 @@ mod tests {
     #[test]
     fn it_18_an_authentication_too_long_ago() {
         for (auth_time, verdict) in [
-            (json!(null), Err(IdTokenError::AuthTime)),
-            (json!("now"), Err(IdTokenError::AuthTime)),
-            (json!(NOW - 361), Err(IdTokenError::AuthTime)),
+            (json!(null), Err(TokenError::AuthTime)),
+            (json!("now"), Err(TokenError::AuthTime)),
+            (json!(NOW - 361), Err(TokenError::AuthTime)),
             (json!(NOW - 360), Ok(())),
         ] {
             let token = KEY.sign_claims(&claims(&json!({ "auth_time": auth_time })));
@@ -584,7 +629,7 @@ mod tests {
             json!({ "jwk": attacker.jwk(), "jku": "https://evil/jwks", "x5u": "https://evil/x5u", "x5c": ["AA=="] });
         let header = changed(attacker.header(), &brought).to_string();
         let token = attacker.sign(header.as_bytes(), claims(&json!({})).to_string().as_bytes());
-        assert_eq!(login(&token), Err(IdTokenError::Signature));
+        assert_eq!(login(&token), Err(TokenError::Signature));
         assert_eq!(with_header(&brought), Ok(()), "ignored, not refused");
     }
 
@@ -596,14 +641,14 @@ mod tests {
             json!({ "crit": ["b64"], "b64": false }),
             json!({ "b64": false }),
         ] {
-            assert_eq!(with_header(&changes), Err(IdTokenError::CriticalExtension), "{changes}");
+            assert_eq!(with_header(&changes), Err(TokenError::CriticalExtension), "{changes}");
         }
     }
 
     #[test]
     fn it_21_tokens_made_for_another_purpose() {
         for typ in [json!("at+jwt"), json!("application/at+JWT"), json!("logout+jwt"), json!("dpop+jwt"), json!(7)] {
-            assert_eq!(with_header(&json!({ "typ": typ })), Err(IdTokenError::Type), "{typ}");
+            assert_eq!(with_header(&json!({ "typ": typ })), Err(TokenError::Type), "{typ}");
         }
         for typ in [json!("jwt"), json!(null)] {
             assert_eq!(with_header(&json!({ "typ": typ })), Ok(()), "{typ}");
@@ -618,30 +663,30 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
         for payload in [twice.as_bytes(), b"[]", b"\"x\"", b"", b"{\"sub\":\"\xff\"}", &utf16, deep.as_bytes()] {
             let token = KEY.sign(KEY.header().to_string().as_bytes(), payload);
-            assert_eq!(login(&token), Err(IdTokenError::Payload));
+            assert_eq!(login(&token), Err(TokenError::Payload));
         }
         let header = br#"{"alg":"none","alg":"ES256","kid":"k"}"#;
-        assert_eq!(login(&KEY.sign(header, good.as_bytes())), Err(IdTokenError::Header));
+        assert_eq!(login(&KEY.sign(header, good.as_bytes())), Err(TokenError::Header));
     }
 
     #[test]
     fn it_23_size_is_bounded_before_any_work() {
-        assert_eq!(login(&"a".repeat(10 << 20)), Err(IdTokenError::TooLarge));
-        assert_eq!(login(&".".repeat(10_000)), Err(IdTokenError::NotAJws));
-        assert_eq!(login(""), Err(IdTokenError::NotAJws));
-        assert_eq!(login(".."), Err(IdTokenError::Header));
-        assert_eq!(with_header(&json!({ "x": "y".repeat(1 << 20) })), Err(IdTokenError::TooLarge));
+        assert_eq!(login(&"a".repeat(10 << 20)), Err(TokenError::TooLarge));
+        assert_eq!(login(&".".repeat(10_000)), Err(TokenError::NotAJws));
+        assert_eq!(login(""), Err(TokenError::NotAJws));
+        assert_eq!(login(".."), Err(TokenError::Header));
+        assert_eq!(with_header(&json!({ "x": "y".repeat(1 << 20) })), Err(TokenError::TooLarge));
     }
 
     #[test]
     fn it_26_encrypted_and_compressed_tokens() {
-        assert_eq!(login("a.b.c.d.e"), Err(IdTokenError::Encrypted));
-        assert_eq!(with_header(&json!({ "zip": "DEF" })), Err(IdTokenError::Encrypted));
+        assert_eq!(login("a.b.c.d.e"), Err(TokenError::Encrypted));
+        assert_eq!(with_header(&json!({ "zip": "DEF" })), Err(TokenError::Encrypted));
         assert_eq!(
             with_header(&json!({ "enc": "A128GCM", "alg": "PBES2-HS256+A128KW", "p2c": 1u64 << 31 })),
-            Err(IdTokenError::Encrypted)
+            Err(TokenError::Encrypted)
         );
-        assert_eq!(with_header(&json!({ "alg": "RSA1_5" })), Err(IdTokenError::Algorithm));
+        assert_eq!(with_header(&json!({ "alg": "RSA1_5" })), Err(TokenError::Algorithm));
     }
 
     #[test]
@@ -651,10 +696,10 @@ mod tests {
             judge(&KEY.sign_claims(&claims(changes)), &key_set(&[&KEY]), &expected).map(drop)
         };
         assert_eq!(judge_refresh(&json!({ "nonce": null, "iat": NOW - 86_400 })), Ok(()));
-        assert_eq!(judge_refresh(&json!({ "sub": "Ada" })), Err(IdTokenError::OtherSubject));
-        assert_eq!(judge_refresh(&json!({ "iss": "https://evil" })), Err(IdTokenError::Issuer));
-        assert_eq!(judge_refresh(&json!({ "aud": null })), Err(IdTokenError::Audience));
-        assert_eq!(judge_refresh(&json!({ "exp": NOW - 60 })), Err(IdTokenError::Expired));
+        assert_eq!(judge_refresh(&json!({ "sub": "Ada" })), Err(TokenError::OtherSubject));
+        assert_eq!(judge_refresh(&json!({ "iss": "https://evil" })), Err(TokenError::Issuer));
+        assert_eq!(judge_refresh(&json!({ "aud": null })), Err(TokenError::Audience));
+        assert_eq!(judge_refresh(&json!({ "exp": NOW - 60 })), Err(TokenError::Expired));
     }
 
     /// The vectors of Wycheproof: set `LATCHGATE_CORPORA` to the directory that has them.
@@ -687,7 +732,8 @@ mod tests {
             let set = KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
             for test in group["tests"].as_array().unwrap() {
                 let token = test["jws"].as_str().map_or_else(|| test["jws"].to_string(), str::to_owned);
-                let good = Jws::parse(&token).and_then(|jws| jws.check_signature(&set, &every)).is_ok();
+                let good =
+                    Jws::parse(&token, Purpose::IdToken).and_then(|jws| jws.check_signature(&set, &every)).is_ok();
                 let expected = test["result"] == "valid" && supported && !is_excepted(test);
                 assert_eq!(good, expected, "tcId {}: {} {}", test["tcId"], group["comment"], test["comment"]);
                 accepted += usize::from(good);
@@ -717,14 +763,14 @@ mod tests {
         let clock = Clock::system();
         let now = clock.now();
         let token = KEY.sign_claims(&claims(&json!({ "iat": now.unix, "exp": now.unix + 10 })));
-        let token = Jws::parse(&token).unwrap();
+        let token = Jws::parse(&token, Purpose::IdToken).unwrap();
         let verdict = |now| {
             let expected = expectations(Occasion::Refresh { subject: "ada" });
             id_token(&token, &key_set(&[&KEY]), &expected, now).err()
         };
         assert_eq!(verdict(clock.now()), None);
         clock.advance(Duration::from_secs(70));
-        assert_eq!(verdict(clock.now()), Some(IdTokenError::Expired));
+        assert_eq!(verdict(clock.now()), Some(TokenError::Expired));
         assert!(token.seconds_ahead_of(clock.now()).unwrap() <= -70);
     }
 }

@@ -35,9 +35,11 @@ use seal::{NoRandomness, RecordSealer};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use store::redis::RedisSettings;
 use store::{
     About, Adoption, CookieStore, Creation, Filter, Lookup, OnceName, Page, Record, Replacement, SessionStore,
     StoreError,
@@ -63,11 +65,15 @@ pub struct Settings {
     pub secrets: Vec<SecretString>,
 }
 
-/// Where sessions are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where sessions are kept, and how to get there.
+#[derive(Debug, Clone)]
 pub enum StoreSettings {
     /// In this process.
     Memory,
+    /// In a file of this machine.
+    File(PathBuf),
+    /// In Redis or Valkey, with other gateways.
+    Redis(RedisSettings),
     /// By the browsers, in their cookies.
     Cookie,
 }
@@ -90,6 +96,8 @@ pub struct Session {
     pub transient: bool,
     /// When it was opened.
     pub started: Now,
+    /// When it is over whatever happens.
+    pub ends: Mono,
     /// When its login began to redeem the code.
     began: Mono,
     /// What all states of this session share.
@@ -131,6 +139,8 @@ pub struct TokenSet {
     pub id_token: Option<SecretString>,
     /// `scope`, when the answer named it.
     pub scope: Option<String>,
+    /// Stored as it came, before its ID token could be checked: to be sent to nobody until it is.
+    pub unchecked: bool,
 }
 
 /// What changes without a new state: cheap to touch on every request.
@@ -197,6 +207,8 @@ pub enum OpeningFailed {
     Full,
     /// The user was signed out while the login was under way.
     Revoked,
+    /// The provider says that the session is over already (`session_expiry`).
+    Over,
     /// It does not fit into the cookies.
     TooLarge,
     /// No random bytes.
@@ -494,12 +506,24 @@ impl Sessions {
         self.inner.opened.hold(session.key)
     }
 
-    /// Drops what is over. For the sweeper.
-    pub async fn sweep(&self, now: Now) {
+    /// Drops what is over. For the sweeper. Answers the last states of those that were at hand here: who else could still revoke
+    /// their tokens?
+    pub async fn sweep(&self, now: Now) -> Vec<Arc<Session>> {
         if let Err(error) = self.inner.store.sweep(now).await {
             tracing::warn!(reason = error.reason, "the session store could not be swept");
         }
+        let mut over = self.inner.opened.all();
+        over.retain(|session| self.inner.is_over(session, now));
+        let mut dropped = Vec::new();
+        for session in over {
+            // Somebody may use it through another gateway.
+            if let Ok(Lookup::Ended | Lookup::Unknown) = self.inner.store.find(session.key, now).await {
+                self.inner.opened.ended(session.key);
+                dropped.push(session);
+            }
+        }
         self.inner.opened.doubt_held();
+        dropped
     }
 
     /// Looks after what is held open: asks the store whenever a session may have ended elsewhere. Does not end.
@@ -514,12 +538,6 @@ impl Sessions {
                 }
             }
         }
-    }
-
-    /// When the session ends at the latest, in seconds since 1970.
-    #[must_use]
-    pub fn ends_at(&self, session: &Session) -> u64 {
-        session.started.unix.saturating_add(self.inner.settings.absolute_timeout.as_secs())
     }
 
     /// Runs `work` to its end, whether or not anyone waits. None when the process is going down.
@@ -606,11 +624,16 @@ impl Inner {
             custom: Arc::default(),
             transient: opening.transient,
             started: now,
+            ends: Mono::default(),
             began: opening.began,
             vitals,
             version: 1,
             weight: 0,
         };
+        session.ends = self.ends(&session);
+        if now.mono >= session.ends {
+            return Err(OpeningFailed::Over);
+        }
         let record = self.sealed_record(&session).map_err(|NoRandomness| OpeningFailed::NoRandomness)?;
         if self.carrying.as_ref().is_some_and(|carrying| !carrying.carrier.fits(&record)) {
             return Err(OpeningFailed::TooLarge);
@@ -640,6 +663,7 @@ impl Inner {
         for _ in 0..MOST_ROUNDS {
             let Some(next) = change(&base) else { return Ok(Update::Declined(base)) };
             let mut next = Session { version: base.version + 1, ..next };
+            next.ends = self.ends(&next);
             let record = self.sealed_record(&next).map_err(|NoRandomness| StoreError { reason: "no_randomness" })?;
             next.weight = weight_of(&record);
             if self.carrying.as_ref().is_some_and(|carrying| !carrying.carrier.fits(&record)) {
@@ -674,7 +698,7 @@ impl Inner {
             subject: session.identity.subject.clone(),
             sid: session.identity.sid.clone(),
             started: session.started.mono,
-            ends: session.started.mono.after(self.settings.absolute_timeout),
+            ends: session.ends,
             began: session.began,
         };
         let context = Record::seal_context(session.key, session.version, &about);
@@ -714,8 +738,7 @@ impl Inner {
     fn visited(self: &Arc<Inner>, session: Arc<Session>, now: Now) -> Arc<Session> {
         session.vitals.touch(now.mono);
         if session.vitals.is_touch_due(now.mono, self.touch_every()) {
-            let ends = session.started.mono.after(self.settings.absolute_timeout);
-            let (inner, key, expires) = (Arc::clone(self), session.key, self.expires(now.mono, ends));
+            let (inner, key, expires) = (Arc::clone(self), session.key, self.expires(now.mono, session.ends));
             self.background.run(async move {
                 if let Err(error) = inner.store.touch(key, now.mono, expires).await {
                     tracing::debug!(reason = error.reason, "a visit could not be stored");
@@ -725,9 +748,18 @@ impl Inner {
         session
     }
 
+    /// `absolute_timeout`, or what the provider allows: its `session_expiry` (IPSIE session lifetime) in
+    /// seconds since 1970, honoured early enough for the last request to be over by then.
+    fn ends(&self, session: &Session) -> Mono {
+        let absolute = session.started.mono.after(self.settings.absolute_timeout);
+        match session.identity.claims.get("session_expiry").and_then(Value::as_u64) {
+            Some(seconds) => absolute.min(Mono(seconds.saturating_mul(1000).saturating_sub(EXPIRY_MARGIN_MILLIS))),
+            None => absolute,
+        }
+    }
+
     fn is_over(&self, session: &Session, now: Now) -> bool {
-        now.mono >= session.started.mono.after(self.settings.absolute_timeout)
-            || now.mono >= session.vitals.last_seen().after(self.settings.idle_timeout)
+        now.mono >= session.ends || now.mono >= session.vitals.last_seen().after(self.settings.idle_timeout)
     }
 }
 
@@ -774,6 +806,12 @@ impl Session {
         Session { custom: Arc::new(custom), ..self.clone() }
     }
 
+    /// When it ends at the latest, in seconds since 1970.
+    #[must_use]
+    pub fn ends_at(&self) -> u64 {
+        self.started.unix.saturating_add(self.ends.since(self.started.mono).as_secs())
+    }
+
     /// What the browser's cookie says.
     #[must_use]
     pub fn id(&self) -> &SessionId {
@@ -800,6 +838,7 @@ impl TokenSet {
             refresh_token: None,
             id_token: None,
             scope: None,
+            unchecked: false,
         })
     }
 
@@ -945,6 +984,7 @@ fn weight_of(record: &Record) -> u64 {
 
 /// A browser sends one session cookie; more than this is not worth a look-up.
 const MOST_COOKIES: usize = 8;
+const EXPIRY_MARGIN_MILLIS: u64 = 30_000;
 /// How often the store hears of a session's visits, at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Of a hundred who write at once, each gets through.
@@ -1042,6 +1082,54 @@ pub(crate) mod tests {
         let session = open(&sessions, "ada", &clock).await;
         clock.advance(Duration::from_secs(24 * 3600));
         assert!(!is_live(&sessions, &session, &clock).await, "24 h without a visit");
+    }
+
+    // LO-19
+    #[tokio::test]
+    async fn a_sweep_names_what_was_over_once_and_only_by_the_word_of_the_store() {
+        let (sessions, clock) = sessions();
+        let idle = open(&sessions, "ada", &clock).await;
+        let elsewhere = open(&sessions, "bob", &clock).await;
+        let ended = open(&sessions, "eve", &clock).await;
+        sessions.end(ended.key).await.unwrap();
+        clock.advance(Duration::from_secs(20 * 3600));
+        let now = clock.now().mono;
+        let store = sessions.store();
+        store.touch(elsewhere.key, now, now.after(Duration::from_secs(24 * 3600))).await.unwrap();
+        clock.advance(Duration::from_secs(10 * 3600));
+        let over: Vec<SessionKey> = sessions.sweep(clock.now()).await.iter().map(|session| session.key).collect();
+        assert_eq!(over, [idle.key]);
+        assert!(sessions.sweep(clock.now()).await.is_empty());
+    }
+
+    // TX-63
+    #[tokio::test]
+    async fn the_provider_sets_a_ceiling() {
+        let (sessions, clock) = sessions();
+        let until = |seconds: u64| {
+            let mut opening = opening("ada");
+            opening.identity.claims.insert("session_expiry".into(), (clock.now().unix + seconds).into());
+            opening
+        };
+        assert!(matches!(sessions.open(until(20), clock.now()).await, Err(OpeningFailed::Over)), "30 s early");
+        let session = sessions.open(until(7200), clock.now()).await.unwrap();
+        clock.advance(Duration::from_secs(7165));
+        assert!(is_live(&sessions, &session, &clock).await);
+        clock.advance(Duration::from_secs(6));
+        assert!(!is_live(&sessions, &session, &clock).await);
+    }
+
+    #[tokio::test]
+    async fn a_refresh_can_lower_the_ceiling() {
+        let (sessions, clock) = sessions();
+        let session = open(&sessions, "ada", &clock).await;
+        let mut claims = session.identity.claims.clone();
+        claims.insert("session_expiry".into(), (clock.now().unix + 60).into());
+        let tokens = Arc::clone(&session.tokens);
+        let renew = move |session: &Session| Some(session.renewed(Arc::clone(&tokens), claims.clone()));
+        assert!(matches!(sessions.update(&session, renew).await, Ok(Update::Stored(_))));
+        clock.advance(Duration::from_secs(31));
+        assert!(!is_live(&sessions, &session, &clock).await);
     }
 
     #[tokio::test]

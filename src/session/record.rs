@@ -25,6 +25,8 @@ struct Plain<'a> {
     id_token: Option<Cow<'a, str>>,
     scope: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_false")]
+    unchecked: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
     transient: bool,
 }
 
@@ -45,6 +47,7 @@ pub(super) fn write(session: &Session) -> Zeroizing<Vec<u8>> {
         refresh_token: exposed(&tokens.refresh_token),
         id_token: exposed(&tokens.id_token),
         scope: tokens.scope.as_deref().map(Cow::from),
+        unchecked: tokens.unchecked,
         transient: session.transient,
     };
     let text_length = plain.access_token.len()
@@ -75,11 +78,13 @@ pub(super) fn read(id: Arc<SessionId>, about: &About, plain: &[u8], vitals: Arc<
             refresh_token: plain.refresh_token.map(secret),
             id_token: plain.id_token.map(secret),
             scope: plain.scope.map(Cow::into_owned),
+            unchecked: plain.unchecked,
             ..tokens
         }),
         custom: Arc::new(plain.custom.into_owned()),
         transient: plain.transient,
         started: Now { mono: about.started, unix: plain.started_unix },
+        ends: about.ends,
         began: about.began,
         vitals,
         version: 0,
@@ -91,7 +96,7 @@ fn is_empty(map: &Map<String, Value>) -> bool {
     map.is_empty()
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(flag: &bool) -> bool {
     !flag
 }

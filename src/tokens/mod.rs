@@ -4,6 +4,10 @@
 //! tells whoever waits. It ends by itself whatever becomes of the requests that wanted it.
 
 mod flight;
+mod lease;
+mod single_flight;
+#[cfg(test)]
+mod test_flight;
 
 use crate::background::Background;
 use crate::clock::{Clock, Now};
@@ -11,10 +15,12 @@ use crate::policy::{Freshness, Renewable};
 use crate::provider::{Provider, TokenResponse};
 use crate::session::{Session, SessionKey, Sessions, TokenSet};
 use dashmap::DashMap;
+use single_flight::Flights;
 use std::collections::HashMap;
+// `single_flight` takes its lock from here, so that the model checker can give it another.
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// `[refresh]`, checked.
 #[derive(Debug, Clone)]
@@ -40,6 +46,10 @@ pub enum Renewal {
     NothingToRenewWith,
     /// The session ended meanwhile, by other hands.
     Gone,
+    /// The refresh broke down on our side; the session is kept.
+    Broken,
+    /// The store cannot be asked; the session is kept.
+    StoreUnavailable,
     /// Not now; the session is kept.
     Unavailable {
         /// When to try again.
@@ -59,18 +69,25 @@ struct Shared {
     providers: HashMap<Arc<str>, Arc<Provider>>,
     clock: Clock,
     background: Background,
-    flights: DashMap<FlightKey, Landing>,
+    flights: Arc<Flights<FlightKey, Renewal>>,
+    /// States that the store has missed so far.
+    unwritten: DashMap<SessionKey, Arc<Session>>,
 }
 
-/// Two refreshes are the same one if they are for the same session. Structured, never text: no two
-/// users can share a result.
+/// Two refreshes are the same one if they replace the same generation of the same session, or check it.
+/// Structured, never text: no two users can share a result.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct FlightKey {
     session: SessionKey,
+    generation: u64,
+    unchecked: bool,
 }
 
-/// Where the result of a flight will be.
-type Landing = watch::Receiver<Option<Renewal>>;
+impl FlightKey {
+    fn of(seen: &Session) -> FlightKey {
+        FlightKey { session: seen.key, generation: seen.tokens.generation, unchecked: seen.tokens.unchecked }
+    }
+}
 
 impl Tokens {
     /// Refreshes with `providers`, by name.
@@ -82,8 +99,8 @@ impl Tokens {
         clock: Clock,
         background: Background,
     ) -> Tokens {
-        let flights = DashMap::new();
-        Tokens { shared: Arc::new(Shared { settings, sessions, providers, clock, background, flights }) }
+        let (flights, unwritten) = (Flights::new(MOST_WAITERS), DashMap::new());
+        Tokens { shared: Arc::new(Shared { settings, sessions, providers, clock, background, flights, unwritten }) }
     }
 
     /// How the session's access token stands.
@@ -95,6 +112,9 @@ impl Tokens {
     /// Whether a refused token can be renewed, and whether that could help.
     #[must_use]
     pub fn renewable(&self, session: &Session, now: Now) -> Renewable {
+        if session.tokens.unchecked {
+            return Renewable::Yes;
+        }
         if session.tokens.refresh_token.is_none() {
             return Renewable::Never;
         }
@@ -109,9 +129,17 @@ impl Tokens {
         flight::join(&self.shared, seen).await
     }
 
+    /// REFRESH because the client asks for it; a token that has just been renewed will do.
+    pub async fn renew_on_demand(&self, seen: &Arc<Session>) -> Renewal {
+        match self.renewable(seen, self.shared.clock.now()) {
+            Renewable::NotYet => Renewal::Renewed(Arc::clone(seen)),
+            Renewable::Yes | Renewable::Never => self.renew(seen).await,
+        }
+    }
+
     /// Starts a refresh that nobody waits for.
     pub fn renew_behind(&self, seen: &Session) {
-        flight::start(&self.shared, seen);
+        drop(flight::start(&self.shared, seen));
     }
 }
 
@@ -128,8 +156,11 @@ pub fn token_set(answer: TokenResponse, generation: u64, now: Now) -> Option<Tok
     })
 }
 
-/// SPEC §5 "Before".
+/// SPEC §5 "Before". What nobody has checked is as good as expired.
 fn freshness(tokens: &TokenSet, settings: &Settings, now: Now) -> Freshness {
+    if tokens.unchecked {
+        return Freshness::Expired;
+    }
     let (Some(expires), Some(life)) = (tokens.expires(), tokens.life) else {
         return Freshness::Fresh;
     };
@@ -150,6 +181,8 @@ fn guard(cooldown: Duration, refusals: u32) -> Duration {
     cooldown.saturating_mul(1 << doublings).min(LONGEST_GUARD.max(cooldown))
 }
 
+/// Of one session, for one refresh; beyond it requests are turned away at once.
+const MOST_WAITERS: usize = 10_000;
 const LONGEST_GUARD: Duration = Duration::from_secs(300);
 
 #[cfg(test)]

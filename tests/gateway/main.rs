@@ -8,6 +8,7 @@ mod harness;
 mod harness_itself;
 mod hygiene;
 mod login;
+mod logout;
 mod refresh;
 mod review;
 mod sessions;

@@ -97,6 +97,37 @@ async fn a_client_that_leaves_an_event_stream_frees_the_upstream() {
     eventually(|| async { steps.send(b"data: x\n\n".to_vec()).is_err() }).await;
 }
 
+// LO-07
+#[tokio::test]
+async fn an_event_stream_ends_with_its_session() {
+    let site = Site::protected().await;
+    let (events, answer) = Answer::steps();
+    site.upstream.next(answer.header("Content-Type", "text/event-stream;charset=utf-8"));
+    let browser = site.signed_in().await;
+    let (head, mut connection) = browser.open(Request::fetch("GET", "/events")).await;
+    let (mut framing, mut trailers) = (Framing::of_response(&head, "GET"), Headers::default());
+    events.send(b"data: 1\n\n".to_vec()).unwrap();
+    assert_eq!(connection.data(&mut framing, &mut trailers).await.unwrap().unwrap(), b"data: 1\n\n");
+    assert_eq!(browser.fetch("POST", "/auth/logout?local=1").await.status, 200);
+    let end = timeout(Duration::from_secs(5), connection.data(&mut framing, &mut trailers)).await;
+    assert_eq!(end.expect("within five seconds").unwrap(), None, "in good order");
+    error_json(&browser.fetch("GET", "/events").await, 401);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_ends_event_streams_and_waits_for_none() {
+    let site = Site::plan().route("/*", "auth = \"public\"").start().await;
+    let (events, answer) = Answer::steps();
+    site.upstream.next(answer.header("Content-Type", "text/event-stream"));
+    let (head, mut connection) = site.browser().open(Request::fetch("GET", "/events")).await;
+    let (mut framing, mut trailers) = (Framing::of_response(&head, "GET"), Headers::default());
+    events.send(b"data: 1\n\n".to_vec()).unwrap();
+    connection.data(&mut framing, &mut trailers).await.unwrap();
+    let drained = timeout(Duration::from_secs(4), site.gateway.shut_down()).await;
+    assert_eq!(drained.expect("before the drain timeout"), Drained::Complete);
+    assert_eq!(connection.data(&mut framing, &mut trailers).await.unwrap(), None);
+}
+
 // --------------------------------------------------------------------------------- WebSockets
 
 #[tokio::test]

@@ -81,14 +81,17 @@ impl SessionStore for MemoryStore {
                 return Ok(Creation::Full);
             }
         }
-        let evicted = {
-            let mut keys = self.of_user.entry(user_of(&record.about)).or_default();
-            keys.push(key);
-            let surplus = keys.len().saturating_sub(most_per_user.max(1));
-            keys[..surplus].to_vec()
-        };
         let about = record.about.clone();
-        self.records.insert(key, record);
+        let evicted = {
+            // Inserted under the user's lock: whoever evicts it finds it.
+            let mut keys = self.of_user.entry(user_of(&about)).or_default();
+            let is_live = |key: &&SessionKey| self.records.get(key).is_some_and(|record| now.mono < record.expires);
+            let live: Vec<SessionKey> = keys.iter().filter(is_live).copied().collect();
+            keys.push(key);
+            self.records.insert(key, record);
+            let surplus = (live.len() + 1).saturating_sub(most_per_user.max(1));
+            live[..surplus].to_vec()
+        };
         // After the insertion: a removal that runs meanwhile sees the record, or is seen here.
         if self.was_revoked(&about, now.mono) {
             self.take(key, now.mono);
@@ -113,8 +116,9 @@ impl SessionStore for MemoryStore {
         })
     }
 
-    async fn replace(&self, key: SessionKey, seen: u64, record: Record, _: Now) -> Result<Replacement, StoreError> {
-        let Some(mut slot) = self.records.get_mut(&key) else { return Ok(Replacement::Gone) };
+    async fn replace(&self, key: SessionKey, seen: u64, record: Record, now: Now) -> Result<Replacement, StoreError> {
+        let slot = self.records.get_mut(&key).filter(|slot| now.mono < slot.expires);
+        let Some(mut slot) = slot else { return Ok(Replacement::Gone) };
         if slot.version != seen {
             return Ok(Replacement::Conflict(slot.clone()));
         }
@@ -123,7 +127,8 @@ impl SessionStore for MemoryStore {
     }
 
     async fn touch(&self, key: SessionKey, seen_at: Mono, expires: Mono) -> Result<(), StoreError> {
-        if let Some(mut record) = self.records.get_mut(&key) {
+        // What has expired and was not swept yet is over all the same.
+        if let Some(mut record) = self.records.get_mut(&key).filter(|record| seen_at < record.expires) {
             record.last_seen = record.last_seen.max(seen_at);
             record.expires = record.expires.max(expires);
         }

@@ -11,11 +11,16 @@
 //! 5. A store that cannot be reached says so; it never says "nothing there" instead.
 
 mod cookie;
+#[cfg(test)]
+pub(crate) mod failing;
+mod file;
 mod local;
 mod memory;
 mod record;
+pub mod redis;
 
 pub use cookie::{Adoption, Bounds, CookieStore};
+pub use file::{FileProblem, FileSettings, FileStore};
 pub use memory::MemoryStore;
 pub use record::{About, Record};
 

@@ -20,7 +20,7 @@ pub struct Record {
     pub sealed: Bytes,
 }
 
-/// What is written in the open, and never changes.
+/// What is written in the open. Only `ends` may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     /// The provider's name.

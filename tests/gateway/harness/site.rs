@@ -90,6 +90,22 @@ impl Site {
         connection.reply(method).await
     }
 
+    /// Asks the admin listener, with `headers` besides `Host`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn admin(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Reply {
+        let address = self.gateway.admin_address.expect("an admin listener");
+        let host = if headers.iter().any(|(name, _)| *name == "Host") { None } else { Some(address.to_string()) };
+        let mut head = format!("{method} {target} HTTP/1.1\r\n");
+        for (name, value) in host.as_deref().map(|host| ("Host", host)).iter().chain(headers) {
+            write!(head, "{name}: {value}\r\n").expect("memory");
+        }
+        let mut connection = Connection::open(address).await;
+        connection.send(format!("{head}\r\n").as_bytes()).await.expect("the listener takes the request");
+        connection.reply(method).await.expect("a reply")
+    }
+
     /// A bare connection to the gateway.
     pub async fn connect(&self) -> Connection {
         Connection::open(self.gateway.address).await
@@ -179,6 +195,7 @@ impl Plan {
 
     fn source(&self, issuer: &str, upstream: &str) -> String {
         let url = if self.app.contains("url =") { String::new() } else { format!("url = \"{upstream}\"") };
+        let admin = if self.server.contains("admin_listen") { "" } else { "admin_listen = \"off\"" };
         // The whole suite, with another store.
         let store = match std::env::var("LATCHGATE_TEST_STORE") {
             Ok(store) if !self.session.contains("store =") => format!("store = \"{store}\""),
@@ -189,7 +206,7 @@ impl Plan {
             r#"
 [server]
 listen = "127.0.0.1:0"
-admin_listen = "off"
+{admin}
 external_url = "{external_url}"
 {drain}
 {server}
@@ -229,6 +246,7 @@ client_secret = {{ env = "CLIENT_SECRET" }}
 /// A gateway under test.
 pub struct Gateway {
     pub address: SocketAddr,
+    pub admin_address: Option<SocketAddr>,
     running: Running,
 }
 
@@ -241,7 +259,7 @@ impl Gateway {
         let config = parse(source).unwrap_or_else(|report| panic!("{report}"));
         let running = app::start(config, clock).await.unwrap_or_else(|error| panic!("{error}"));
         let address = *running.addresses().first().expect("one listener");
-        Gateway { address, running }
+        Gateway { address, admin_address: running.admin_address(), running }
     }
 
     /// Drains, as SIGTERM does.
