@@ -845,6 +845,11 @@ impl Op {
                 sleep(self.change(|op| op.jwks_latency)).await;
                 answer(200, &json!({"keys": [self.0.key.jwk()]}))
             }
+            "/userinfo" => {
+                let token = request.headers()["authorization"].to_str().unwrap();
+                let user = token.trim_start_matches("Bearer at-").rsplit_once('-').unwrap().0;
+                answer(200, &json!({"sub": user}))
+            }
             _ => answer(
                 200,
                 &json!({
