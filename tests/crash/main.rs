@@ -20,7 +20,7 @@ mod redis_server;
 mod visitor;
 
 use gateway_process::{EXTERNAL_URL, GatewayProcess, Store};
-use harness::{Endpoint, PATIENCE, Provider, Upstream};
+use harness::{Endpoint, PATIENCE, Provider, Reply, Upstream};
 use latchgate::clock::Clock;
 use redis_server::RedisServer;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use visitor::Visitor;
 
@@ -47,10 +47,10 @@ const POINTS: [(&str, Loss); 7] = [
 /// What happens to a gateway at a point, on which stores. Without a neighbour on the same store nobody goes on while it
 /// is stopped, and what is in its memory alone dies with it.
 const EVENTS: [(Event, &[StoreKind]); 4] = [
-    (Event::Kill, &[StoreKind::File, StoreKind::Redis]),
+    (Event::Kill, &[StoreKind::File, StoreKind::Redis, StoreKind::Cookie]),
     (Event::StopPastTheLease, &[StoreKind::Redis]),
-    (Event::Disconnect, &[StoreKind::Memory, StoreKind::File, StoreKind::Redis]),
-    (Event::Terminate, &[StoreKind::Memory, StoreKind::File, StoreKind::Redis]),
+    (Event::Disconnect, &[StoreKind::Memory, StoreKind::File, StoreKind::Redis, StoreKind::Cookie]),
+    (Event::Terminate, &[StoreKind::Memory, StoreKind::File, StoreKind::Redis, StoreKind::Cookie]),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,7 @@ enum StoreKind {
     Memory,
     File,
     Redis,
+    Cookie,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +157,7 @@ impl Case {
                 scene.neighbour_serves().await;
                 scene.gateway.signal("CONT");
                 scene.open_gate();
-                let status = timeout(PATIENCE, visiting).await.unwrap().unwrap();
+                let status = timeout(PATIENCE, visiting).await.unwrap().unwrap().map(|reply| reply.status);
                 assert!(matches!(status, Some(200 | 401 | 503)), "{name}: {status:?} by who was stopped");
             }
             Event::Disconnect => {
@@ -169,20 +170,26 @@ impl Case {
                 sleep(Duration::from_millis(300)).await;
                 assert!(scene.gateway.is_running(), "{name}: it waits for the refresh");
                 scene.open_gate();
-                let status = timeout(PATIENCE, visiting).await.unwrap().unwrap();
-                assert_eq!(status, Some(200), "{name}: the request that was under way is served");
+                let reply = timeout(PATIENCE, visiting).await.unwrap().unwrap().expect("an answer");
+                assert_eq!(reply.status, 200, "{name}: the request that was under way is served");
+                scene.visitor.take_cookies(&reply);
                 assert!(scene.gateway.ended().await.success(), "{name}: {}", scene.gateway.log());
                 scene.gateway.restart(&[]).await;
             }
         }
         let end = scene.arrive(&name).await;
+        let loss = match self.store {
+            // What the browser was not told is lost with the process.
+            StoreKind::Cookie if ["after_write", "before_waiters_wake"].contains(&self.point) => Loss::Possible,
+            _ => self.loss,
+        };
         // A refresh that somebody interrupted may present the token once more, to learn that it is spent.
         let may_present_again = self.event == Event::Kill || self.event == Event::StopPastTheLease;
         let reuses = scene.provider.reuses();
-        assert!(reuses <= usize::from(may_present_again && self.loss == Loss::Possible), "{name}: {reuses} reuses");
+        assert!(reuses <= usize::from(may_present_again && loss == Loss::Possible), "{name}: {reuses} reuses");
         assert!(scene.provider.count(Endpoint::Token) <= 5, "{name}: {} calls", scene.provider.count(Endpoint::Token));
         let may_be_lost = match self.event {
-            Event::Kill | Event::StopPastTheLease => self.loss == Loss::Possible,
+            Event::Kill | Event::StopPastTheLease => loss == Loss::Possible,
             Event::Terminate => self.store == StoreKind::Memory,
             Event::Disconnect => false,
         };
@@ -201,6 +208,7 @@ impl Case {
             StoreKind::Memory => Store::Memory,
             StoreKind::File => Store::File(directory.path().join("sessions")),
             StoreKind::Redis => Store::Redis(redis.url(), format!("{}:", self.name())),
+            StoreKind::Cookie => Store::Cookie,
         };
         let gate = directory.path().join("gate");
         let environment = [("LATCHGATE_FAULT_POINT", self.point), ("LATCHGATE_FAULT_GATE", gate.to_str().unwrap())];
@@ -211,7 +219,7 @@ impl Case {
         let gateway = start("gateway", &environment).await;
         let neighbour = match self.store {
             StoreKind::Redis => Some(start("neighbour", &[]).await),
-            StoreKind::Memory | StoreKind::File => None,
+            StoreKind::Memory | StoreKind::File | StoreKind::Cookie => None,
         };
         let mut visitor = Visitor::new("ada", provider.address());
         assert!(visitor.sign_in(gateway.address).await, "{}", gateway.log());
@@ -221,10 +229,10 @@ impl Case {
 }
 
 impl Scene {
-    /// A request that needs a refresh; the status of its answer.
-    fn visit(&self) -> tokio::task::JoinHandle<Option<u16>> {
+    /// A request that needs a refresh, and its answer.
+    fn visit(&self) -> JoinHandle<Option<Reply>> {
         let (visitor, address) = (self.visitor.clone(), self.gateway.address);
-        tokio::spawn(async move { visitor.fetch(address, "GET", "/x", "").await.map(|reply| reply.status) })
+        tokio::spawn(async move { visitor.fetch(address, "GET", "/x", "").await })
     }
 
     async fn point_is_reached(&self) {

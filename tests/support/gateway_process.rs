@@ -2,8 +2,9 @@
 
 use super::harness::PATIENCE;
 use super::harness::provider::{CLIENT_ID, CLIENT_SECRET};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, File, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub struct GatewayProcess {
     directory: PathBuf,
     name: String,
     child: Child,
+    _port: Socket,
 }
 
 /// Where it keeps sessions: lines for `[session]`, and tables.
@@ -25,6 +27,7 @@ pub enum Store {
     File(PathBuf),
     /// At this URL, under this prefix.
     Redis(String, String),
+    Cookie,
 }
 
 impl GatewayProcess {
@@ -40,9 +43,11 @@ impl GatewayProcess {
         upstream: &str,
         environment: &[(&str, &str)],
     ) -> GatewayProcess {
-        let address = free_address();
+        let port = reserved_port();
+        let address = port.local_addr().expect("an address").as_socket().expect("of a TCP socket");
         let store = match store {
             Store::Memory => "store = \"memory\"".to_owned(),
+            Store::Cookie => "store = \"cookie\"".to_owned(),
             Store::File(path) => format!("store = \"file\"\n[session.file]\npath = \"{}\"", path.display()),
             Store::Redis(url, prefix) => {
                 // A server that shares two cores with everything else answers late now and then.
@@ -80,7 +85,8 @@ auth = true
         );
         fs::write(directory.join(format!("{name}.toml")), config).expect("the configuration is written");
         let child = launch(directory, name, environment);
-        let mut gateway = GatewayProcess { address, directory: directory.to_owned(), name: name.to_owned(), child };
+        let mut gateway =
+            GatewayProcess { address, directory: directory.to_owned(), name: name.to_owned(), child, _port: port };
         gateway.wait_until_up().await;
         gateway
     }
@@ -180,9 +186,12 @@ fn launch(directory: &Path, name: &str, environment: &[(&str, &str)]) -> Child {
         .expect("the binary starts")
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
+/// A port that stays ours while nobody listens there: the gateway may take it (SO_REUSEADDR), nobody is given it.
+fn reserved_port() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("a socket option");
+    socket.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).expect("a port");
+    socket
 }
 
 /// What browsers see.

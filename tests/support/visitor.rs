@@ -28,9 +28,9 @@ impl Visitor {
         Visitor { user: user.to_owned(), provider, cookies: BTreeMap::new() }
     }
 
-    /// The value of the session cookie.
-    pub fn session(&self) -> Option<&str> {
-        self.cookies.get("latchgate").map(String::as_str)
+    /// Whether there is a session cookie, or the first of several.
+    pub fn has_session(&self) -> bool {
+        ["latchgate", "latchgate.0", "latchgate.1"].iter().any(|name| self.cookies.contains_key(*name))
     }
 
     /// A `fetch()` by a page of the gateway's; None when the gateway was not there, or went away.
@@ -97,7 +97,7 @@ impl Visitor {
     pub async fn sign_in(&mut self, gateway: SocketAddr) -> bool {
         self.cookies.clear();
         let arrival = self.navigate(gateway, &login_path("/auth/me", &self.user)).await;
-        arrival.is_some() && self.session().is_some()
+        arrival.is_some() && self.has_session()
     }
 }
 
