@@ -340,7 +340,7 @@ impl Model {
 pub async fn random_operations_agree_with_the_model(stage: Stage) {
     let (kind, timed, handle) = (stage.kind, stage.is_timed(), Handle::current());
     let cases = match kind {
-        Kind::Memory => 512,
+        Kind::Memory | Kind::Cookie => 512,
         Kind::File | Kind::Redis => 48,
     };
     let checking = tokio::task::spawn_blocking(move || {

@@ -8,7 +8,7 @@ use latchgate::clock::{Clock, Mono, Now};
 use latchgate::session::opened::Opened;
 use latchgate::session::store::redis::{RedisSettings, RedisStore};
 use latchgate::session::store::{
-    About, Creation, FileSettings, FileStore, Filter, Lookup, MemoryStore, Record, SessionStore,
+    About, Bounds, CookieStore, Creation, FileSettings, FileStore, Filter, Lookup, MemoryStore, Record, SessionStore,
 };
 use latchgate::session::{SessionId, SessionKey, Sessions, Settings};
 use std::collections::HashSet;
@@ -24,6 +24,7 @@ pub enum Kind {
     Memory,
     File,
     Redis,
+    Cookie,
 }
 
 /// A store, seen from two gateways.
@@ -42,6 +43,7 @@ pub struct Stage {
 /// Where a store is kept, and what has to live as long.
 enum Place {
     Memory,
+    Cookie,
     File(TempDir),
     /// All that is in it under this prefix.
     Redis(Arc<RedisServer>, String),
@@ -60,6 +62,7 @@ impl Stage {
         let place = match kind {
             Kind::Memory => Place::Memory,
             Kind::File => Place::File(tempfile::tempdir().unwrap()),
+            Kind::Cookie => Place::Cookie,
             Kind::Redis => Place::Redis(Arc::new(RedisServer::start().await), "0:".to_owned()),
         };
         Stage::at(place, Clock::system()).await
@@ -69,6 +72,11 @@ impl Stage {
         let [opened_here, opened_elsewhere] = [Opened::new(CACHE_MEMORY), Opened::new(CACHE_MEMORY)];
         let (kind, here, elsewhere): (_, Arc<dyn SessionStore>, Option<Arc<dyn SessionStore>>) = match &place {
             Place::Memory => (Kind::Memory, Arc::new(MemoryStore::new(MOST_SESSIONS)), None),
+            Place::Cookie => {
+                let longest_life = Duration::from_secs(72 * 3600);
+                let bounds = Bounds { sessions: MOST_SESSIONS, bytes: CACHE_MEMORY, longest_life };
+                (Kind::Cookie, Arc::new(CookieStore::new(bounds)), None)
+            }
             Place::File(directory) => {
                 let settings = FileSettings { path: directory.path().join("sessions"), most_sessions: MOST_SESSIONS };
                 (Kind::File, Arc::new(FileStore::open(&settings, clock.clone()).unwrap()), None)
@@ -86,7 +94,7 @@ impl Stage {
     /// Another empty store of this kind.
     pub async fn afresh(&self) -> Stage {
         match &self.place {
-            Place::Memory | Place::File(_) => Stage::of(self.kind).await,
+            Place::Memory | Place::Cookie | Place::File(_) => Stage::of(self.kind).await,
             Place::Redis(server, _) => {
                 let prefix = fresh_key().to_hex();
                 Stage::at(Place::Redis(Arc::clone(server), prefix), self.clock()).await
@@ -148,7 +156,7 @@ impl Stage {
     /// Whether its time passes at once.
     pub fn is_timed(&self) -> bool {
         match self.kind {
-            Kind::Memory | Kind::File => true,
+            Kind::Memory | Kind::File | Kind::Cookie => true,
             // The server has a clock of its own.
             Kind::Redis => false,
         }
