@@ -3,7 +3,7 @@
 use super::raw::{Field, Table, quoted};
 use super::values::{duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
 use crate::session::StoreSettings;
-use crate::session::store::redis::RedisSettings;
+use crate::session::store::redis::{Mode, RedisSettings};
 use crate::telemetry::LogFormat;
 use crate::{endpoints, gateway, server, session, telemetry, tokens};
 use ipnet::IpNet;
@@ -105,11 +105,12 @@ fn redis(table: &Table) -> Option<RedisSettings> {
         let urls: Vec<&str> = urls.iter().map(ExposeSecret::expose_secret).collect();
         match RedisSettings::from_urls(&urls, cluster) {
             Ok(settings) => Some(settings),
-            Err(problem) => field.refuse(&format!("cannot be used: {problem}"), "as in \"redis://127.0.0.1:6379/\""),
+            Err(problem) => field.refuse(format!("cannot be used: {problem}"), "as in \"redis://127.0.0.1:6379/\""),
         }
     };
     let username = table.read("username", text);
     let password = table.read("password", secret);
+    let sentinel_login = (table.read("sentinel_username", text), table.read("sentinel_password", secret));
     let key_prefix = table.read("key_prefix", text);
     let timeout = table.read("timeout", positive_duration);
     let connect_timeout = table.read("connect_timeout", positive_duration);
@@ -122,6 +123,14 @@ fn redis(table: &Table) -> Option<RedisSettings> {
     settings.key_prefix = key_prefix.unwrap_or(settings.key_prefix);
     settings.timeout = timeout.unwrap_or(settings.timeout);
     settings.connect_timeout = connect_timeout.unwrap_or(settings.connect_timeout);
+    match (&mut settings.mode, sentinel_login) {
+        (Mode::Sentinel { username, password, .. }, login) => (*username, *password) = login,
+        (_, (None, None)) => {}
+        _ => {
+            let help = "write `redis-sentinel://` in `session.redis.url`";
+            table.refuse("sentinel_password", "`session.redis.sentinel_…` is for sentinels", help);
+        }
+    }
     if ca_file.is_some() || client != (None, None) {
         let Some(tls) = settings.tls.as_mut() else {
             let key = ["ca_file", "client_certificate", "client_key"].into_iter().find(|key| table.has(key))?;

@@ -483,7 +483,9 @@ impl Provider {
         parameters: &[(&str, &str)],
     ) -> Result<TokenResponse, ProviderError> {
         let request = self.client.request(&metadata.token_endpoint, parameters)?;
-        self.read_token_answer(&self.http.send(request, self.settings.timeout).await?)
+        let (answer, ()) = tokio::join!(self.http.send(request, self.settings.timeout), fault::point("code_sent"));
+        fault::point("code_redeemed").await;
+        self.read_token_answer(&answer?)
     }
 
     fn read_token_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {

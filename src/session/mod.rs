@@ -67,6 +67,7 @@ pub struct Settings {
 
 /// Where sessions are kept, and how to get there.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub enum StoreSettings {
     /// In this process.
     Memory,

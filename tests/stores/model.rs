@@ -210,6 +210,10 @@ impl Model {
                 let found = store.find(self.name(session), now).await.unwrap();
                 let expected = match self.live(session, now.mono) {
                     Some(_) => Standing::Live,
+                    // What has expired may be forgotten when it is swept.
+                    None if self.records.contains_key(&session) && standing_of(&found) == Standing::Unknown => {
+                        Standing::Unknown
+                    }
                     None if session < self.names.len() => Standing::Ended,
                     None => Standing::Unknown,
                 };

@@ -10,7 +10,7 @@ use latchgate::session::store::redis::{RedisSettings, RedisStore};
 use latchgate::session::store::{
     About, Bounds, CookieStore, Creation, FileSettings, FileStore, Filter, Lookup, MemoryStore, Record, SessionStore,
 };
-use latchgate::session::{SessionId, SessionKey, Sessions, Settings};
+use latchgate::session::{SessionId, SessionKey, Sessions, Settings, StoreSettings};
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
@@ -43,10 +43,10 @@ pub struct Stage {
 /// Where a store is kept, and what has to live as long.
 enum Place {
     Memory,
-    Cookie,
     File(TempDir),
     /// All that is in it under this prefix.
     Redis(Arc<RedisServer>, String),
+    Cookie,
 }
 
 /// Two gateways that share a store, or the only one, twice.
@@ -62,8 +62,8 @@ impl Stage {
         let place = match kind {
             Kind::Memory => Place::Memory,
             Kind::File => Place::File(tempfile::tempdir().unwrap()),
-            Kind::Cookie => Place::Cookie,
             Kind::Redis => Place::Redis(Arc::new(RedisServer::start().await), "0:".to_owned()),
+            Kind::Cookie => Place::Cookie,
         };
         Stage::at(place, Clock::system()).await
     }
@@ -72,11 +72,6 @@ impl Stage {
         let [opened_here, opened_elsewhere] = [Opened::new(CACHE_MEMORY), Opened::new(CACHE_MEMORY)];
         let (kind, here, elsewhere): (_, Arc<dyn SessionStore>, Option<Arc<dyn SessionStore>>) = match &place {
             Place::Memory => (Kind::Memory, Arc::new(MemoryStore::new(MOST_SESSIONS)), None),
-            Place::Cookie => {
-                let longest_life = Duration::from_secs(72 * 3600);
-                let bounds = Bounds { sessions: MOST_SESSIONS, bytes: CACHE_MEMORY, longest_life };
-                (Kind::Cookie, Arc::new(CookieStore::new(bounds)), None)
-            }
             Place::File(directory) => {
                 let settings = FileSettings { path: directory.path().join("sessions"), most_sessions: MOST_SESSIONS };
                 (Kind::File, Arc::new(FileStore::open(&settings, clock.clone()).unwrap()), None)
@@ -86,6 +81,10 @@ impl Stage {
                 let elsewhere = redis_store(server, prefix, &opened_elsewhere, &clock).await;
                 (Kind::Redis, here, Some(elsewhere))
             }
+            Place::Cookie => {
+                let bounds = Bounds { sessions: PLENTY, bytes: CACHE_MEMORY, longest_life: HOUR * 24 };
+                (Kind::Cookie, Arc::new(CookieStore::new(bounds)), None)
+            }
         };
         let elsewhere = elsewhere.unwrap_or_else(|| Arc::clone(&here));
         Stage { kind, here, elsewhere, opened_here, opened_elsewhere, clock, place }
@@ -94,7 +93,7 @@ impl Stage {
     /// Another empty store of this kind.
     pub async fn afresh(&self) -> Stage {
         match &self.place {
-            Place::Memory | Place::Cookie | Place::File(_) => Stage::of(self.kind).await,
+            Place::Memory | Place::File(_) | Place::Cookie => Stage::of(self.kind).await,
             Place::Redis(server, _) => {
                 let prefix = fresh_key().to_hex();
                 Stage::at(Place::Redis(Arc::clone(server), prefix), self.clock()).await
@@ -141,7 +140,7 @@ impl Stage {
         (idle_timeout, absolute_timeout): (Duration, Duration),
     ) -> Sessions {
         let settings = Settings {
-            store: latchgate::session::StoreSettings::Memory,
+            store: StoreSettings::Memory,
             idle_timeout,
             absolute_timeout,
             max_sessions: MOST_SESSIONS,

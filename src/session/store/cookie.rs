@@ -232,20 +232,20 @@ impl CookieStore {
         }
     }
 
-    /// The user's oldest sessions beyond `most`. Whoever asks at the same time gets the same ones, or more of them.
-    fn surplus_of_user(&self, about: &About, most: usize, now: Now) -> Vec<SessionKey> {
+    /// The oldest beyond `most`, the new one counted: of several logins at once each names the same ones.
+    fn user_has_too_many(&self, about: &About, most: usize, now: Now) -> Vec<SessionKey> {
         let keys = self.of_user.get(&user_of(about)).map(|keys| keys.clone()).unwrap_or_default();
         if keys.len() <= most {
             return Vec::new();
         }
-        let started = |&key: &SessionKey| {
-            let record = self.record(key).filter(|record| now.mono < record.expires)?;
-            Some((record.about.started, key))
-        };
-        let mut sessions: Vec<_> = keys.iter().filter_map(started).collect();
-        sessions.sort_by_key(|&(started, _)| started);
-        sessions.truncate(sessions.len().saturating_sub(most));
-        sessions.into_iter().map(|(_, key)| key).collect()
+        let live = keys.into_iter().filter_map(|key| Some((key, self.record(key)?)));
+        let mut live: Vec<_> = live
+            .filter(|(_, record)| now.mono < record.expires)
+            .map(|(key, record)| (record.about.started, key))
+            .collect();
+        live.sort_unstable_by_key(|&(started, key)| (started, *key.as_bytes()));
+        live.truncate(live.len().saturating_sub(most));
+        live.into_iter().map(|(_, key)| key).collect()
     }
 
     /// A tenth more than needed, so that it is seldom done.
@@ -332,7 +332,7 @@ impl SessionStore for CookieStore {
             // Whoever gets an answer to the login has it in a cookie.
             Entry::Vacant(place) => place.insert(self.kept(key, record, version, now)),
         };
-        let mut evicted = self.surplus_of_user(&about, most_per_user.max(1), now);
+        let mut evicted = self.user_has_too_many(&about, most_per_user.max(1), now);
         evicted.retain(|&key| self.end(key, now));
         self.forget_what_is_too_much();
         Ok(Creation::Created { evicted })
@@ -351,10 +351,10 @@ impl SessionStore for CookieStore {
 
     async fn replace(&self, key: SessionKey, seen: u64, record: Record, now: Now) -> Result<Replacement, StoreError> {
         let replacement = {
-            let Some(mut known) = self.known.get_mut(&key) else { return Ok(Replacement::Gone) };
+            let known = self.known.get_mut(&key).filter(|known| now.mono < known.expires);
+            let Some(mut known) = known else { return Ok(Replacement::Gone) };
             match &known.state {
                 State::Ended => Replacement::Gone,
-                _ if now.mono >= known.expires => Replacement::Gone,
                 State::Kept(newest) if newest.version != seen => Replacement::Conflict(newest.clone()),
                 State::Dropped if known.version != seen => return Err(NOT_KEPT),
                 State::Kept(_) | State::Dropped => {
@@ -368,9 +368,8 @@ impl SessionStore for CookieStore {
     }
 
     async fn touch(&self, key: SessionKey, seen_at: Mono, expires: Mono) -> Result<(), StoreError> {
-        if let Some(mut known) = self.known.get_mut(&key)
-            && seen_at < known.expires
-        {
+        // What has expired and was not swept yet is over all the same.
+        if let Some(mut known) = self.known.get_mut(&key).filter(|known| seen_at < known.expires) {
             known.expires = known.expires.max(expires);
             let expires = known.expires;
             if let State::Kept(record) = &mut known.state {
@@ -437,10 +436,15 @@ impl SessionStore for CookieStore {
 
     async fn sweep(&self, now: Now) -> Result<(), StoreError> {
         self.known.retain(|&key, known| {
-            if now.mono >= known.expires && matches!(known.state, State::Kept(_)) {
+            let is_over = now.mono >= known.expires;
+            if is_over && matches!(known.state, State::Kept(_)) {
                 self.drop_record(key, known, State::Dropped);
             }
-            now.mono < known.ends
+            match known.state {
+                // Nothing has ever taken the place of version 1.
+                State::Kept(_) | State::Dropped if known.version <= 1 => !is_over,
+                State::Kept(_) | State::Dropped | State::Ended => now.mono < known.ends,
+            }
         });
         self.removals
             .lock()
@@ -645,6 +649,7 @@ mod tests {
             }
         }
         store.sweep(later(DAY)).await.unwrap();
+        assert_eq!(store.known.len(), 10, "what has ended is known for as long as a cookie lives");
         assert_eq!((store.kept_bytes.load(Ordering::Relaxed), store.of_user.len()), (0, 0));
         store.sweep(later(3 * DAY)).await.unwrap();
         assert!(store.known.is_empty());
