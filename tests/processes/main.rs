@@ -16,7 +16,7 @@ mod visitor;
 
 use gateway_process::{EXTERNAL_URL, GatewayProcess, Store};
 use harness::wire::Connection;
-use harness::{Endpoint, Fault, Gate, Provider, Reply, Upstream, together};
+use harness::{Answer, Endpoint, Fault, Gate, Provider, Reply, Upstream, together};
 use latchgate::clock::Clock;
 use redis_server::RedisServer;
 use serde_json::json;
@@ -209,7 +209,15 @@ impl Town {
         let provider = Provider::start(Clock::system()).await;
         provider.register(&format!("{EXTERNAL_URL}/auth/corp"));
         let upstream = Upstream::start().await;
-        upstream.accept_live_tokens(&provider);
+        let live = provider.clone();
+        upstream.answer(move |received| {
+            let is_live = received.bearer().is_some_and(|token| live.user_of(token).is_some());
+            if is_live || received.target.starts_with("/public/") {
+                Answer::status(200)
+            } else {
+                Answer::unauthorized()
+            }
+        });
         let store = store(&directory);
         let mut town = Town { provider, gateways: Vec::new(), upstream, directory };
         for number in 0..gateways {
