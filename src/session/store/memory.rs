@@ -8,7 +8,7 @@ use crate::clock::{Mono, Now};
 use crate::session::SessionKey;
 use async_trait::async_trait;
 use dashmap::DashMap;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,12 +19,18 @@ use std::time::Duration;
 pub struct MemoryStore {
     most_sessions: usize,
     /// Boxed, since a map has many more places than it has entries.
-    records: DashMap<SessionKey, Box<Record>>,
+    records: DashMap<SessionKey, Box<Kept>>,
     index: Mutex<Index>,
     ended: DashMap<SessionKey, Mono>,
     removals: Removals,
     leases: Leases,
     taken: TakenNames,
+}
+
+struct Kept {
+    /// Of all sessions, in the order of their logins.
+    number: u64,
+    record: Record,
 }
 
 impl MemoryStore {
@@ -42,25 +48,26 @@ impl MemoryStore {
         }
     }
 
-    fn take(&self, key: SessionKey, now: Mono) -> Option<Box<Record>> {
-        let (_, record) = self.records.remove(&key)?;
+    /// Whether it was there.
+    fn take(&self, key: SessionKey, now: Mono) -> bool {
+        let Some((_, kept)) = self.records.remove(&key) else { return false };
         if self.ended.len() < MOST_ENDED {
             self.ended.insert(key, now);
         }
         self.leases.forget(key);
-        self.index().remove(key, &record.about);
-        Some(record)
+        self.index().remove(kept.number, &kept.record.about);
+        true
     }
 
     fn keys_where(&self, selects: impl Fn(&Record) -> bool) -> Vec<SessionKey> {
-        self.records.iter().filter(|record| selects(record)).map(|record| *record.key()).collect()
+        self.records.iter().filter(|kept| selects(&kept.record)).map(|kept| *kept.key()).collect()
     }
 
     /// What `filter` selects, without a look at everything where it names somebody.
     fn selected(&self, filter: &Filter) -> Vec<SessionKey> {
         let candidates = self.index().candidates(filter);
         let Some(mut keys) = candidates else { return self.keys_where(|record| filter.selects(&record.about)) };
-        keys.retain(|key| self.records.get(key).is_some_and(|record| filter.selects(&record.about)));
+        keys.retain(|key| self.records.get(key).is_some_and(|kept| filter.selects(&kept.record.about)));
         keys
     }
 
@@ -90,11 +97,14 @@ impl SessionStore for MemoryStore {
             let mut index = self.index();
             let mut others = index.of_user(&about);
             others.retain(|other| {
-                let other = self.records.get(other).filter(|other| now.mono < other.expires);
-                other.is_some_and(|other| other.about.subject == about.subject && other.about.issuer == about.issuer)
+                self.records.get(other).is_some_and(|other| {
+                    let other = &other.record;
+                    let is_same_user = other.about.subject == about.subject && other.about.issuer == about.issuer;
+                    is_same_user && now.mono < other.expires
+                })
             });
-            index.add(key, &about);
-            self.records.insert(key, Box::new(record));
+            let number = index.add(key, &about);
+            self.records.insert(key, Box::new(Kept { number, record }));
             let surplus = (others.len() + 1).saturating_sub(most_per_user.max(1));
             others.truncate(surplus);
             others
@@ -111,7 +121,7 @@ impl SessionStore for MemoryStore {
     }
 
     async fn find(&self, key: SessionKey, now: Now) -> Result<Lookup, StoreError> {
-        let found = self.records.get(&key).map(|record| Record::clone(&record));
+        let found = self.records.get(&key).map(|kept| kept.record.clone());
         Ok(match found {
             Some(record) if now.mono < record.expires => Lookup::Live(record),
             Some(_) => {
@@ -124,18 +134,19 @@ impl SessionStore for MemoryStore {
     }
 
     async fn replace(&self, key: SessionKey, seen: u64, record: Record, now: Now) -> Result<Replacement, StoreError> {
-        let slot = self.records.get_mut(&key).filter(|slot| now.mono < slot.expires);
-        let Some(mut slot) = slot else { return Ok(Replacement::Gone) };
-        if slot.version != seen {
-            return Ok(Replacement::Conflict(Record::clone(&slot)));
+        let kept = self.records.get_mut(&key).filter(|kept| now.mono < kept.record.expires);
+        let Some(mut kept) = kept else { return Ok(Replacement::Gone) };
+        if kept.record.version != seen {
+            return Ok(Replacement::Conflict(kept.record.clone()));
         }
-        **slot = record;
+        kept.record = record;
         Ok(Replacement::Replaced)
     }
 
     async fn touch(&self, key: SessionKey, seen_at: Mono, expires: Mono) -> Result<(), StoreError> {
         // What has expired and was not swept yet is over all the same.
-        if let Some(mut record) = self.records.get_mut(&key).filter(|record| seen_at < record.expires) {
+        if let Some(mut kept) = self.records.get_mut(&key).filter(|kept| seen_at < kept.record.expires) {
+            let record = &mut kept.record;
             record.last_seen = record.last_seen.max(seen_at);
             record.expires = record.expires.max(expires);
         }
@@ -143,7 +154,7 @@ impl SessionStore for MemoryStore {
     }
 
     async fn remove(&self, key: SessionKey, now: Now) -> Result<bool, StoreError> {
-        Ok(self.take(key, now.mono).is_some())
+        Ok(self.take(key, now.mono))
     }
 
     async fn remove_where(&self, filter: &Filter, now: Now) -> Result<Vec<SessionKey>, StoreError> {
@@ -153,20 +164,19 @@ impl SessionStore for MemoryStore {
         // Before the search: a login that is under way is found here, or finds this.
         self.removals.note(filter, now);
         let mut keys = self.selected(filter);
-        keys.retain(|&key| self.take(key, now.mono).is_some());
+        keys.retain(|&key| self.take(key, now.mono));
         Ok(keys)
     }
 
     async fn list(&self, filter: &Filter, cursor: Option<&str>, now: Now) -> Result<Page, StoreError> {
         let after = cursor.and_then(SessionKey::from_hex);
-        let is_live = |key: &SessionKey| self.records.get(key).is_some_and(|record| now.mono < record.expires);
+        let is_live = |key: &SessionKey| self.records.get(key).is_some_and(|kept| now.mono < kept.record.expires);
         let mut keys = self.selected(filter);
         keys.retain(|key| after.is_none_or(|after| key.as_bytes() > after.as_bytes()) && is_live(key));
         keys.sort_unstable_by_key(|key| *key.as_bytes());
         let next = keys.get(PAGE).map(|_| keys[PAGE - 1].to_hex());
         keys.truncate(PAGE);
-        let records =
-            keys.into_iter().filter_map(|key| Some((key, Record::clone(&*self.records.get(&key)?)))).collect();
+        let records = keys.into_iter().filter_map(|key| Some((key, self.records.get(&key)?.record.clone()))).collect();
         Ok(Page { records, next })
     }
 
@@ -215,47 +225,48 @@ impl SessionStore for MemoryStore {
 #[derive(Default)]
 struct Index {
     hasher: RandomState,
-    /// Subject, issuer, start, key: the oldest of a user comes first.
-    by_user: BTreeSet<(u64, u64, Mono, [u8; 32])>,
-    by_sid: BTreeSet<(u64, [u8; 32])>,
+    logins: u64,
+    /// Subject, issuer, number of the session: the oldest of a user comes first.
+    by_user: BTreeMap<(u64, u64, u64), SessionKey>,
+    /// Provider session, number of the session.
+    by_sid: BTreeMap<(u64, u64), SessionKey>,
 }
 
 impl Index {
-    fn add(&mut self, key: SessionKey, about: &About) {
-        let key = *key.as_bytes();
+    /// The number it has from now on.
+    fn add(&mut self, key: SessionKey, about: &About) -> u64 {
+        self.logins += 1;
         let (subject, issuer) = self.user_of(about);
-        self.by_user.insert((subject, issuer, about.started, key));
-        self.by_sid.extend(about.sid.as_ref().map(|sid| (self.hasher.hash_one(sid), key)));
+        self.by_user.insert((subject, issuer, self.logins), key);
+        if let Some(sid) = &about.sid {
+            self.by_sid.insert((self.hasher.hash_one(sid), self.logins), key);
+        }
+        self.logins
     }
 
-    fn remove(&mut self, key: SessionKey, about: &About) {
-        let key = *key.as_bytes();
+    fn remove(&mut self, number: u64, about: &About) {
         let (subject, issuer) = self.user_of(about);
-        self.by_user.remove(&(subject, issuer, about.started, key));
+        self.by_user.remove(&(subject, issuer, number));
         if let Some(sid) = &about.sid {
-            self.by_sid.remove(&(self.hasher.hash_one(sid), key));
+            self.by_sid.remove(&(self.hasher.hash_one(sid), number));
         }
     }
 
     /// Oldest first.
     fn of_user(&self, about: &About) -> Vec<SessionKey> {
         let (subject, issuer) = self.user_of(about);
-        let last = (subject, issuer, Mono(u64::MAX), [u8::MAX; 32]);
-        let keys = self.by_user.range((subject, issuer, Mono(0), [0; 32])..=last);
-        keys.map(|&(.., key)| SessionKey::from_bytes(key)).collect()
+        self.by_user.range((subject, issuer, 0)..=(subject, issuer, u64::MAX)).map(|(_, &key)| key).collect()
     }
 
     /// Who may be meant by a filter that names a subject or a sid; None for others.
     fn candidates(&self, filter: &Filter) -> Option<Vec<SessionKey>> {
         if let Some(sid) = &filter.sid {
             let sid = self.hasher.hash_one(sid);
-            let keys = self.by_sid.range((sid, [0; 32])..=(sid, [u8::MAX; 32]));
-            return Some(keys.map(|&(_, key)| SessionKey::from_bytes(key)).collect());
+            return Some(self.by_sid.range((sid, 0)..=(sid, u64::MAX)).map(|(_, &key)| key).collect());
         }
         let subject = self.hasher.hash_one(filter.subject.as_ref()?);
-        let last = (subject, u64::MAX, Mono(u64::MAX), [u8::MAX; 32]);
-        let keys = self.by_user.range((subject, 0, Mono(0), [0; 32])..=last);
-        Some(keys.map(|&(.., key)| SessionKey::from_bytes(key)).collect())
+        let keys = self.by_user.range((subject, 0, 0)..=(subject, u64::MAX, u64::MAX));
+        Some(keys.map(|(_, &key)| key).collect())
     }
 
     fn user_of(&self, about: &About) -> (u64, u64) {
