@@ -1,6 +1,6 @@
 //! What sessions and refreshes cost on each store, and whether that is within the goals of docs/performance.md.
 //!
-//! `cargo bench --bench sessions [-- --rounds 200 --sessions 50000]`
+//! `cargo bench --bench sessions [-- --rounds 200 --sessions 100000]`
 //!
 //! Everything runs in this process, on the stores themselves: no HTTP towards a browser. What is compared is measured
 //! in turns; memory is measured in processes of their own. It starts a `redis-server`, or the one that `REDIS_SERVER`
@@ -16,7 +16,7 @@ mod refresh;
 mod stage;
 
 use figures::load_average;
-use stage::Kind;
+use stage::{CACHE_MEMORY, Kind};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -30,7 +30,7 @@ type Failure = Box<dyn Error>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match Arguments::parse(&arguments) {
-        Ok(Arguments::Open { kind, sessions }) => memory::open_and_say(kind, sessions),
+        Ok(Arguments::Open { kind, sessions, cache_memory }) => memory::open_and_say(kind, sessions, cache_memory),
         Ok(Arguments::Measure(effort)) => measure(&effort),
         Err(error) => Err(error),
     };
@@ -76,6 +76,7 @@ enum Arguments {
     Open {
         kind: Kind,
         sessions: usize,
+        cache_memory: u64,
     },
     Measure(Effort),
 }
@@ -85,8 +86,8 @@ impl Arguments {
     /// still fits together.
     fn parse(arguments: &[String]) -> Result<Arguments, Failure> {
         let for_real = arguments.iter().any(|argument| argument == "--bench");
-        let (mut rounds, mut sessions) = if for_real { (200, 50_000) } else { (5, 500) };
-        let mut kind = None;
+        let (mut rounds, mut sessions) = if for_real { (200, 100_000) } else { (5, 500) };
+        let (mut kind, mut cache_memory) = (None, CACHE_MEMORY);
         let mut left = arguments.iter();
         while let Some(argument) = left.next() {
             let mut number = || left.next().and_then(|text| text.parse().ok()).filter(|&number| number > 0);
@@ -94,12 +95,13 @@ impl Arguments {
                 "--bench" => {}
                 "--rounds" => rounds = number().ok_or("--rounds takes a number")?,
                 "--sessions" => sessions = number().ok_or("--sessions takes a number")?,
+                "--cache-memory" => cache_memory = number().ok_or("--cache-memory takes a number")? as u64,
                 "--open" => kind = left.next().and_then(|name| Kind::named(name)),
                 other => return Err(format!("unknown argument {other}; there are --rounds and --sessions").into()),
             }
         }
         Ok(match kind {
-            Some(kind) => Arguments::Open { kind, sessions },
+            Some(kind) => Arguments::Open { kind, sessions, cache_memory },
             None => Arguments::Measure(Effort { rounds, sessions }),
         })
     }

@@ -78,8 +78,13 @@ impl Stage {
 
     /// A gateway that has just begun.
     pub async fn gateway(&self) -> Result<Sessions, Failure> {
+        self.gateway_with(CACHE_MEMORY).await
+    }
+
+    /// One with these bytes for sessions at hand.
+    pub async fn gateway_with(&self, cache_memory: u64) -> Result<Sessions, Failure> {
         let background = Background::on_current_runtime();
-        let (settings, opened, clock) = (settings(), Opened::new(CACHE_MEMORY), self.clock.clone());
+        let (settings, opened, clock) = (settings(cache_memory), Opened::new(cache_memory), self.clock.clone());
         let store: Arc<dyn SessionStore> = match &self.place {
             Place::Here(store, _) => Arc::clone(store),
             Place::Redis(server) => {
@@ -93,7 +98,7 @@ impl Stage {
             }
             Place::Browsers => {
                 let longest_life = settings.absolute_timeout;
-                let store = CookieStore::new(Bounds { sessions: MOST_SESSIONS, bytes: CACHE_MEMORY, longest_life });
+                let store = CookieStore::new(Bounds { sessions: MOST_SESSIONS, bytes: cache_memory, longest_life });
                 let most_chunks = chunks_within(HEADER_BYTES);
                 return Ok(Sessions::in_cookies(settings, store.into(), most_chunks, opened, background, clock)?);
             }
@@ -172,25 +177,25 @@ fn opening(number: usize, clock: &Clock) -> Opening {
     }
 }
 
-fn settings() -> Settings {
+fn settings(cache_memory: u64) -> Settings {
     Settings {
         store: StoreSettings::Memory,
         idle_timeout: Duration::from_secs(24 * 3600),
         absolute_timeout: Duration::from_secs(72 * 3600),
         max_sessions: MOST_SESSIONS,
-        cache_memory: CACHE_MEMORY,
+        cache_memory,
         max_sessions_per_user: 100,
         secrets: vec!["a secret of more than 32 bytes, for nothing".into()],
     }
 }
 
-/// Together 5 KiB.
+/// With the ID token 5 KiB.
 pub const ACCESS_TOKEN: usize = 2048;
 pub const REFRESH_TOKEN: usize = 1024;
 const ID_TOKEN: usize = 2048;
 const ISSUER: &str = "https://id.example.com/realms/main";
 /// The gateway's defaults.
 const MOST_SESSIONS: usize = 1_000_000;
-const CACHE_MEMORY: u64 = 64 << 20;
+pub const CACHE_MEMORY: u64 = 64 << 20;
 /// Room for 5 KiB of tokens, sealed.
 const HEADER_BYTES: usize = 64 << 10;
