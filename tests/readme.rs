@@ -63,6 +63,8 @@ fn every_key_is_mentioned() {
         "[server]",
         "[defaults]",
         "[session]",
+        "[session.file]",
+        "[session.redis]",
         "[login]",
         "[refresh]",
         "[limits]",

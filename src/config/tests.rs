@@ -367,7 +367,7 @@ fn stores() {
         ("[session.redis]\nurl = [\"redis://a/\", \"rediss://b/\"]", 2, "several Redis URLs name nodes of one cluster", "redis://"),
         ("[session.redis]\nkey_prefix = \"a{b\"", 2, "key prefix", "docs/configuration.md"),
         ("[session.redis]\nusername = \"u\"", 1, "a Redis user without a password", "docs/configuration.md"),
-        ("[session.redis]\ntimeout = \"0s\"", 2, "`session.redis.timeout`", "1s"),
+        ("[session.redis]\ntimeout = \"0s\"", 2, "`session.redis.timeout` is zero", ""),
         ("[session.redis]\nca_file = \"ca.pem\"", 2, "`session.redis.ca_file` is for TLS", "rediss://"),
         ("[session.redis]\nurl = \"rediss://h/\"\nclient_key = \"k.pem\"", 1, "go together", "add the other"),
     ]);

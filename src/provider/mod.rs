@@ -368,28 +368,32 @@ impl Provider {
         outcome
     }
 
-    /// What is to be believed of a token answer, `subject` being the user it is for. A new ID token must be the same user's. If only
-    /// clocks or missing keys are in the way, it is left out instead: the refresh token is spent, and giving up its successor would
-    /// sign the user out.
+    /// What is to be believed of a token answer, `subject` being the user it is for, and what the user's claims are from now on:
+    /// read again wherever the login had them from. `earlier` is the ID token that was believed before.
     ///
-    /// Answers at once, unless keys have to be fetched.
+    /// A new ID token must be the same user's. If only clocks or missing keys are in the way, it is left out instead: the refresh
+    /// token is spent, and giving up its successor would sign the user out. So it is with userinfo that does not come.
+    ///
+    /// Answers at once, unless keys or userinfo have to be fetched.
     ///
     /// # Errors
     /// [`RefreshError::OtherSubject`], and [`RefreshError::Refused`] for an ID token that is not to be believed.
-    pub async fn check_renewal(&self, tokens: TokenResponse, subject: &str) -> Result<Renewed, RefreshError> {
-        let unchanged = |tokens| Renewed { tokens, claims: None, replaces_all: false };
+    pub async fn check_renewal(
+        &self,
+        tokens: TokenResponse,
+        subject: &str,
+        earlier: Option<&SecretString>,
+    ) -> Result<Renewed, RefreshError> {
         let Some(id_token) = tokens.id_token.as_ref().filter(|_| self.speaks_oidc()) else {
-            return Ok(unchanged(TokenResponse { id_token: None, ..tokens }));
+            let tokens = TokenResponse { id_token: None, ..tokens };
+            return self.renewed(tokens, None, earlier.and_then(said_before), subject).await;
         };
         let verified = match self.metadata.current().await {
             Ok(metadata) => self.verify(&metadata, id_token, &tokens.access_token, Occasion::Refresh { subject }).await,
             Err(_) => Err(Unverified::ForLackOfKeys),
         };
         let reason = match verified {
-            Ok(claims) => {
-                let replaces_all = userinfo::is_complete(&claims, &self.settings.scopes);
-                return Ok(Renewed { tokens, claims: Some(claims), replaces_all });
-            }
+            Ok(claims) => return self.renewed(tokens, Some(claims.clone()), Some(claims), subject).await,
             Err(Unverified::Because(TokenError::OtherSubject)) => return Err(RefreshError::OtherSubject),
             Err(Unverified::Because(error)) if !error.is_about_time() => {
                 return Err(RefreshError::Refused { reason: error.reason() });
@@ -398,7 +402,58 @@ impl Provider {
             Err(Unverified::ForLackOfKeys) => "keys_unavailable",
         };
         tracing::warn!(provider = self.name(), reason, "refreshed without the new ID token");
-        Ok(unchanged(TokenResponse { id_token: None, ..tokens }))
+        Ok(Renewed { tokens: TokenResponse { id_token: None, ..tokens }, claims: None, replaces_all: false })
+    }
+
+    /// With the claims of a new ID token, if there is one, and `base`, what an ID token has said last; the rest from userinfo, if the
+    /// login had it from there.
+    async fn renewed(
+        &self,
+        tokens: TokenResponse,
+        new: Option<Map<String, Value>>,
+        base: Option<Map<String, Value>>,
+        subject: &str,
+    ) -> Result<Renewed, RefreshError> {
+        let is_complete = base.as_ref().is_some_and(|claims| userinfo::is_complete(claims, &self.settings.scopes));
+        let says_all = is_complete || (self.speaks_oidc() && base.is_none());
+        if says_all {
+            return Ok(Renewed { tokens, replaces_all: is_complete, claims: new });
+        }
+        match self.profile(&tokens.access_token, base, subject).await {
+            Ok(Some(claims)) => Ok(Renewed { tokens, claims: Some(claims), replaces_all: true }),
+            Ok(None) => Ok(Renewed { tokens, claims: new, replaces_all: false }),
+            Err(ProviderError::Invalid { reason }) if reason == userinfo::OTHER_SUBJECT => {
+                Err(RefreshError::OtherSubject)
+            }
+            Err(error) => {
+                tracing::warn!(provider = self.name(), reason = error.reason(), "refreshed without new userinfo");
+                Ok(Renewed { tokens, claims: new, replaces_all: false })
+            }
+        }
+    }
+
+    /// All claims, with those of userinfo; None where there is no such endpoint.
+    async fn profile(
+        &self,
+        access_token: &SecretString,
+        base: Option<Map<String, Value>>,
+        subject: &str,
+    ) -> Result<Option<Map<String, Value>>, ProviderError> {
+        let metadata = self.metadata.current().await?;
+        let Some(endpoint) = &metadata.userinfo_endpoint else { return Ok(None) };
+        let userinfo = tokio::time::timeout(USERINFO_WITHIN, self.userinfo(endpoint, access_token)).await;
+        let userinfo =
+            userinfo.map_err(|_| ProviderError::Unavailable { reason: "userinfo_slow", retry_after: None })??;
+        match (&self.settings.kind, base) {
+            (Kind::OAuth2 { subject: member, .. }, _) => {
+                match userinfo::subject(&userinfo, member.as_deref()).as_deref() == Some(subject) {
+                    true => Ok(Some(userinfo)),
+                    false => Err(ProviderError::Invalid { reason: userinfo::OTHER_SUBJECT }),
+                }
+            }
+            (_, Some(mut claims)) => userinfo::complete(&mut claims, userinfo).map(|()| Some(claims)),
+            (_, None) => Ok(None),
+        }
     }
 
     /// Revokes a refresh token, and with it what was made from it (RFC 7009). Nothing happens at a provider without the endpoint.
@@ -483,7 +538,9 @@ impl Provider {
         parameters: &[(&str, &str)],
     ) -> Result<TokenResponse, ProviderError> {
         let request = self.client.request(&metadata.token_endpoint, parameters)?;
-        self.read_token_answer(&self.http.send(request, self.settings.timeout).await?)
+        let (answer, ()) = tokio::join!(self.http.send(request, self.settings.timeout), fault::point("code_sent"));
+        fault::point("code_redeemed").await;
+        self.read_token_answer(&answer?)
     }
 
     fn read_token_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {
@@ -586,11 +643,7 @@ impl Provider {
                 "an ID token from another time: compare the clocks"
             );
         }
-        let mut claims = verified.map_err(Unverified::Because)?;
-        for name in EXCHANGE_CLAIMS {
-            claims.shift_remove(name);
-        }
-        Ok(claims)
+        verified.map(about_the_user).map_err(Unverified::Because)
     }
 
     async fn fetch_keys(&self, metadata: &Metadata) -> Option<KeySet> {
@@ -627,6 +680,19 @@ impl Provider {
     }
 }
 
+/// The claims of an ID token that was verified when it came.
+fn said_before(id_token: &SecretString) -> Option<Map<String, Value>> {
+    let token = Jws::parse(id_token.expose_secret(), Purpose::IdToken).ok()?;
+    token.claims().ok().map(about_the_user)
+}
+
+fn about_the_user(mut claims: Map<String, Value>) -> Map<String, Value> {
+    for name in EXCHANGE_CLAIMS {
+        claims.shift_remove(name);
+    }
+    claims
+}
+
 fn paused(wait: Duration) -> RefreshError {
     RefreshError::Unavailable { reason: "refresh_paused", retry_after: Some(wait) }
 }
@@ -658,6 +724,8 @@ const OWNED_PARAMETERS: [&str; 16] = [
 ];
 /// Claims about the exchange the token came from, not about the user.
 const EXCHANGE_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
+/// Whoever waits for a token does not wait long for a name.
+const USERINFO_WITHIN: Duration = Duration::from_secs(2);
 const MOCK_CLIENT_ID: &str = "latchgate";
 const FAILURES_BEFORE_PAUSE: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

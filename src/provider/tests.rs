@@ -49,10 +49,15 @@ async fn login_error(op: &TestProvider) -> ProviderError {
     op.provider().redeem_code(&redemption()).await.err().expect("the login is refused")
 }
 
+async fn exchange(provider: &Provider) -> TokenResponse {
+    let turn = provider.turn().await.ok().unwrap();
+    provider.exchange(&turn, &refresh_token()).await.ok().unwrap()
+}
+
 async fn refresh(provider: &Provider, subject: &str) -> Result<Renewed, RefreshError> {
     let turn = provider.turn().await?;
     let answer = provider.exchange(&turn, &refresh_token()).await?;
-    provider.check_renewal(answer, subject).await
+    provider.check_renewal(answer, subject, None).await
 }
 
 async fn refresh_error(op: &TestProvider) -> RefreshError {
@@ -430,6 +435,30 @@ async fn tk_19_a_refreshed_id_token_of_somebody_else_or_nobody() {
 }
 
 #[tokio::test]
+async fn it_32_what_userinfo_said_at_the_login_is_asked_for_again() {
+    let op = TestProvider::new();
+    op.script(|script| script.claims = json!({ "email": null, "name": null }));
+    op.script(|script| script.userinfo = json!({ "sub": "ada", "email": "new@example.com", "groups": ["staff"] }));
+    let provider = op.provider();
+    let new = refresh(&provider, "ada").await.ok().unwrap();
+    let before = json!({ "sub": "ada", "email": "old@example.com", "groups": ["admin"], "lost": 1 });
+    let after = new.claims_after(before.as_object().unwrap());
+    assert_eq!((&after["email"], &after["groups"]), (&json!("new@example.com"), &json!(["staff"])));
+    assert!(!after.contains_key("lost"));
+
+    let earlier = new.tokens.id_token.unwrap();
+    op.script(|script| script.tokens = json!({ "id_token": null }));
+    let answer = exchange(&provider).await;
+    let renewed = provider.check_renewal(answer, "ada", Some(&earlier)).await.ok().unwrap();
+    assert_eq!(renewed.claims.unwrap()["email"], "new@example.com", "without a new ID token, too");
+
+    op.script(|script| script.userinfo = json!({ "sub": "eve", "email": "eve@example.com" }));
+    let answer = exchange(&provider).await;
+    let refused = provider.check_renewal(answer, "ada", Some(&earlier)).await;
+    assert_eq!(refused.err(), Some(RefreshError::OtherSubject));
+}
+
+#[tokio::test]
 async fn rf_25_clocks_that_disagree_sign_nobody_out() {
     let op = TestProvider::new();
     op.script(|script| script.claims = json!({ "exp": 1_000_000_000, "nonce": null }));
@@ -456,10 +485,13 @@ async fn it_32_a_group_the_user_lost_is_gone_after_the_refresh() {
     let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     assert!(!renewed.claims_after(&before).contains_key("groups"));
 
-    op.script(|script| script.claims = json!({ "email": null, "groups": [] }));
+    op.script(|script| {
+        script.claims = json!({ "email": null, "groups": [] });
+        script.instead = [("/userinfo", Answer::new(500, ""))].into();
+    });
     let renewed = refresh(&op.provider(), "ada").await.ok().unwrap();
     let after = renewed.claims_after(&before);
-    assert_eq!(after["email"], "ada@example.com", "userinfo said it at the login");
+    assert_eq!(after["email"], "ada@example.com", "userinfo said it at the login, and says nothing now");
     assert_eq!(after["groups"], json!([]));
 
     op.script(|script| script.tokens = json!({ "id_token": null }));
@@ -683,7 +715,8 @@ async fn plain_oauth2_takes_the_user_from_userinfo_and_believes_no_id_token() {
     assert_eq!(signed_in.claims["login"], "ada");
     assert!(signed_in.tokens.id_token.is_none());
     let renewed = refresh(&provider, "583231").await.ok().unwrap();
-    assert!(renewed.tokens.id_token.is_none() && renewed.claims.is_none());
+    assert!(renewed.tokens.id_token.is_none());
+    assert_eq!(renewed.claims.as_ref(), Some(&signed_in.claims), "read again");
     assert!(op.asked("/.well-known/openid-configuration").is_empty() && op.asked("/jwks").is_empty());
 
     let provider = op.provider_with(oauth2(&op, Some("uid")));

@@ -42,7 +42,7 @@ pub(super) fn is_complete(claims: &Map<String, Value>, scopes: &[String]) -> boo
 /// It is about somebody else, or does not say about whom (§5.3.2).
 pub(super) fn complete(claims: &mut Map<String, Value>, userinfo: Map<String, Value>) -> Result<(), ProviderError> {
     if json::text(&userinfo, "sub").is_none() || userinfo.get("sub") != claims.get("sub") {
-        return Err(ProviderError::Invalid { reason: "userinfo_other_sub" });
+        return Err(ProviderError::Invalid { reason: OTHER_SUBJECT });
     }
     for (name, value) in userinfo {
         if !ID_TOKEN_ONLY.contains(&name.as_str()) {
@@ -65,6 +65,8 @@ pub(super) fn subject(profile: &Map<String, Value>, member: Option<&str>) -> Opt
     })
 }
 
+/// It is about somebody else.
+pub(super) const OTHER_SUBJECT: &str = "userinfo_other_sub";
 const SCOPE_CLAIMS: [(&str, &str); 2] = [("profile", "name"), ("email", "email")];
 const ID_TOKEN_ONLY: [&str; 14] =
     ["iss", "aud", "exp", "iat", "nbf", "jti", "azp", "nonce", "auth_time", "acr", "amr", "sid", "at_hash", "c_hash"];

@@ -23,21 +23,23 @@ pub(super) struct Carrier {
     sealer: CarriedSealer,
     most_chunks: usize,
     /// Answers at the same time set the same cookies: in whatever order a browser takes them, they fit together.
-    lately: Cache<SessionKey, Arc<Written>, Bytes>,
+    lately: Cache<State, Arc<[String]>, Bytes>,
 }
 
-struct Written {
+/// States with the same name are the same but for visits within one period.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct State {
+    key: SessionKey,
     version: u64,
-    last_seen: Mono,
-    values: Arc<[String]>,
+    period: u64,
 }
 
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<SessionKey, Arc<Written>> for Bytes {
-    fn weight(&self, _: &SessionKey, written: &Arc<Written>) -> u64 {
-        written.values.iter().map(|value| value.len() as u64).sum::<u64>() + 128
+impl Weighter<State, Arc<[String]>> for Bytes {
+    fn weight(&self, _: &State, values: &Arc<[String]>) -> u64 {
+        values.iter().map(|value| value.len() as u64).sum::<u64>() + 128
     }
 }
 
@@ -69,30 +71,27 @@ impl Carrier {
         base64::encoded_len(sealed, false).is_some_and(|length| length < self.most_chunks * CHUNK)
     }
 
-    /// The values of its cookies. `record` is asked for unless they were written less than `within` ago.
+    /// The values of its cookies. `record` is asked for unless they were written lately, in the same period of
+    /// this length.
     pub(super) fn write(
         &self,
         id: &SessionId,
         version: u64,
         last_seen: Mono,
-        within: Duration,
+        period: Duration,
         record: impl FnOnce() -> Result<Record, NoRandomness>,
     ) -> Result<Arc<[String]>, NotCarried> {
-        let key = id.key();
-        let is_current =
-            |written: &Arc<Written>| written.version == version && last_seen.since(written.last_seen) < within;
-        if let Some(written) = self.lately.get(&key).filter(is_current) {
-            return Ok(Arc::clone(&written.values));
-        }
-        let record = record().map_err(|NoRandomness| NotCarried::NoRandomness)?;
-        if !self.fits(&record) {
-            return Err(NotCarried::TooLarge);
-        }
-        let plain = Zeroizing::new([&id.0[..], &record.encode()].concat());
-        let sealed = self.sealer.seal(&plain).map_err(|NoRandomness| NotCarried::NoRandomness)?;
-        let values: Arc<[String]> = split(&URL_SAFE_NO_PAD.encode(sealed)).into();
-        self.lately.insert(key, Arc::new(Written { version, last_seen, values: Arc::clone(&values) }));
-        Ok(values)
+        let millis = u64::try_from(period.as_millis()).unwrap_or(u64::MAX).max(1);
+        let state = State { key: id.key(), version, period: last_seen.0 / millis };
+        self.lately.get_or_insert_with(&state, || {
+            let record = record().map_err(|NoRandomness| NotCarried::NoRandomness)?;
+            if !self.fits(&record) {
+                return Err(NotCarried::TooLarge);
+            }
+            let plain = Zeroizing::new([&id.0[..], &record.encode()].concat());
+            let sealed = self.sealer.seal(&plain).map_err(|NoRandomness| NotCarried::NoRandomness)?;
+            Ok(split(&URL_SAFE_NO_PAD.encode(sealed)).into())
+        })
     }
 
     /// The sessions that these cookies carry; one, unless somebody tries to confuse us.

@@ -365,16 +365,15 @@ impl Sessions {
         lines: &[HeaderValue],
         now: Now,
     ) -> Result<Vec<HeaderValue>, NotCarried> {
-        let whole_life = self.inner.settings.absolute_timeout;
-        let left = Duration::from_secs(session.started.mono.after(whole_life).since(now.mono).as_secs());
-        let max_age = (!session.transient).then_some(left.min(whole_life));
+        let left = Duration::from_secs(session.ends.since(now.mono).as_secs());
+        let max_age = (!session.transient).then_some(left.min(self.inner.settings.absolute_timeout));
         match &self.inner.carrying {
             None => Ok(cookies.set_session(&[session.id.to_cookie_value()], max_age, lines)),
             Some(carrying) => {
-                let within = self.inner.roll_every();
+                let period = self.inner.roll_every();
                 let record = || self.inner.sealed_record(session);
                 let last_seen = session.vitals.last_seen();
-                let values = carrying.carrier.write(&session.id, session.version, last_seen, within, record)?;
+                let values = carrying.carrier.write(&session.id, session.version, last_seen, period, record)?;
                 Ok(cookies.set_session(&values, max_age, lines))
             }
         }

@@ -389,7 +389,8 @@ mod tests {
         opened.ended(id.key());
         let late = opened.hold(id.key());
         drop(early);
-        assert_eq!(opened.in_doubt().await, [id.key()]);
+        let in_doubt = tokio::time::timeout(Duration::from_secs(1), opened.in_doubt()).await;
+        assert_eq!(in_doubt.unwrap(), [id.key()]);
         opened.ended(id.key());
         assert!(is_told(&late));
     }

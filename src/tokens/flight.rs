@@ -213,7 +213,11 @@ impl Flight {
 
     /// The answer came, or was found. It is stored before anyone replays, and before anything that could take long.
     async fn land(&self, provider: &Arc<Provider>, session: &Arc<Session>, answer: Answer, lease: Held) -> Landed {
-        let mut check = pin!(provider.check_renewal(answer.tokens.clone(), &session.identity.subject));
+        let mut check = pin!(provider.check_renewal(
+            answer.tokens.clone(),
+            &session.identity.subject,
+            session.tokens.id_token.as_ref()
+        ));
         let checked = match at_once(check.as_mut()).await {
             Some(checked) => checked,
             None => {

@@ -68,17 +68,20 @@ async fn the_lease_is_renewed_while_the_provider_is_slow() {
 // RF-05: as after SIGSTOP and SIGCONT
 #[tokio::test(start_paused = true)]
 async fn who_slept_past_its_lease_does_not_send() {
-    let world = World::new();
-    let [sleeper, other] = [world.replica(), world.replica()];
-    let session = world.sign_in("ada").await;
-    sleeper.store.freeze_after("lease");
-    let asleep = spawn_renew(&sleeper, &session);
-    sleeper.store.frozen().await;
-    sleep(6 * SECOND).await;
-    assert_eq!(generation_of(other.tokens.renew(&session).await), 2);
-    sleeper.store.thaw();
-    assert_eq!(generation_of(asleep.await.unwrap()), 2);
-    assert_eq!((world.op.refreshes(), world.op.reuses()), (1, 0));
+    // Just after the lease; and when it has asked the store once more, right before the request goes out.
+    for (name, call) in [("lease", 1), ("find", 2)] {
+        let world = World::new();
+        let [sleeper, other] = [world.replica(), world.replica()];
+        let session = world.sign_in("ada").await;
+        sleeper.store.freeze_after_call(name, call);
+        let asleep = spawn_renew(&sleeper, &session);
+        sleeper.store.frozen().await;
+        sleep(6 * SECOND).await;
+        assert_eq!(generation_of(other.tokens.renew(&session).await), 2);
+        sleeper.store.thaw();
+        assert_eq!(generation_of(asleep.await.unwrap()), 2);
+        assert_eq!((world.op.refreshes(), world.op.reuses()), (1, 0), "{name}");
+    }
 }
 
 // RF-05
@@ -842,6 +845,11 @@ impl Op {
                 sleep(self.change(|op| op.jwks_latency)).await;
                 answer(200, &json!({"keys": [self.0.key.jwk()]}))
             }
+            "/userinfo" => {
+                let token = request.headers()["authorization"].to_str().unwrap();
+                let user = token.trim_start_matches("Bearer at-").rsplit_once('-').unwrap().0;
+                answer(200, &json!({"sub": user}))
+            }
             _ => answer(
                 200,
                 &json!({
@@ -939,7 +947,11 @@ impl Gated {
     }
 
     fn freeze_after(&self, name: &'static str) {
-        *self.freeze_at.lock().unwrap() = Some(FreezeAt { name, call: 1, is_before: false });
+        self.freeze_after_call(name, 1);
+    }
+
+    fn freeze_after_call(&self, name: &'static str, call: usize) {
+        *self.freeze_at.lock().unwrap() = Some(FreezeAt { name, call, is_before: false });
     }
 
     fn freeze_before(&self, name: &'static str) {

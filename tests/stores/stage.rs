@@ -8,9 +8,9 @@ use latchgate::clock::{Clock, Mono, Now};
 use latchgate::session::opened::Opened;
 use latchgate::session::store::redis::{RedisSettings, RedisStore};
 use latchgate::session::store::{
-    About, Creation, FileSettings, FileStore, Filter, Lookup, MemoryStore, Record, SessionStore,
+    About, Bounds, CookieStore, Creation, FileSettings, FileStore, Filter, Lookup, MemoryStore, Record, SessionStore,
 };
-use latchgate::session::{SessionId, SessionKey, Sessions, Settings};
+use latchgate::session::{SessionId, SessionKey, Sessions, Settings, StoreSettings};
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ pub enum Kind {
     Memory,
     File,
     Redis,
+    Cookie,
 }
 
 /// A store, seen from two gateways.
@@ -45,6 +46,7 @@ enum Place {
     File(TempDir),
     /// All that is in it under this prefix.
     Redis(Arc<RedisServer>, String),
+    Cookie,
 }
 
 /// Two gateways that share a store, or the only one, twice.
@@ -61,6 +63,7 @@ impl Stage {
             Kind::Memory => Place::Memory,
             Kind::File => Place::File(tempfile::tempdir().unwrap()),
             Kind::Redis => Place::Redis(Arc::new(RedisServer::start().await), "0:".to_owned()),
+            Kind::Cookie => Place::Cookie,
         };
         Stage::at(place, Clock::system()).await
     }
@@ -78,6 +81,10 @@ impl Stage {
                 let elsewhere = redis_store(server, prefix, &opened_elsewhere, &clock).await;
                 (Kind::Redis, here, Some(elsewhere))
             }
+            Place::Cookie => {
+                let bounds = Bounds { sessions: PLENTY, bytes: CACHE_MEMORY, longest_life: HOUR * 24 };
+                (Kind::Cookie, Arc::new(CookieStore::new(bounds)), None)
+            }
         };
         let elsewhere = elsewhere.unwrap_or_else(|| Arc::clone(&here));
         Stage { kind, here, elsewhere, opened_here, opened_elsewhere, clock, place }
@@ -86,7 +93,7 @@ impl Stage {
     /// Another empty store of this kind.
     pub async fn afresh(&self) -> Stage {
         match &self.place {
-            Place::Memory | Place::File(_) => Stage::of(self.kind).await,
+            Place::Memory | Place::File(_) | Place::Cookie => Stage::of(self.kind).await,
             Place::Redis(server, _) => {
                 let prefix = fresh_key().to_hex();
                 Stage::at(Place::Redis(Arc::clone(server), prefix), self.clock()).await
@@ -133,7 +140,7 @@ impl Stage {
         (idle_timeout, absolute_timeout): (Duration, Duration),
     ) -> Sessions {
         let settings = Settings {
-            store: latchgate::session::StoreSettings::Memory,
+            store: StoreSettings::Memory,
             idle_timeout,
             absolute_timeout,
             max_sessions: MOST_SESSIONS,
@@ -148,7 +155,7 @@ impl Stage {
     /// Whether its time passes at once.
     pub fn is_timed(&self) -> bool {
         match self.kind {
-            Kind::Memory | Kind::File => true,
+            Kind::Memory | Kind::File | Kind::Cookie => true,
             // The server has a clock of its own.
             Kind::Redis => false,
         }

@@ -70,7 +70,7 @@ struct Known {
     /// The newest that a browser has shown.
     shown: u64,
     expires: Mono,
-    /// When it is over whatever happens.
+    /// When the last of its versions is over, whatever happens.
     ends: Mono,
     used: Mono,
     state: State,
@@ -118,7 +118,8 @@ impl CookieStore {
         match &mut known.state {
             State::Ended => return Adoption::Ended,
             State::Dropped if !is_newest => return Adoption::Ended,
-            State::Kept(record) if carried.version <= record.version => {
+            State::Kept(record) if carried.version < record.version => {}
+            State::Kept(record) if carried.version == record.version => {
                 record.last_seen = record.last_seen.max(carried.last_seen);
                 record.expires = record.expires.max(carried.expires);
                 known.expires = record.expires;
@@ -129,10 +130,11 @@ impl CookieStore {
                 return Adoption::Ended;
             }
             State::Kept(_) | State::Dropped => {
-                let carried = Record { expires: carried.expires.max(known.expires), ..carried };
-                self.drop_record(key, known, State::Dropped);
-                let version = carried.version;
-                *known = self.kept(key, carried, version, now);
+                let mut carried = carried;
+                if carried.version == known.version {
+                    carried.expires = carried.expires.max(known.expires);
+                }
+                self.supersede(key, known, carried, now);
             }
         }
         if is_newest {
@@ -148,6 +150,14 @@ impl CookieStore {
         self.of_user.entry(user_of(&record.about)).or_default().push(key);
         let Record { version, expires, .. } = record;
         Known { version, shown, expires, ends: record.about.ends, used: now.mono, state: State::Kept(record) }
+    }
+
+    /// Whatever is known makes room for `record`.
+    fn supersede(&self, key: SessionKey, known: &mut Known, record: Record, now: Now) {
+        self.drop_record(key, known, State::Dropped);
+        let Known { shown, ends, .. } = *known;
+        *known = self.kept(key, record, shown, now);
+        known.ends = known.ends.max(ends);
     }
 
     /// The record goes, if it is there, and `instead` is what is known.
@@ -222,16 +232,20 @@ impl CookieStore {
         }
     }
 
-    fn user_has_too_many(&self, about: &About, most: usize, newest: SessionKey) -> Vec<SessionKey> {
+    /// The oldest beyond `most`, the new one counted: of several logins at once each names the same ones.
+    fn user_has_too_many(&self, about: &About, most: usize, now: Now) -> Vec<SessionKey> {
         let keys = self.of_user.get(&user_of(about)).map(|keys| keys.clone()).unwrap_or_default();
         if keys.len() <= most {
             return Vec::new();
         }
-        let started = |&key: &SessionKey| Some((self.record(key)?.about.started, key));
-        let mut others: Vec<_> = keys.iter().filter(|&&key| key != newest).filter_map(started).collect();
-        others.sort_unstable_by_key(|&(started, _)| started);
-        others.truncate(keys.len() - most);
-        others.into_iter().map(|(_, key)| key).collect()
+        let live = keys.into_iter().filter_map(|key| Some((key, self.record(key)?)));
+        let mut live: Vec<_> = live
+            .filter(|(_, record)| now.mono < record.expires)
+            .map(|(key, record)| (record.about.started, key))
+            .collect();
+        live.sort_unstable_by_key(|&(started, key)| (started, *key.as_bytes()));
+        live.truncate(live.len().saturating_sub(most));
+        live.into_iter().map(|(_, key)| key).collect()
     }
 
     /// A tenth more than needed, so that it is seldom done.
@@ -318,7 +332,7 @@ impl SessionStore for CookieStore {
             // Whoever gets an answer to the login has it in a cookie.
             Entry::Vacant(place) => place.insert(self.kept(key, record, version, now)),
         };
-        let mut evicted = self.user_has_too_many(&about, most_per_user.max(1), key);
+        let mut evicted = self.user_has_too_many(&about, most_per_user.max(1), now);
         evicted.retain(|&key| self.end(key, now));
         self.forget_what_is_too_much();
         Ok(Creation::Created { evicted })
@@ -337,15 +351,14 @@ impl SessionStore for CookieStore {
 
     async fn replace(&self, key: SessionKey, seen: u64, record: Record, now: Now) -> Result<Replacement, StoreError> {
         let replacement = {
-            let Some(mut known) = self.known.get_mut(&key) else { return Ok(Replacement::Gone) };
+            let known = self.known.get_mut(&key).filter(|known| now.mono < known.expires);
+            let Some(mut known) = known else { return Ok(Replacement::Gone) };
             match &known.state {
                 State::Ended => Replacement::Gone,
                 State::Kept(newest) if newest.version != seen => Replacement::Conflict(newest.clone()),
                 State::Dropped if known.version != seen => return Err(NOT_KEPT),
                 State::Kept(_) | State::Dropped => {
-                    let shown = known.shown;
-                    self.drop_record(key, &mut known, State::Dropped);
-                    *known = self.kept(key, record, shown, now);
+                    self.supersede(key, &mut known, record, now);
                     Replacement::Replaced
                 }
             }
@@ -355,7 +368,8 @@ impl SessionStore for CookieStore {
     }
 
     async fn touch(&self, key: SessionKey, seen_at: Mono, expires: Mono) -> Result<(), StoreError> {
-        if let Some(mut known) = self.known.get_mut(&key) {
+        // What has expired and was not swept yet is over all the same.
+        if let Some(mut known) = self.known.get_mut(&key).filter(|known| seen_at < known.expires) {
             known.expires = known.expires.max(expires);
             let expires = known.expires;
             if let State::Kept(record) = &mut known.state {
@@ -422,14 +436,15 @@ impl SessionStore for CookieStore {
 
     async fn sweep(&self, now: Now) -> Result<(), StoreError> {
         self.known.retain(|&key, known| {
-            let counts = match known.state {
-                State::Ended => now.mono < known.ends,
-                State::Kept(_) | State::Dropped => now.mono < known.expires,
-            };
-            if !counts {
+            let is_over = now.mono >= known.expires;
+            if is_over && matches!(known.state, State::Kept(_)) {
                 self.drop_record(key, known, State::Dropped);
             }
-            counts
+            match known.state {
+                // Nothing has ever taken the place of version 1.
+                State::Kept(_) | State::Dropped if known.version <= 1 => !is_over,
+                State::Kept(_) | State::Dropped | State::Ended => now.mono < known.ends,
+            }
         });
         self.removals
             .lock()
@@ -533,6 +548,26 @@ mod tests {
         store.sweep(later(2 * DAY)).await.unwrap();
         let rolled = Record { expires: NOW.mono.after(3 * DAY), ..record("ada", 9) };
         assert_eq!(store.adopt(key(1), rolled, later(2 * DAY)), Adoption::Ended);
+    }
+
+    #[tokio::test]
+    async fn an_earlier_version_that_would_live_longer_does_not_come_back() {
+        let store = CookieStore::new(BOUNDS);
+        let shortened = |version| {
+            let mut record = record("ada", version);
+            (record.about.ends, record.expires) = (later(DAY / 24).mono, later(DAY / 24).mono);
+            record
+        };
+        for number in [1, 2, 3] {
+            store.adopt(key(number), record("ada", 1), NOW);
+            assert!(matches!(store.replace(key(number), 1, shortened(2), NOW).await, Ok(Replacement::Replaced)));
+        }
+        store.remove(key(2), NOW).await.unwrap();
+        assert_eq!(store.adopt(key(3), record("ada", 1), later(DAY / 12)), Adoption::Ended, "not swept yet");
+        store.sweep(later(DAY / 12)).await.unwrap();
+        for number in [1, 2, 3] {
+            assert_eq!(store.adopt(key(number), record("ada", 1), later(DAY / 12)), Adoption::Ended, "{number}");
+        }
     }
 
     #[tokio::test]

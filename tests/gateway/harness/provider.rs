@@ -147,7 +147,18 @@ struct State {
     grants: Vec<Grant>,
     access_tokens: HashMap<String, AccessToken>,
     refresh_tokens: HashMap<String, usize>,
-    reuses: usize,
+    /// When each was exchanged for its successor.
+    spent: HashMap<String, Mono>,
+    reuses: Vec<Reuse>,
+}
+
+/// A refresh token that was presented after it was spent.
+#[derive(Clone, Debug)]
+#[allow(dead_code, reason = "the soak looks into it")]
+pub struct Reuse {
+    pub token: String,
+    pub spent: Mono,
+    pub presented: Mono,
 }
 
 struct Code {
@@ -188,7 +199,8 @@ impl Provider {
             grants: Vec::new(),
             access_tokens: HashMap::new(),
             refresh_tokens: HashMap::new(),
-            reuses: 0,
+            spent: HashMap::new(),
+            reuses: Vec::new(),
         };
         let shared = Shared {
             address: listener.local_addr().expect("an address"),
@@ -315,6 +327,14 @@ impl Provider {
         live.then(|| state.grants[token.grant].user.clone())
     }
 
+    /// The user an access token was given out for, live or not.
+    #[allow(dead_code, reason = "for the soak")]
+    pub fn owner_of(&self, access_token: &str) -> Option<String> {
+        let state = self.state();
+        let token = state.access_tokens.get(access_token)?;
+        Some(state.grants[token.grant].user.clone())
+    }
+
     /// Whether the newest refresh token of each grant is revoked.
     pub fn all_grants_revoked(&self) -> bool {
         self.state().grants.iter().all(|grant| grant.revoked)
@@ -342,7 +362,13 @@ impl Provider {
 
     /// How often a spent refresh token was presented.
     pub fn reuses(&self) -> usize {
-        self.state().reuses
+        self.state().reuses.len()
+    }
+
+    /// Each time a spent refresh token was presented.
+    #[allow(dead_code, reason = "for the soak")]
+    pub fn reuse_log(&self) -> Vec<Reuse> {
+        self.state().reuses.clone()
     }
 
     /// Everything a browser must never see: the client secret, codes, and all tokens.
@@ -552,7 +578,7 @@ impl State {
         }
         let nonce = record.nonce.clone();
         if self.habits.offline {
-            self.renew_refresh_token(grant);
+            self.renew_refresh_token(grant, shared.clock.mono());
         }
         Ok(self.tokens(shared, grant, nonce))
     }
@@ -561,14 +587,16 @@ impl State {
         let presented = call.parameter("refresh_token").ok_or((400, "invalid_request"))?;
         let grant = *self.refresh_tokens.get(presented).ok_or((400, "invalid_grant"))?;
         if self.grants[grant].refresh_token.as_deref() != Some(presented) {
-            self.reuses += 1;
+            let now = shared.clock.mono();
+            let spent = self.spent.get(presented).copied().unwrap_or(now);
+            self.reuses.push(Reuse { token: presented.to_owned(), spent, presented: now });
             self.grants[grant].revoked = true;
         }
         if self.grants[grant].revoked {
             return Err((400, "invalid_grant"));
         }
         if self.habits.rotate {
-            self.renew_refresh_token(grant);
+            self.renew_refresh_token(grant, shared.clock.mono());
         }
         let mut tokens = self.tokens(shared, grant, None);
         if !self.habits.rotate {
@@ -577,10 +605,12 @@ impl State {
         Ok(tokens)
     }
 
-    fn renew_refresh_token(&mut self, grant: usize) {
+    fn renew_refresh_token(&mut self, grant: usize, now: Mono) {
         let token = self.secret("rt");
         self.refresh_tokens.insert(token.clone(), grant);
-        self.grants[grant].refresh_token = Some(token);
+        if let Some(spent) = self.grants[grant].refresh_token.replace(token) {
+            self.spent.insert(spent, now);
+        }
     }
 
     fn tokens(&mut self, shared: &Shared, grant: usize, nonce: Option<String>) -> Value {
