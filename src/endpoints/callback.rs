@@ -152,23 +152,32 @@ impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
         let (announce, result) = oneshot::channel();
         endpoints.background.run(async move {
             let began = clock.now().mono;
-            let opened = async {
+            let signed_in = async {
                 provider.check_callback_issuer(iss.as_deref()).await.map_err(|error| match log(&provider, &error) {
                     // The answer came by way of the browser: who sent it is not known.
                     Refusal::ProviderBroken => Refusal::LoginInvalid(OTHER_ISSUER),
                     refusal => refusal,
                 })?;
                 let redemption = redemption.map_err(|error| refused_by_provider(&provider, &error))?;
-                let signed_in = provider.redeem_code(&redemption).await.map_err(|error| log(&provider, &error))?;
-                open_session(&sessions, &provider, signed_in, transient, began, clock.now()).await
+                provider.redeem_code(&redemption).await.map_err(|error| log(&provider, &error))
             };
-            if let Err(Ok(session)) = announce.send(opened.await) {
+            let signed_in = match signed_in.await {
+                Ok(signed_in) => signed_in,
+                Err(refusal) => return drop(announce.send(Err(refusal))),
+            };
+            let refresh_token = signed_in.tokens.refresh_token.clone();
+            let opened = open_session(&sessions, &provider, signed_in, transient, began, clock.now()).await;
+            let is_open = opened.is_ok();
+            let announced = announce.send(opened);
+            if let Err(Ok(session)) = &announced {
                 // A session whose id nobody has is over in time if it cannot be ended now.
                 let _ = sessions.end(session.key).await;
-                if let Some(token) = &session.tokens.refresh_token {
-                    // Best effort: the provider forgets it in time.
-                    let _ = provider.revoke(token).await;
-                }
+            }
+            if (!is_open || announced.is_err())
+                && let Some(token) = refresh_token
+            {
+                // Best effort: the provider forgets it in time.
+                let _ = provider.revoke(&token).await;
             }
         });
         result.await.unwrap_or(Err(Refusal::Internal))

@@ -80,13 +80,17 @@ async fn pass_until(end: impl Future<Output = u16>, client: Side, upstream: Side
         passed = async { tokio::try_join!(up, down) } => return passed.map(drop),
         code = end => code,
     };
-    // A close frame may not stand in the middle of another one.
-    let rest_of_frame = downward.finish_frame(&mut from_upstream, &mut to_client);
-    let _ = timeout(FINISH_FRAME_WITHIN, rest_of_frame).await;
-    if downward.frames.at_boundary() {
+    let farewell = async {
+        // A close frame may not stand in the middle of another one.
+        downward.finish_frame(&mut from_upstream, &mut to_client).await?;
+        if !downward.frames.at_boundary() {
+            return Ok(());
+        }
         let [high, low] = code.to_be_bytes();
-        to_client.write_all(&[CLOSE, 2, high, low]).await?;
-    }
+        to_client.write_all(&[CLOSE, 2, high, low]).await
+    };
+    // A client that does not read hears nothing of it, and is not waited for.
+    let _: Result<io::Result<()>, _> = timeout(FAREWELL_WITHIN, farewell).await;
     to_client.shutdown().await
 }
 
@@ -181,7 +185,7 @@ fn payload_length(header: &[u8]) -> Option<u64> {
 const CLOSE: u8 = 0x88;
 const POLICY_VIOLATION: u16 = 1008;
 const GOING_AWAY: u16 = 1001;
-const FINISH_FRAME_WITHIN: Duration = Duration::from_secs(2);
+const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
 const PIECE: usize = 16 * 1024;
 
 #[cfg(test)]

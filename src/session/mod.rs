@@ -44,6 +44,7 @@ use store::{
     About, Adoption, CookieStore, Creation, Filter, Lookup, OnceName, Page, Record, Replacement, SessionStore,
     StoreError,
 };
+use tokio::task::JoinSet;
 use zeroize::ZeroizeOnDrop;
 
 /// `[session]`, checked.
@@ -298,11 +299,14 @@ impl Sessions {
         &self.inner.store
     }
 
-    /// What these `Cookie` lines show.
+    /// What these `Cookie` lines show, as far as it is worth a look.
     #[must_use]
     pub fn presented(&self, cookies: &Cookies, lines: &[HeaderValue]) -> Vec<Presented> {
         match &self.inner.carrying {
-            None => cookies.values(lines, Name::Session).filter_map(SessionId::parse).map(Presented::from).collect(),
+            None => {
+                let ids = cookies.values(lines, Name::Session).filter_map(SessionId::parse);
+                ids.take(MOST_COOKIES).map(Presented::from).collect()
+            }
             Some(carrying) => {
                 let carried = carrying.carrier.read(&cookies.session_values(lines));
                 carried.into_iter().map(|(id, record)| Presented { id, record: Some(Box::new(record)) }).collect()
@@ -317,7 +321,7 @@ impl Sessions {
             return None;
         }
         let mut live: Option<Arc<Session>> = None;
-        for Presented { id, .. } in presented.iter().take(MOST_COOKIES) {
+        for Presented { id, .. } in presented {
             let session = self.inner.opened.peek(id.key()).filter(|session| !self.inner.is_over(session, now))?;
             match &live {
                 Some(other) if other.key != session.key => return Some(Found::Nothing),
@@ -337,7 +341,7 @@ impl Sessions {
     pub async fn find(&self, presented: Vec<Presented>, now: Now) -> Result<Found, StoreError> {
         let mut live: Option<Arc<Session>> = None;
         let mut ended = false;
-        for presented in presented.into_iter().take(MOST_COOKIES) {
+        for presented in presented {
             match self.inner.look_up_presented(presented, now).await? {
                 Found::Live(session) => match &live {
                     Some(other) if other.key != session.key => return Ok(Found::Nothing),
@@ -528,15 +532,17 @@ impl Sessions {
 
     /// Looks after what is held open: asks the store whenever a session may have ended elsewhere. Does not end.
     pub async fn watch_held(&self) {
+        // After an outage all of them are in doubt: whose session has ended must not wait for the others.
+        let mut looking = JoinSet::new();
         loop {
             for key in self.inner.opened.in_doubt().await {
-                match self.inner.store.find(key, self.inner.clock.now()).await {
-                    Ok(Lookup::Live(_)) => {}
-                    Ok(Lookup::Ended | Lookup::Unknown) => self.inner.opened.ended(key),
-                    // The sweeper brings the doubt back.
-                    Err(error) => tracing::debug!(reason = error.reason, "a held session could not be looked up"),
+                if looking.len() >= MOST_LOOK_UPS {
+                    let _ = looking.join_next().await;
                 }
+                let inner = Arc::clone(&self.inner);
+                looking.spawn(async move { inner.look_up_held(key).await });
             }
+            while looking.try_join_next().is_some() {}
         }
     }
 
@@ -608,6 +614,15 @@ impl Inner {
         let session = Arc::new(session);
         self.opened.keep(ticket, &session);
         Ok(Found::Live(session))
+    }
+
+    async fn look_up_held(&self, key: SessionKey) {
+        match self.store.find(key, self.clock.now()).await {
+            Ok(Lookup::Live(_)) => {}
+            Ok(Lookup::Ended | Lookup::Unknown) => self.opened.ended(key),
+            // The sweeper brings the doubt back.
+            Err(error) => tracing::debug!(reason = error.reason, "a held session could not be looked up"),
+        }
     }
 
     async fn open(&self, id: SessionId, opening: Opening, now: Now) -> Result<Arc<Session>, OpeningFailed> {
@@ -984,6 +999,8 @@ fn weight_of(record: &Record) -> u64 {
 
 /// A browser sends one session cookie; more than this is not worth a look-up.
 const MOST_COOKIES: usize = 8;
+/// Of held sessions, at the same time.
+const MOST_LOOK_UPS: usize = 64;
 const EXPIRY_MARGIN_MILLIS: u64 = 30_000;
 /// How often the store hears of a session's visits, at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
@@ -1241,6 +1258,28 @@ pub(crate) mod tests {
         assert!(!is_live(&sessions, &session, &clock).await);
     }
 
+    // LO-07
+    #[tokio::test(start_paused = true)]
+    async fn many_that_are_held_do_not_wait_for_each_other_to_be_looked_up() {
+        let (sessions, store, clock) = store::failing::sessions();
+        let watching = sessions.clone();
+        tokio::spawn(async move { watching.watch_held().await });
+        let session = open(&sessions, "ada", &clock).await;
+        let mut others = Vec::new();
+        for _ in 0..500 {
+            others.push(sessions.inner.opened.hold(SessionId::random().unwrap().key()));
+        }
+        let hold = sessions.hold(&session);
+        store.answer_after(Duration::from_millis(100));
+        // As another gateway does it.
+        store.remove(session.key, clock.now()).await.unwrap();
+        sessions.inner.opened.doubt_held();
+        tokio::time::timeout(Duration::from_secs(2), hold.ended()).await.expect("within two seconds");
+        for other in others {
+            tokio::time::timeout(Duration::from_secs(2), other.ended()).await.expect("the unknown ones too");
+        }
+    }
+
     #[tokio::test]
     async fn a_session_opens_again_from_its_record_with_all_it_had() {
         let (sessions, clock) = sessions();
@@ -1309,6 +1348,18 @@ pub(crate) mod tests {
         assert!(find_carried(&after, &lines, &clock).await.is_none());
         let session = find_carried(&after, &sent_back(&again), &clock).await.unwrap();
         assert_eq!(session.tokens.refresh_token.as_ref().unwrap().expose_secret(), "rt");
+    }
+
+    #[tokio::test]
+    async fn no_more_cookies_are_opened_than_are_worth_it() {
+        let (clock, cookies) = (Clock::system(), Cookies::new(true));
+        let carried = in_cookies(&clock, &["one secret of at least 32 bytes!!"]);
+        let session = open(&carried, "ada", &clock).await;
+        let line = sent_back(&carried.set_cookies(&session, &cookies, &[], clock.now()).unwrap()).remove(0);
+        let in_memory = super::tests::sessions().0;
+        let id = HeaderValue::try_from(format!("__Host-latchgate={}", session.id().to_cookie_value())).unwrap();
+        assert_eq!(carried.presented(&cookies, &vec![line; 200]).len(), MOST_COOKIES);
+        assert_eq!(in_memory.presented(&cookies, &vec![id; 200]).len(), MOST_COOKIES);
     }
 
     #[tokio::test]

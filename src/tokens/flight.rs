@@ -148,7 +148,10 @@ impl Flight {
 
     async fn round(&self, again: bool) -> Result<Landed, Setback> {
         let session = self.look(again).await?;
-        let provider = self.shared.providers.get(&session.provider).ok_or(Setback::Landed(LATER))?;
+        let provider = self.shared.providers.get(&session.provider).ok_or_else(|| {
+            self.report("refresh_failed", "provider_unknown");
+            Setback::Landed(LATER)
+        })?;
         let turn = provider.turn().await.map_err(|error| Setback::Landed(self.for_now(&error)))?;
         fault::point("before_lease").await;
         let leased = lease::lease(&self.shared, &session).await.map_err(|error| self.without_store(error))?;
@@ -335,7 +338,7 @@ impl Flight {
                 }
                 Err(Setback::Landed(renewal)) => renewal,
                 Ok(newest) if newest.tokens.generation == self.seen.tokens.generation => self.end(error, lease).await,
-                Ok(_) | Err(Setback::NotOurs) => LATER,
+                Ok(_) | Err(Setback::NotOurs) => self.for_now(error),
             },
             RefreshError::OtherSubject => self.end(error, lease).await,
             RefreshError::Misconfigured { .. }

@@ -437,7 +437,7 @@ async fn each_outcome_is_one_line_without_a_token() {
     let (replica, session) = (world.replica(), world.sign_in("ada").await);
     world.op.change(|op| op.subject_of_id_tokens = Some("eve"));
     replica.tokens.renew(&session).await;
-    log.is_one_line(&session, "refresh_other_subject", "other_subject", 0..=1000);
+    log.is_one_line(&session, "refresh_other_subject", "token_other_sub", 0..=1000);
 }
 
 // ------------------------------------------------------------------------- answers not yet checked

@@ -275,6 +275,7 @@ async fn a_login_that_is_under_way_does_not_survive_a_logout_token() {
     gate.open();
     assert_eq!(arriving.await.unwrap(), 400);
     assert!(!is_signed_in(&browser).await);
+    eventually(|| async { site.provider.all_grants_revoked() }).await;
 }
 
 // ------------------------------------------------------------------------------- front channel

@@ -176,6 +176,21 @@ async fn a_websocket_is_closed_when_its_session_ends() {
     assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), 1008);
 }
 
+// LO-07
+#[tokio::test]
+async fn a_websocket_that_nobody_reads_is_not_waited_for() {
+    let site = Site::protected().await;
+    site.upstream.answer(|_| Answer::websocket_echo());
+    let browser = site.signed_in().await;
+    let mut socket = websocket(&browser).await;
+    // What comes back fills every buffer on the way, and each empty frame could be followed by a close frame.
+    let empty_frames = [0x82, 0].repeat(32 * 1024);
+    while timeout(Duration::from_millis(500), socket.send(&empty_frames)).await.is_ok() {}
+    assert_eq!(browser.fetch("POST", "/auth/logout?local=1").await.status, 200);
+    let drained = timeout(Duration::from_secs(10), site.gateway.shut_down()).await;
+    assert_eq!(drained.unwrap(), Drained::Complete);
+}
+
 #[tokio::test]
 async fn a_gateway_that_stops_says_so_to_websockets_and_waits_for_none() {
     let site = Site::plan().route("/*", "auth = \"public\"").start().await;

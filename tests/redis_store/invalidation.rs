@@ -17,7 +17,7 @@ async fn until_forgotten(gateway: &Gateway, key: SessionKey) -> Duration {
 }
 
 fn keep(gateway: &Gateway, key: SessionKey) {
-    gateway.opened.keep(gateway.opened.ticket(key), &session());
+    gateway.opened.keep(gateway.opened.ticket(key), &session(key));
     assert!(gateway.opened.peek(key).is_some());
 }
 

@@ -112,6 +112,7 @@ suite! {
         a_login_of_somebody_else_is_kept,
         no_login_slips_past_a_removal_that_runs_meanwhile,
         a_user_is_found_after_one_of_their_sessions_has_ended,
+        a_user_is_found_after_the_end_of_their_session_was_put_off,
     }
     lists {
         a_list_says_what_it_knows_in_the_open,

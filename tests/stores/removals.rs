@@ -1,6 +1,6 @@
 //! Removals by filter: what they select, and that no login under way survives them.
 
-use crate::stage::{ISSUER, PLENTY, Stage, Standing, fresh_key, of_sid, of_subject, together};
+use crate::stage::{ISSUER, PLENTY, Stage, Standing, fresh_key, next, of_sid, of_subject, together};
 use latchgate::clock::Mono;
 use latchgate::session::SessionKey;
 use latchgate::session::store::{About, Creation, Filter, Record, Replacement};
@@ -177,4 +177,29 @@ pub async fn a_user_is_found_after_one_of_their_sessions_has_ended(stage: Stage)
     stage.here.sweep(stage.now()).await.unwrap();
     assert_eq!(stage.listed_keys(&of_sid("s1")).await, keys[1..].iter().copied().collect());
     removes(&stage, &of_subject("ada"), &keys[1..], &[]).await;
+}
+
+pub async fn a_user_is_found_after_the_end_of_their_session_was_put_off(stage: Stage) {
+    let record = stage.record_about(ISSUER, "ada", Some("s1"));
+    let ends_soon = About { ends: stage.later(4), ..record.about.clone() };
+    let soon = Record { expires: ends_soon.ends, about: ends_soon, ..record };
+    let put_off = Record {
+        expires: stage.later(100),
+        about: About { ends: stage.later(100), ..soon.about.clone() },
+        ..next(&soon, "put off")
+    };
+    let keys = [stage.created(soon.clone()).await, stage.created(soon.clone()).await];
+    for key in keys {
+        let replaced = stage.here.replace(key, 1, put_off.clone(), stage.now()).await.unwrap();
+        assert!(matches!(replaced, Replacement::Replaced), "{replaced:?}");
+    }
+    // Nobody is signed out for a session that is named twice.
+    let other = fresh_key();
+    let created = stage.here.create(other, stage.record(), 3, stage.now()).await.unwrap();
+    assert_eq!(created, Creation::Created { evicted: Vec::new() });
+    stage.pass(5).await;
+    stage.here.touch(keys[0], stage.now().mono, stage.later(90)).await.unwrap();
+    assert_eq!(stage.listed_keys(&of_subject("ada")).await, [keys[0], keys[1], other].into());
+    removes(&stage, &of_sid("s1"), &keys, &[other]).await;
+    removes(&stage, &of_subject("ada"), &[other], &[]).await;
 }

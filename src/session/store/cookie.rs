@@ -357,6 +357,11 @@ impl SessionStore for CookieStore {
                 State::Ended => Replacement::Gone,
                 State::Kept(newest) if newest.version != seen => Replacement::Conflict(newest.clone()),
                 State::Dropped if known.version != seen => return Err(NOT_KEPT),
+                // As in `meet`: whoever removed it could not see whose it was.
+                State::Dropped if self.was_removed(&record.about) => {
+                    known.state = State::Ended;
+                    Replacement::Gone
+                }
                 State::Kept(_) | State::Dropped => {
                     self.supersede(key, &mut known, record, now);
                     Replacement::Replaced
@@ -592,6 +597,20 @@ mod tests {
         anew.about.began = later(Duration::from_secs(1)).mono;
         assert_eq!(store.adopt(key(6), anew, NOW), Adoption::Live { version: 1 }, "signed in again");
         assert_eq!(store.create(key(7), record("ada", 1), 5, NOW).await, Ok(Creation::Revoked), "under way");
+    }
+
+    #[tokio::test]
+    async fn a_write_under_way_brings_back_nobody_whose_record_was_dropped_and_who_was_signed_out() {
+        let store = CookieStore::new(BOUNDS);
+        for number in [1, 2] {
+            store.adopt(key(number), record("ada", 1), NOW);
+            store.drop_record(key(number), &mut store.known.get_mut(&key(number)).unwrap(), State::Dropped);
+        }
+        write(&store, 2, 2).await;
+        assert_eq!(store.remove_where(&of("ada"), NOW).await, Ok(vec![key(2)]));
+        let late = store.replace(key(1), 1, record("ada", 2), NOW).await;
+        assert!(matches!(late, Ok(Replacement::Gone)), "{late:?}");
+        assert_eq!(store.adopt(key(1), record("ada", 1), NOW), Adoption::Ended);
     }
 
     #[tokio::test]

@@ -16,12 +16,18 @@ pub(crate) struct FailingStore {
     inner: MemoryStore,
     /// How many calls succeed, and how many fail after those.
     plan: Mutex<(usize, usize)>,
+    /// How long a look-up takes.
+    delay: Mutex<Duration>,
 }
 
 /// Sessions in such a store, and the clock they go by.
 pub(crate) fn sessions() -> (Sessions, Arc<FailingStore>, Clock) {
     let (settings, clock) = (settings(), Clock::system());
-    let store = Arc::new(FailingStore { inner: MemoryStore::new(settings.max_sessions), plan: Mutex::default() });
+    let store = Arc::new(FailingStore {
+        inner: MemoryStore::new(settings.max_sessions),
+        plan: Mutex::default(),
+        delay: Mutex::default(),
+    });
     let opened = Opened::new(settings.cache_memory);
     let (kept, background) = (Arc::clone(&store), Background::on_current_runtime());
     (Sessions::new(settings, kept, opened, background, clock.clone()).unwrap(), store, clock)
@@ -36,6 +42,11 @@ impl FailingStore {
     /// `good` calls succeed, then `calls` fail.
     pub(crate) fn fail_after(&self, good: usize, calls: usize) {
         *self.plan.lock().unwrap() = (good, calls);
+    }
+
+    /// Look-ups take so long from now on.
+    pub(crate) fn answer_after(&self, delay: Duration) {
+        *self.delay.lock().unwrap() = delay;
     }
 
     fn next(&self) -> Result<&MemoryStore, StoreError> {
@@ -59,6 +70,10 @@ impl SessionStore for FailingStore {
     }
 
     async fn find(&self, key: SessionKey, now: Now) -> Result<Lookup, StoreError> {
+        let delay = *self.delay.lock().unwrap();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         self.next()?.find(key, now).await
     }
 

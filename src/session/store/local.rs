@@ -1,10 +1,12 @@
-//! What counts within one process: leases, and names that were taken.
+//! What counts within one process: leases, removals, and names that were taken.
 
-use super::{Claim, Lease, OnceName};
+use super::{About, Claim, Filter, Lease, OnceName, REMEMBER_REMOVALS};
 use crate::clock::{Mono, Now};
 use crate::session::SessionKey;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Who may refresh which session.
@@ -66,6 +68,53 @@ impl Leases {
     }
 }
 
+/// Who was signed out lately, for the logins that were under way.
+#[derive(Default)]
+pub(super) struct Removals {
+    remembered: Mutex<Remembered>,
+}
+
+#[derive(Default)]
+struct Remembered {
+    at: HashMap<Filter, Mono>,
+    /// When others were forgotten: a login that is as old may be one of theirs.
+    forgotten: Option<Mono>,
+}
+
+impl Removals {
+    pub(super) fn note(&self, filter: &Filter, now: Now) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.at.len() >= MOST_REMOVALS {
+            remembered.at.clear();
+            remembered.forgotten = Some(now.mono);
+        }
+        remembered.at.insert(filter.clone(), now.mono);
+    }
+
+    /// Whether somebody whom this is about was signed out after the login began.
+    pub(super) fn concern(&self, about: &About) -> bool {
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.forgotten.is_some_and(|at| at >= about.began) {
+            return true;
+        }
+        if remembered.at.is_empty() {
+            return false;
+        }
+        let (subject, sid) = (Some(about.subject.clone()), about.sid.clone());
+        let users = [(subject.clone(), None), (None, sid.clone()), (subject, sid)];
+        users.into_iter().any(|(subject, sid)| {
+            let by = Filter { issuer: None, subject, sid };
+            let at_its_issuer = Filter { issuer: Some(about.issuer.clone()), ..by.clone() };
+            [by, at_its_issuer].iter().any(|filter| remembered.at.get(filter).is_some_and(|&at| at >= about.began))
+        })
+    }
+
+    pub(super) fn sweep(&self, now: Now) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.at.retain(|_, at| now.mono.since(*at) < REMEMBER_REMOVALS);
+    }
+}
+
 /// What counts once, and until when it is known to be taken.
 #[derive(Default)]
 pub(super) struct TakenNames {
@@ -89,5 +138,55 @@ impl TakenNames {
 
     pub(super) fn sweep(&self, now: Now) {
         self.until.retain(|_, &mut until| now.mono < until);
+    }
+}
+
+/// Users and provider sessions that were signed out within [`REMEMBER_REMOVALS`]; a provider, or an administrator, says so.
+const MOST_REMOVALS: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Now {
+        Now { mono: Mono(millis), unix: 0 }
+    }
+
+    fn of_subject(subject: &str) -> Filter {
+        Filter { subject: Some(subject.into()), ..Filter::default() }
+    }
+
+    fn login(subject: &str, began: u64) -> About {
+        About {
+            provider: "corp".into(),
+            issuer: "https://idp".into(),
+            subject: subject.into(),
+            sid: None,
+            started: Mono(began),
+            ends: Mono(u64::MAX),
+            began: Mono(began),
+        }
+    }
+
+    #[test]
+    fn removals_are_forgotten_after_a_while() {
+        let removals = Removals::default();
+        removals.note(&of_subject("ada"), at(1000));
+        removals.sweep(at(1000 + 599_999));
+        assert!(removals.concern(&login("ada", 1000)));
+        removals.sweep(at(1000 + 600_000));
+        assert!(!removals.concern(&login("ada", 1000)));
+        assert!(removals.remembered.lock().unwrap().at.is_empty());
+    }
+
+    #[test]
+    fn too_many_removals_let_no_login_slip_past() {
+        let removals = Removals::default();
+        for number in 0..=MOST_REMOVALS {
+            removals.note(&of_subject(&number.to_string()), at(1000));
+        }
+        assert!(removals.remembered.lock().unwrap().at.len() < MOST_REMOVALS);
+        assert!(removals.concern(&login("0", 1000)), "whose removal was forgotten");
+        assert!(!removals.concern(&login("0", 1001)), "who began later");
     }
 }

@@ -86,8 +86,7 @@ impl Gateway {
     /// Whether what is opened here counts at present.
     pub fn trusts(&self) -> bool {
         let key = random_key();
-        let session = session();
-        self.opened.keep(self.opened.ticket(key), &session);
+        self.opened.keep(self.opened.ticket(key), &session(key));
         self.opened.peek(key).is_some()
     }
 
@@ -120,7 +119,7 @@ pub fn random_key() -> SessionKey {
 }
 
 /// Some opened session, of another store: whose it is does not matter to what is kept or forgotten.
-pub fn session() -> Arc<Session> {
+pub fn session(key: SessionKey) -> Arc<Session> {
     let tokens = TokenSet::new("at".into(), 1, Mono::default()).expect("it can stand in a header");
     let identity =
         Identity { issuer: "https://idp.example".into(), subject: "ada".into(), sid: None, claims: Map::new() };
@@ -137,5 +136,8 @@ pub fn session() -> Arc<Session> {
     let (clock, background) = (Clock::system(), Background::on_current_runtime());
     let store = Arc::new(MemoryStore::new(1));
     let sessions = Sessions::new(settings, store, Opened::new(1 << 20), background, clock.clone()).expect("randomness");
-    tokio::task::block_in_place(|| Handle::current().block_on(sessions.open(opening, clock.now()))).expect("room")
+    let opened = tokio::task::block_in_place(|| Handle::current().block_on(sessions.open(opening, clock.now())));
+    let mut session = Session::clone(&opened.expect("room"));
+    session.key = key;
+    Arc::new(session)
 }

@@ -303,19 +303,35 @@ impl SessionStore for RedisStore {
 
     async fn replace(&self, key: SessionKey, seen: u64, record: Record, now: Now) -> Result<Replacement, StoreError> {
         let keys = self.keys.session(key);
-        let [seen_version, version, seen, expires] =
-            [seen, record.version, record.last_seen.0, record.expires.0].map(|number| number.to_string());
-        let life = life(record.expires.min(record.about.ends), now.mono);
+        let about = &record.about;
+        let [seen_version, version, seen, expires, ends] =
+            [seen, record.version, record.last_seen.0, record.expires.0, about.ends.0].map(|number| number.to_string());
+        let (life, marker_life) = (life(record.expires.min(about.ends), now.mono), life(about.ends, now.mono));
         let encoded = record.encode();
-        let arguments: [&[u8]; 6] = [
-            seen_version.as_bytes(),
-            version.as_bytes(),
-            seen.as_bytes(),
-            expires.as_bytes(),
-            &encoded,
-            life.as_bytes(),
-        ];
-        match self.run(&REPLACE, keys.slot, &[&keys.record], &arguments).await? {
+        let replace = async |is_indexed: &[u8]| {
+            let arguments: [&[u8]; 9] = [
+                seen_version.as_bytes(),
+                version.as_bytes(),
+                seen.as_bytes(),
+                expires.as_bytes(),
+                &encoded,
+                life.as_bytes(),
+                ends.as_bytes(),
+                marker_life.as_bytes(),
+                is_indexed,
+            ];
+            self.run(&REPLACE, keys.slot, &[&keys.record, &keys.marker], &arguments).await
+        };
+        let mut answer = replace(b"0").await?;
+        if answer == Value::Int(OUTLIVES_INDICES) {
+            // Before the record: as long as it lives, a sign-out of its user has to find it.
+            let member = Member::new(key, about);
+            for index in self.keys.indices_of(about) {
+                self.enter(&index, &member, about.began, now).await?;
+            }
+            answer = replace(b"1").await?;
+        }
+        match answer {
             Value::Int(1) => Ok(Replacement::Replaced),
             Value::Int(NOTHING) => Ok(Replacement::Gone),
             answer => Ok(match record_of(answer) {
@@ -478,5 +494,6 @@ fn filter_of(text: &[u8]) -> Option<Filter> {
 
 const NOTHING: i64 = 0;
 const ENDED: i64 = 1;
+const OUTLIVES_INDICES: i64 = 3;
 const PAGE: usize = 100;
 const LONGEST_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

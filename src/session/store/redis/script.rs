@@ -60,9 +60,10 @@ return 1
     )
 });
 
-/// KEYS record. ARGV seen version, version, seen, expires, record, life. 1: replaced; 0: gone; 2: what is there is no session; else
-/// `{version, seen, expires, record}` of who was faster. A second run of one that was replaced says so again: the sealed record is
-/// unlike any other.
+/// KEYS record, marker. ARGV seen version, version, seen, expires, record, life, ends, life of the marker, 1 when the indices know that
+/// end. 1: replaced; 0: gone; 2: what is there is no session; 3: not replaced, since the indices would forget it before its new end;
+/// else `{version, seen, expires, record}` of who was faster. A second run of one that was replaced says so again: the sealed record
+/// is unlike any other.
 pub(super) static REPLACE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -77,9 +78,13 @@ if is[1] ~= ARGV[1] then
   if is[1] == ARGV[2] and is[4] == ARGV[5] then return 1 end
   return is
 end
-local written = redis.pcall('HSET', KEYS[1], 'version', ARGV[2], 'seen', ARGV[3], 'expires', ARGV[4], 'record', ARGV[5])
+local ends = tonumber(redis.call('HGET', KEYS[1], 'ends') or '') or 0
+if tonumber(ARGV[7]) > ends and ARGV[9] ~= '1' then return 3 end
+local written = redis.pcall('HSET', KEYS[1],
+  'version', ARGV[2], 'seen', ARGV[3], 'expires', ARGV[4], 'record', ARGV[5], 'ends', ARGV[7])
 if type(written) == 'table' and written.err then return written end
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
+if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[8]) then redis.call('SET', KEYS[2], '1', 'PX', ARGV[8]) end
 return 1
 ",
     )
@@ -125,17 +130,27 @@ return record
     )
 });
 
-/// KEYS index, removals. ARGV member, its life, began. `{members, removals since began}`. The newest member is the last; an index lives as
-/// long as the last of its members could.
+/// KEYS index, removals. ARGV member, its life, began. `{members, removals since began}`. The newest session is the last; an index lives as
+/// long as the last of its members could. A session that is there with another end keeps its place, and the later end.
 pub(super) static ENTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'zset' and kind ~= 'none' then redis.call('UNLINK', KEYS[1]) end
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+local session, ends = string.match(ARGV[1], '^(%x+):.*:(%d+)$')
+local score, earlier
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local other, its = string.match(member, '^(%x+):.*:(%d+)$')
+  if other == session then
+    score = redis.call('ZSCORE', KEYS[1], member)
+    if tonumber(its) < tonumber(ends) then earlier = member end
+  end
+end
+if earlier or not score then
   local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-  local written = redis.pcall('ZADD', KEYS[1], (tonumber(last[2] or '') or 0) + 1, ARGV[1])
+  local written = redis.pcall('ZADD', KEYS[1], score or (tonumber(last[2] or '') or 0) + 1, ARGV[1])
   if type(written) == 'table' and written.err then return written end
+  if earlier then redis.call('ZREM', KEYS[1], earlier) end
 end
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 local removals = {}
