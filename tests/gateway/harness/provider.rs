@@ -154,6 +154,7 @@ struct State {
 
 /// A refresh token that was presented after it was spent.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "for the soak")]
 pub struct Reuse {
     pub token: String,
     pub spent: Mono,
@@ -327,6 +328,7 @@ impl Provider {
     }
 
     /// The user an access token was given out for, live or not.
+    #[allow(dead_code, reason = "for the soak")]
     pub fn owner_of(&self, access_token: &str) -> Option<String> {
         let state = self.state();
         let token = state.access_tokens.get(access_token)?;
@@ -364,6 +366,7 @@ impl Provider {
     }
 
     /// Each time a spent refresh token was presented.
+    #[allow(dead_code, reason = "for the soak")]
     pub fn reuse_log(&self) -> Vec<Reuse> {
         self.state().reuses.clone()
     }
