@@ -767,8 +767,10 @@ impl Inner {
     /// seconds since 1970, honoured early enough for the last request to be over by then.
     fn ends(&self, session: &Session) -> Mono {
         let absolute = session.started.mono.after(self.settings.absolute_timeout);
-        match session.identity.claims.get("session_expiry").and_then(Value::as_u64) {
-            Some(seconds) => absolute.min(Mono(seconds.saturating_mul(1000).saturating_sub(EXPIRY_MARGIN_MILLIS))),
+        // A JSON number: `1.8e9` is as good as `1800000000`, and whatever is too small or too large stays so.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
+        match session.identity.claims.get("session_expiry").and_then(Value::as_f64) {
+            Some(seconds) => absolute.min(Mono(((seconds * 1000.0) as u64).saturating_sub(EXPIRY_MARGIN_MILLIS))),
             None => absolute,
         }
     }
@@ -1134,6 +1136,15 @@ pub(crate) mod tests {
         assert!(is_live(&sessions, &session, &clock).await);
         clock.advance(Duration::from_secs(6));
         assert!(!is_live(&sessions, &session, &clock).await);
+
+        for (expiry, is_over) in
+            [(serde_json::json!(1.5e9), true), ((-1).into(), true), (serde_json::json!(1e300), false)]
+        {
+            let mut opening = opening("ada");
+            opening.identity.claims.insert("session_expiry".into(), expiry.clone());
+            let opened = sessions.open(opening, clock.now()).await;
+            assert_eq!(matches!(opened, Err(OpeningFailed::Over)), is_over, "{expiry}");
+        }
     }
 
     #[tokio::test]
