@@ -230,6 +230,7 @@ async fn dm_05_a_key_without_a_name_is_rotated() {
     assert_eq!(op.asked("/jwks").len(), 2);
 }
 
+// IP-12
 #[tokio::test]
 async fn dm_09_a_changed_document_counts_after_an_hour_and_a_broken_one_never() {
     let op = TestProvider::new();
@@ -278,6 +279,7 @@ async fn ip_02_slow_metadata_holds_up_one_caller_and_no_more() {
     held_up.abort();
 }
 
+// IP-12
 #[tokio::test]
 async fn dm_10_ip_01_a_provider_that_was_down_comes_back_without_a_restart() {
     let op = TestProvider::new();
@@ -458,6 +460,7 @@ async fn it_32_what_userinfo_said_at_the_login_is_asked_for_again() {
     assert_eq!(refused.err(), Some(RefreshError::OtherSubject));
 }
 
+// IP-09
 #[tokio::test]
 async fn rf_25_clocks_that_disagree_sign_nobody_out() {
     let op = TestProvider::new();
@@ -519,6 +522,37 @@ async fn rf_11_rf_12_rf_15_only_a_refusal_ends_a_session() {
     let op = TestProvider::new();
     op.script(|script| script.metadata = json!({ "issuer": "https://evil.example" }));
     assert!(matches!(refresh_error(&op).await, RefreshError::Unavailable { .. }));
+}
+
+// IP-05
+#[tokio::test]
+async fn what_is_not_plain_json_is_no_answer_and_ends_no_session() {
+    let spoil: [(&str, fn(&str) -> String); 6] = [
+        ("a page", |_| "<!doctype html><h1>Maintenance</h1>".to_owned()),
+        ("nothing", |_| String::new()),
+        ("a part", |good| good[..good.len() - 1].to_owned()),
+        ("depth", |good| good.replacen('{', &format!("{{\"x\":{}{},", "[".repeat(10_000), "]".repeat(10_000)), 1)),
+        ("a member twice", |good| good.replacen('{', "{\"x\":1,\"x\":1,", 1)),
+        ("a byte order mark", |good| format!("\u{feff}{good}")),
+    ];
+    for (path, reason, refresh_reason) in [
+        ("/.well-known/openid-configuration", "metadata_not_json", Some("metadata_not_json")),
+        ("/token", "token_answer_not_json", Some("token_answer_not_json")),
+        ("/jwks", "keys_unavailable", None),
+        ("/userinfo", "userinfo_not_json", None),
+    ] {
+        for (what, spoilt) in spoil {
+            let op = TestProvider::new();
+            op.script(|script| script.claims = json!({ "email": null }));
+            let good = op.answer(&::http::Request::get(path).body(Bytes::new()).unwrap()).into_body();
+            let bad = spoilt(std::str::from_utf8(&good).unwrap());
+            op.script(|script| script.instead = [(path, Answer::new(200, bad))].into());
+            assert_eq!(login_error(&op).await.reason(), reason, "{what} at {path}");
+            let refreshed = refresh(&op.provider(), "ada").await;
+            let expected = refresh_reason.map(|reason| RefreshError::Unavailable { reason, retry_after: None });
+            assert_eq!(refreshed.err(), expected, "{what} at {path}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -758,6 +758,7 @@ mod tests {
         }
     }
 
+    // IP-09
     #[test]
     fn the_clock_of_the_process_serves() {
         let clock = Clock::system();

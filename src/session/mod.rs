@@ -1269,6 +1269,28 @@ pub(crate) mod tests {
         }
     }
 
+    // SC-15: 64 bits of nanoseconds since 1970 end in April 2262
+    #[tokio::test]
+    async fn a_life_may_reach_beyond_2262() {
+        const YEAR: Duration = Duration::from_secs(366 * 86_400);
+        const APRIL_2262: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
+        let clock = Clock::system();
+        let settings = Settings { idle_timeout: 400 * YEAR, absolute_timeout: 400 * YEAR, ..settings() };
+        let store = Arc::new(MemoryStore::new(settings.max_sessions));
+        let opened = Opened::new(settings.cache_memory);
+        let sessions = Sessions::new(settings, store, opened, Background::on_current_runtime(), clock.clone()).unwrap();
+        let mut opening = opening("ada");
+        opening.identity.claims.insert("session_expiry".into(), u64::MAX.into());
+        let session = sessions.open(opening, clock.now()).await.unwrap();
+        assert!(session.ends_at() > APRIL_2262);
+        let Lookup::Live(record) = sessions.store().find(session.key, clock.now()).await.unwrap() else { panic!() };
+        assert_eq!(Record::decode(&record.encode()), Some(record));
+        clock.advance(300 * YEAR);
+        assert!(clock.now().unix > APRIL_2262 && is_live(&sessions, &session, &clock).await);
+        clock.advance(100 * YEAR);
+        assert!(!is_live(&sessions, &session, &clock).await);
+    }
+
     #[tokio::test]
     async fn a_session_opens_again_from_its_record_with_all_it_had() {
         let (sessions, clock) = sessions();
@@ -1317,6 +1339,7 @@ pub(crate) mod tests {
         }
     }
 
+    // SC-11
     #[tokio::test]
     async fn carried_sessions_are_sealed_anew_when_the_secret_was_rotated() {
         let (old, new) = ("the old secret, which is long enough", "the new secret, which is long enough");

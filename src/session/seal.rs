@@ -10,6 +10,9 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 /// Opens what any of its keys sealed; the first key seals.
+///
+/// One key seals all logins and tokens of ours, each with 96 random bits as nonce: among 2^32 of them, a hundred a
+/// second for more than a year, the chance that any two are alike is 2^-33 (NIST SP 800-38D, section 8.3).
 pub struct Sealer {
     keys: Vec<RandomizedNonceKey>,
 }
@@ -52,7 +55,7 @@ impl Sealer {
 
 /// Seals the records of sessions, each under a key of its own that takes both to make: one of
 /// `session.secret`, and the id in the browser's cookie. Neither a dump of the store nor the secret
-/// alone opens a record.
+/// alone opens a record. Nonces are random too, and a key has no more to seal than the writes of one session.
 pub struct RecordSealer {
     keyring: Keyring,
 }
@@ -293,6 +296,7 @@ mod tests {
         }
     }
 
+    // SC-11
     #[test]
     fn records_survive_the_rotation_of_the_secret() {
         let (old, new) = ("the old secret, which is long enough", "the new secret, which is long enough");
@@ -325,6 +329,22 @@ mod tests {
         }
     }
 
+    // SC-09
+    #[test]
+    fn no_two_nonces_are_alike() {
+        let logins = Sealer::new(&[]).unwrap();
+        let (records, id) = (RecordSealer::new(&[]).unwrap(), SessionId::random().unwrap());
+        let mut nonces = std::collections::HashSet::new();
+        const MANY: usize = 20_000;
+        for _ in 0..MANY {
+            let login = URL_SAFE_NO_PAD.decode(logins.seal(Purpose::Login, "", b"plain").unwrap()).unwrap();
+            nonces.insert(login[..NONCE_LEN].to_vec());
+            let record = records.seal(&id, b"", b"plain").unwrap();
+            nonces.insert(record[LABEL_LEN..][..NONCE_LEN].to_vec());
+        }
+        assert_eq!(nonces.len(), 2 * MANY);
+    }
+
     #[test]
     fn another_holder_cannot_open_it() {
         let sealer = sealer(&[]);
@@ -332,6 +352,7 @@ mod tests {
         assert_eq!(sealer.open(Purpose::Login, "state-b", &text), None);
     }
 
+    // SC-11
     #[test]
     fn a_secret_can_be_rotated() {
         let (old, new) = ("the old secret, which is long enough", "the new secret, which is long enough");

@@ -392,6 +392,54 @@ async fn a_session_that_ends_meanwhile_stays_ended() {
     }
 }
 
+// ------------------------------------------------------------------------------------- the audit
+
+// RF-34
+#[tokio::test(start_paused = true)]
+async fn each_outcome_is_one_line_without_a_token() {
+    let outcomes: [(&str, &str, fn() -> Option<Fault>); 5] = [
+        ("refresh", "refreshed", || None),
+        ("refresh_refused", "invalid_grant", || Some(Fault::Status(400, json!({"error": "invalid_grant"})))),
+        ("refresh_failed", "server_error_status", || Some(Fault::Status(503, json!({})))),
+        ("refresh_failed", "too_many_requests", || Some(Fault::RetryAfter("30"))),
+        ("refresh_failed", "invalid_client", || Some(Fault::Status(401, json!({"error": "invalid_client"})))),
+    ];
+    for (event, reason, fault) in outcomes {
+        let (world, log) = (World::new(), Log::of_this_thread());
+        world.op.latency_millis(300, 300);
+        let (replica, session) = (world.replica(), world.sign_in("ada").await);
+        fault().into_iter().for_each(|fault| world.op.next(fault));
+        replica.tokens.renew(&session).await;
+        log.is_one_line(&session, event, reason, 250..=1000);
+    }
+
+    let (world, log) = (World::new(), Log::of_this_thread());
+    let (replica, session) = (world.replica(), world.sign_in("ada").await);
+    replica.store.freeze_before("replace");
+    let renewal = spawn_renew(&replica, &session);
+    replica.store.frozen().await;
+    world.sessions.end(session.key).await.unwrap();
+    replica.store.thaw();
+    renewal.await.unwrap();
+    log.is_one_line(&session, "refresh_superseded", "session_ended", 0..=1000);
+
+    let (world, log) = (World::new(), Log::of_this_thread());
+    let [dying, other] = [world.replica(), world.replica()];
+    let session = world.sign_in("ada").await;
+    dying.store.freeze_before("replace");
+    drop(spawn_renew(&dying, &session));
+    dying.store.frozen().await;
+    world.op.next(Fault::Status(400, json!({"error": "invalid_grant"})));
+    other.tokens.renew(&session).await;
+    log.is_one_line(&session, "refresh_lost", "invalid_grant", 4000..=8000);
+
+    let (world, log) = (World::durable(), Log::of_this_thread());
+    let (replica, session) = (world.replica(), world.sign_in("ada").await);
+    world.op.change(|op| op.subject_of_id_tokens = Some("eve"));
+    replica.tokens.renew(&session).await;
+    log.is_one_line(&session, "refresh_other_subject", "other_subject", 0..=1000);
+}
+
 // ------------------------------------------------------------------------- answers not yet checked
 
 #[tokio::test(start_paused = true)]
@@ -752,6 +800,52 @@ impl Replica {
             Found::Live(session) => Some(session),
             Found::Ended | Found::Nothing => None,
         }
+    }
+}
+
+/// What this thread logs, at every level, as long as this lives.
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guards: [tracing::subscriber::DefaultGuard; 2],
+}
+
+impl Log {
+    fn of_this_thread() -> Log {
+        let text = Arc::default();
+        let writer = {
+            let text = Arc::clone(&text);
+            move || Writer(Arc::clone(&text))
+        };
+        // With a single subscriber an event that other threads come to first is switched off for all.
+        let other = tracing::subscriber::set_default(tracing_subscriber::registry());
+        let subscriber = tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(writer);
+        Log { text, _guards: [tracing::subscriber::set_default(subscriber.finish()), other] }
+    }
+
+    fn is_one_line(&self, session: &Session, event: &str, reason: &str, millis: std::ops::RangeInclusive<u64>) {
+        let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
+        assert!(!["at-ada", "rt-ada"].iter().any(|token| text.contains(token)), "{text}");
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let audit: Vec<Value> = lines.filter(|line| line["target"] == "latchgate::audit").collect();
+        let [line] = audit.as_slice() else { panic!("{event}: {audit:?}") };
+        let fields = &line["fields"];
+        assert_eq!((&fields["event"], &fields["reason"]), (&json!(event), &json!(reason)));
+        assert_eq!((&fields["provider"], &fields["generation"]), (&json!("corp"), &json!(1)), "{event}");
+        assert_eq!(fields["session"], session.key.to_string(), "{event}");
+        assert!(fields["latency_ms"].as_u64().is_some_and(|took| millis.contains(&took)), "{line}");
+    }
+}
+
+struct Writer(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -207,7 +207,7 @@ impl Case {
         let store = match self.store {
             StoreKind::Memory => Store::Memory,
             StoreKind::File => Store::File(directory.path().join("sessions")),
-            StoreKind::Redis => Store::Redis(redis.url(), format!("{}:", self.name())),
+            StoreKind::Redis => Store::Redis { url: redis.url(), prefix: format!("{}:", self.name()), timeout: "2s" },
             StoreKind::Cookie => Store::Cookie,
         };
         let gate = directory.path().join("gate");

@@ -1,8 +1,11 @@
 //! One refresh flight, whoever waits for it: crowds, hang-ups, shutdown, bodies, guards.
 
-use crate::harness::expect::{error_json, login_after_refusal, relayed};
-use crate::harness::{Answer, Browser, Endpoint, Fault, Gate, Reply, Request, Site, eventually, together};
+use crate::harness::expect::{error_json, login_after_refusal, login_status, relayed};
+use crate::harness::inspect::Expectations;
+use crate::harness::provider::CLIENT_ID;
+use crate::harness::{Answer, Browser, Endpoint, Fault, Gate, Provider, Reply, Request, Site, eventually, together};
 use latchgate::app::Drained;
+use latchgate::clock::Clock;
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -231,6 +234,91 @@ async fn a_provider_that_is_down_is_not_asked_by_every_request() {
     }
     assert!(site.provider.refreshes() <= 15, "no back-off: {} calls", site.provider.refreshes());
     assert!(browser.session_cookie().is_some());
+}
+
+// IP-06
+#[tokio::test]
+async fn a_provider_that_forgets_all_its_refresh_tokens_costs_each_user_one_login() {
+    const USERS: usize = 30;
+    let site = expiring_site().await;
+    let mut browsers = Vec::new();
+    for number in 0..USERS {
+        let user = format!("user-{number}");
+        site.provider.add_user(&user, json!({}));
+        browsers.push(site.signed_in_as(&user).await);
+    }
+    site.clock.advance(LIFE);
+    site.provider.revoke_grants();
+    let crowd = together(USERS, |number| {
+        let browser = browsers[number].clone();
+        async move {
+            let script = browser.fetch("GET", "/x").await;
+            login_status(&script, "expired", "/page");
+            let page = browser.navigate("/x").await;
+            assert!(page.trail.iter().all(|(_, status)| *status < 400), "{:?}", page.trail);
+            let login = page.trail.iter().filter(|(url, _)| url.path() == "/auth/login").count();
+            (page.reply.status, login)
+        }
+    });
+    assert!(crowd.await.iter().all(|outcome| *outcome == (200, 1)));
+    assert_eq!((site.provider.refreshes(), site.provider.code_exchanges()), (USERS, 2 * USERS));
+}
+
+// IP-07
+#[tokio::test]
+async fn a_provider_that_is_down_holds_up_no_user_of_another() {
+    let clock = Clock::system();
+    let other = Provider::start(clock.clone()).await;
+    other.register("http://gw.test/auth/other");
+    let more = format!(
+        "[providers.other]\nkind = \"oidc\"\nissuer = \"{}\"\nclient_id = \"{CLIENT_ID}\"\nclient_secret = {{ env = \"CLIENT_SECRET\" }}\n",
+        other.issuer()
+    );
+    let provider = Provider::start(clock.clone()).await;
+    let site = Site::plan()
+        .provider(&provider, &clock)
+        .more(&more)
+        .route("/other/*", "auth = true\nprovider = \"other\"")
+        .route("/*", "auth = true\nprovider = \"corp\"")
+        .start()
+        .await;
+    let expected = Expectations {
+        external: "http://gw.test".parse().unwrap(),
+        login_prefix: "/auth".to_owned(),
+        issuer: other.issuer(),
+    };
+    let theirs = Browser::new(site.gateway.address, other.clone(), expected, clock.clone());
+    let ours = site.browser();
+    ours.navigate("/auth/corp?return_to=/x").await;
+    theirs.navigate("/auth/other?return_to=/other/x").await;
+    assert!(ours.session_cookie().is_some() && theirs.session_cookie().is_some());
+
+    clock.advance(LIFE);
+    let gate = Gate::closed();
+    other.always(Endpoint::Token, Fault::Held(gate.clone()));
+    let held = {
+        let theirs = theirs.clone();
+        tokio::spawn(async move { theirs.fetch("GET", "/other/x").await })
+    };
+    gate.arrivals(1).await;
+    relayed(&ours.fetch("GET", "/x").await, 200);
+    assert_eq!((site.provider.refreshes(), held.is_finished()), (1, false));
+    other.go_down();
+    error_json(&held.await.unwrap(), 503);
+
+    for _ in 0..20 {
+        error_json(&theirs.fetch("GET", "/other/x").await, 503);
+        clock.advance(LIFE);
+        relayed(&ours.fetch("GET", "/x").await, 200);
+    }
+    assert_eq!(site.provider.refreshes(), 21);
+    assert_eq!(site.browser().navigate("/auth/corp?return_to=/x").await.reply.status, 200);
+    assert!(theirs.session_cookie().is_some(), "nobody is signed out");
+
+    other.recover(Endpoint::Token);
+    other.come_up();
+    clock.advance(Duration::from_secs(60));
+    relayed(&theirs.fetch("GET", "/other/x").await, 200);
 }
 
 // RF-16

@@ -93,7 +93,7 @@ async fn every_user_gets_their_own_token_whatever_goes_wrong() {
     provider.register(&format!("{EXTERNAL_URL}/auth/corp"));
     provider.configure(|habits| habits.access_ttl = 30);
     let upstream = Upstream::start().await;
-    let shared = Store::Redis(redis.url(), "soak:".to_owned());
+    let shared = Store::Redis { url: redis.url(), prefix: "soak:".to_owned(), timeout: "2s" };
     let file = Store::File(directory.path().join("sessions"));
     let mut gateways = Vec::new();
     for (name, store) in [("first", &shared), ("second", &shared), ("third", &file)] {

@@ -13,10 +13,11 @@ use tokio::net::TcpStream;
 /// One gateway. It is killed when this is dropped; its log is `<name>.log`.
 pub struct GatewayProcess {
     pub address: SocketAddr,
+    pub admin_address: SocketAddr,
     directory: PathBuf,
     name: String,
     child: Child,
-    _port: Socket,
+    _ports: [Socket; 2],
 }
 
 /// Where it keeps sessions: lines for `[session]`, and tables.
@@ -25,8 +26,12 @@ pub enum Store {
     Memory,
     /// In this file.
     File(PathBuf),
-    /// At this URL, under this prefix.
-    Redis(String, String),
+    /// `timeout` is long where a busy machine must not look like an outage.
+    Redis {
+        url: String,
+        prefix: String,
+        timeout: &'static str,
+    },
     Cookie,
 }
 
@@ -43,24 +48,22 @@ impl GatewayProcess {
         upstream: &str,
         environment: &[(&str, &str)],
     ) -> GatewayProcess {
-        let port = reserved_port();
-        let address = port.local_addr().expect("an address").as_socket().expect("of a TCP socket");
+        let ports = [reserved_port(), reserved_port()];
+        let [address, admin_address] =
+            ports.each_ref().map(|port| port.local_addr().expect("an address").as_socket().expect("of a TCP socket"));
         let store = match store {
             Store::Memory => "store = \"memory\"".to_owned(),
             Store::Cookie => "store = \"cookie\"".to_owned(),
             Store::File(path) => format!("store = \"file\"\n[session.file]\npath = \"{}\"", path.display()),
-            Store::Redis(url, prefix) => {
-                // A server that shares two cores with everything else answers late now and then.
-                format!(
-                    "store = \"redis\"\n[session.redis]\nurl = \"{url}\"\nkey_prefix = \"{prefix}\"\ntimeout = \"2s\""
-                )
-            }
+            Store::Redis { url, prefix, timeout } => format!(
+                "store = \"redis\"\n[session.redis]\nurl = \"{url}\"\nkey_prefix = \"{prefix}\"\ntimeout = \"{timeout}\""
+            ),
         };
         let config = format!(
             r#"
 [server]
 listen = "{address}"
-admin_listen = "off"
+admin_listen = "{admin_address}"
 external_url = "{EXTERNAL_URL}"
 drain_timeout = "15s"
 workers = 1
@@ -78,6 +81,10 @@ client_secret = {{ env = "CLIENT_SECRET" }}
 [upstreams.app]
 url = "{upstream}"
 [[routes]]
+path = "/public/*"
+upstream = "app"
+auth = "public"
+[[routes]]
 path = "/*"
 upstream = "app"
 auth = true
@@ -85,8 +92,14 @@ auth = true
         );
         fs::write(directory.join(format!("{name}.toml")), config).expect("the configuration is written");
         let child = launch(directory, name, environment);
-        let mut gateway =
-            GatewayProcess { address, directory: directory.to_owned(), name: name.to_owned(), child, _port: port };
+        let mut gateway = GatewayProcess {
+            address,
+            admin_address,
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+            child,
+            _ports: ports,
+        };
         gateway.wait_until_up().await;
         gateway
     }
@@ -95,6 +108,17 @@ auth = true
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Puts `to` in the place of `from` in its configuration, for the next start.
+    ///
+    /// # Panics
+    /// When `from` is not there.
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let path = self.directory.join(format!("{}.toml", self.name));
+        let config = fs::read_to_string(&path).expect("the configuration");
+        assert!(config.contains(from), "{config}");
+        fs::write(path, config.replace(from, to)).expect("the configuration is written");
     }
 
     /// Starts it again where it was, after it has ended, with these environment variables besides.

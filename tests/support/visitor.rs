@@ -35,8 +35,12 @@ impl Visitor {
 
     /// A `fetch()` by a page of the gateway's; None when the gateway was not there, or went away.
     pub async fn fetch(&self, gateway: SocketAddr, method: &str, target: &str, headers: &str) -> Option<Reply> {
-        let mut connection = self.send(gateway, method, target, &format!("{FETCH}{headers}")).await?;
-        connection.reply(method).await
+        self.ask(gateway, method, target, &format!("{FETCH}{headers}")).await
+    }
+
+    /// A request with these header fields and our cookies; None when the gateway was not there, or went away.
+    pub async fn ask(&self, gateway: SocketAddr, method: &str, target: &str, headers: &str) -> Option<Reply> {
+        self.send(gateway, method, target, headers).await?.reply(method).await
     }
 
     /// The request is on its way, its answer to be read or not.
@@ -72,7 +76,7 @@ impl Visitor {
         for redirects in 0..=MOST_REDIRECTS {
             let reply = match at.strip_prefix(EXTERNAL_URL) {
                 Some(target) => {
-                    let reply = self.send(gateway, "GET", target, NAVIGATION).await?.reply("GET").await?;
+                    let reply = self.ask(gateway, "GET", target, NAVIGATION).await?;
                     self.take_cookies(&reply);
                     reply
                 }
@@ -80,7 +84,7 @@ impl Visitor {
                     let url = url::Url::parse(&at).ok()?;
                     let target = format!("{}?{}", url.path(), url.query().unwrap_or_default());
                     let stranger = Visitor { cookies: BTreeMap::new(), ..self.clone() };
-                    stranger.send(self.provider, "GET", &target, "").await?.reply("GET").await?
+                    stranger.ask(self.provider, "GET", &target, "").await?
                 }
             };
             match reply.headers.value("location") {
@@ -101,8 +105,11 @@ impl Visitor {
     }
 }
 
-const FETCH: &str = "Accept: */*\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n";
-const NAVIGATION: &str =
+/// Header fields of a `fetch()` by a page of the gateway's.
+pub const FETCH: &str =
+    "Accept: */*\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n";
+/// Header fields of a navigation that the user typed in.
+pub const NAVIGATION: &str =
     "Accept: text/html\r\nSec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
 /// Page, login, provider, callback, page.
 const MOST_REDIRECTS: usize = 5;

@@ -117,6 +117,7 @@ mod tests {
         assert_eq!(Record::decode(&record().encode()), Some(record()));
     }
 
+    // SC-12
     #[test]
     fn a_format_of_the_future_is_no_session() {
         let mut bytes = record().encode();
