@@ -75,7 +75,7 @@ impl Refresher {
         let sessions = stage.gateway().await?;
         let session = stage.open(&sessions, 0).await?;
         let endpoint = TokenEndpoint::start()?;
-        let providers = HashMap::from([(Arc::from(NAME), Arc::new(endpoint.provider(&stage.clock)?))]);
+        let providers = HashMap::from([(Arc::from(NAME), Arc::new(endpoint.provider(&stage.clock)))]);
         let background = Background::on_current_runtime();
         let tokens = Tokens::new(SETTINGS, sessions, providers, stage.clock.clone(), background).into();
         Ok(Refresher { stage, tokens, session, endpoint })
@@ -112,10 +112,16 @@ impl Refresher {
     }
 
     fn renewed(&self, renewal: Renewal) -> Result<Arc<Session>, Failure> {
-        match renewal {
-            Renewal::Renewed(session) => Ok(session),
-            _ => Err(format!("a refresh on {} failed", self.stage.kind.name()).into()),
-        }
+        let why = match renewal {
+            Renewal::Renewed(session) => return Ok(session),
+            Renewal::Refused => "refused",
+            Renewal::NothingToRenewWith => "no refresh token",
+            Renewal::Gone => "the session has ended",
+            Renewal::Broken => "broken",
+            Renewal::StoreUnavailable => "the store cannot be asked",
+            Renewal::Unavailable { .. } => "not now",
+        };
+        Err(format!("a refresh on {} failed: {why}", self.stage.kind.name()).into())
     }
 }
 

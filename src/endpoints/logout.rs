@@ -25,7 +25,8 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     let mut ended = None;
     if let Some(session) = &asked.session {
         match endpoints.sessions.end(session.key).await {
-            Ok(lived) => ended = lived.then(|| Arc::clone(session)),
+            // It lived when the request came; if another hand was faster, what follows does no harm twice.
+            Ok(_) => ended = Some(Arc::clone(session)),
             // The cookie stays: whoever is not signed out must not think so.
             Err(error) => {
                 tracing::warn!(target: "latchgate::audit", event = "logout_failed", reason = error.reason, session = %session.key, "the session store could not end a session");

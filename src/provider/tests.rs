@@ -527,8 +527,8 @@ async fn rf_11_rf_12_rf_15_only_a_refusal_ends_a_session() {
 // IP-05
 #[tokio::test]
 async fn what_is_not_plain_json_is_no_answer_and_ends_no_session() {
-    type Spoiling = (&'static str, fn(&str) -> String);
-    let spoil: [Spoiling; 6] = [
+    type Spoil = fn(&str) -> String;
+    let spoil: [(&str, Spoil); 6] = [
         ("a page", |_| "<!doctype html><h1>Maintenance</h1>".to_owned()),
         ("nothing", |_| String::new()),
         ("a part", |good| good[..good.len() - 1].to_owned()),

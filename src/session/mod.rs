@@ -767,8 +767,10 @@ impl Inner {
     /// seconds since 1970, honoured early enough for the last request to be over by then.
     fn ends(&self, session: &Session) -> Mono {
         let absolute = session.started.mono.after(self.settings.absolute_timeout);
-        match session.identity.claims.get("session_expiry").and_then(Value::as_u64) {
-            Some(seconds) => absolute.min(Mono(seconds.saturating_mul(1000).saturating_sub(EXPIRY_MARGIN_MILLIS))),
+        // A JSON number: `1.8e9` is as good as `1800000000`, and whatever is too small or too large stays so.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
+        match session.identity.claims.get("session_expiry").and_then(Value::as_f64) {
+            Some(seconds) => absolute.min(Mono(((seconds * 1000.0) as u64).saturating_sub(EXPIRY_MARGIN_MILLIS))),
             None => absolute,
         }
     }
@@ -1134,6 +1136,15 @@ pub(crate) mod tests {
         assert!(is_live(&sessions, &session, &clock).await);
         clock.advance(Duration::from_secs(6));
         assert!(!is_live(&sessions, &session, &clock).await);
+
+        for (expiry, is_over) in
+            [(serde_json::json!(1.5e9), true), ((-1).into(), true), (serde_json::json!(1e300), false)]
+        {
+            let mut opening = opening("ada");
+            opening.identity.claims.insert("session_expiry".into(), expiry.clone());
+            let opened = sessions.open(opening, clock.now()).await;
+            assert_eq!(matches!(opened, Err(OpeningFailed::Over)), is_over, "{expiry}");
+        }
     }
 
     #[tokio::test]
@@ -1236,28 +1247,6 @@ pub(crate) mod tests {
         late.ended().await;
     }
 
-    // SC-15: 64 bits of nanoseconds since 1970 end in April 2262
-    #[tokio::test]
-    async fn a_life_may_reach_beyond_2262() {
-        const YEAR: Duration = Duration::from_secs(366 * 86_400);
-        const APRIL_2262: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
-        let clock = Clock::system();
-        let settings = Settings { idle_timeout: 400 * YEAR, absolute_timeout: 400 * YEAR, ..settings() };
-        let store = Arc::new(MemoryStore::new(settings.max_sessions));
-        let opened = Opened::new(settings.cache_memory);
-        let sessions = Sessions::new(settings, store, opened, Background::on_current_runtime(), clock.clone()).unwrap();
-        let mut opening = opening("ada");
-        opening.identity.claims.insert("session_expiry".into(), u64::MAX.into());
-        let session = sessions.open(opening, clock.now()).await.unwrap();
-        assert!(session.ends_at() > APRIL_2262);
-        let Lookup::Live(record) = sessions.store().find(session.key, clock.now()).await.unwrap() else { panic!() };
-        assert_eq!(Record::decode(&record.encode()), Some(record));
-        clock.advance(300 * YEAR);
-        assert!(clock.now().unix > APRIL_2262 && is_live(&sessions, &session, &clock).await);
-        clock.advance(100 * YEAR);
-        assert!(!is_live(&sessions, &session, &clock).await);
-    }
-
     // LO-07
     #[tokio::test(start_paused = true)]
     async fn many_that_are_held_do_not_wait_for_each_other_to_be_looked_up() {
@@ -1278,6 +1267,28 @@ pub(crate) mod tests {
         for other in others {
             tokio::time::timeout(Duration::from_secs(2), other.ended()).await.expect("the unknown ones too");
         }
+    }
+
+    // SC-15: 64 bits of nanoseconds since 1970 end in April 2262
+    #[tokio::test]
+    async fn a_life_may_reach_beyond_2262() {
+        const YEAR: Duration = Duration::from_secs(366 * 86_400);
+        const APRIL_2262: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
+        let clock = Clock::system();
+        let settings = Settings { idle_timeout: 400 * YEAR, absolute_timeout: 400 * YEAR, ..settings() };
+        let store = Arc::new(MemoryStore::new(settings.max_sessions));
+        let opened = Opened::new(settings.cache_memory);
+        let sessions = Sessions::new(settings, store, opened, Background::on_current_runtime(), clock.clone()).unwrap();
+        let mut opening = opening("ada");
+        opening.identity.claims.insert("session_expiry".into(), u64::MAX.into());
+        let session = sessions.open(opening, clock.now()).await.unwrap();
+        assert!(session.ends_at() > APRIL_2262);
+        let Lookup::Live(record) = sessions.store().find(session.key, clock.now()).await.unwrap() else { panic!() };
+        assert_eq!(Record::decode(&record.encode()), Some(record));
+        clock.advance(300 * YEAR);
+        assert!(clock.now().unix > APRIL_2262 && is_live(&sessions, &session, &clock).await);
+        clock.advance(100 * YEAR);
+        assert!(!is_live(&sessions, &session, &clock).await);
     }
 
     #[tokio::test]

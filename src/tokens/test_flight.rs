@@ -397,8 +397,8 @@ async fn a_session_that_ends_meanwhile_stays_ended() {
 // RF-34
 #[tokio::test(start_paused = true)]
 async fn each_outcome_is_one_line_without_a_token() {
-    type Outcome = (&'static str, &'static str, fn() -> Option<Fault>);
-    let outcomes: [Outcome; 5] = [
+    type Weather = fn() -> Option<Fault>;
+    let outcomes: [(&str, &str, Weather); 5] = [
         ("refresh", "refreshed", || None),
         ("refresh_refused", "invalid_grant", || Some(Fault::Status(400, json!({"error": "invalid_grant"})))),
         ("refresh_failed", "server_error_status", || Some(Fault::Status(503, json!({})))),

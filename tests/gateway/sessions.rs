@@ -3,11 +3,14 @@
 use crate::harness::expect::{error_json, login_redirect, relayed};
 use crate::harness::inspect::is_ours;
 use crate::harness::jar::SetCookie;
+use crate::harness::upstream::deserted_address;
 use crate::harness::{Answer, Browser, Endpoint, Fault, Gate, Reply, Request, Site, login_path, together};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
 use url::Url;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -548,6 +551,54 @@ async fn session_cookie_of_a_login(site: &Site) -> SetCookie {
     let browser: Browser = site.browser();
     let callback = browser.stop_before_callback(&login_path("/x", "ada")).await;
     session_cookie(&browser.send(from_provider(&callback)).await).expect("a session")
+}
+
+// ------------------------------------------------------------------------ a store that is away
+
+// ST-01, ST-02
+#[tokio::test]
+async fn a_store_that_is_away_signs_nobody_out_and_keeps_nobody_waiting() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for redis in [deserted_address().await, silent.local_addr().unwrap()] {
+        let site = Site::plan()
+            .session(&format!("store = \"redis\"\n[session.redis]\nurl = \"redis://{redis}/\""))
+            .route("/public/*", "auth = false")
+            .route("/shared/*", "auth = \"optional\"")
+            .route("/*", "auth = true")
+            .start()
+            .await;
+        let browser = site.browser();
+        let cookie = format!("latchgate={}", "A".repeat(43));
+        relayed(&browser.send(Request::fetch("GET", "/public/x").header("Cookie", &cookie)).await, 200);
+        relayed(&browser.fetch("GET", "/shared/x").await, 200);
+        error_json(&browser.fetch("GET", "/x").await, 401);
+        site.upstream.forget();
+
+        let callback = browser.stop_before_callback(&login_path("/x", "ada")).await;
+        let same_origin = |method: &str, path: &str| {
+            Request::fetch(method, path).with("Sec-Fetch-Site", "same-origin").header("Cookie", &cookie)
+        };
+        for request in [
+            same_origin("GET", "/x"),
+            same_origin("POST", "/x"),
+            same_origin("GET", "/shared/x"),
+            same_origin("GET", "/auth/me"),
+            same_origin("GET", "/auth/session"),
+            same_origin("PATCH", "/auth/session"),
+            same_origin("POST", "/auth/refresh"),
+            same_origin("POST", "/auth/logout"),
+            logout_link("/auth/logout").header("Cookie", &cookie),
+            Request::navigation("/x").header("Cookie", &cookie),
+            from_provider(&callback),
+        ] {
+            let (asked, reply) = (Instant::now(), browser.send(request.clone()).await);
+            assert_eq!(reply.status, 503, "{request:?}: {}", reply.text());
+            assert!(reply.header("retry-after").parse::<u64>().unwrap() > 0, "{request:?}");
+            assert!(session_cookie(&reply).is_none(), "{request:?}");
+            assert!(asked.elapsed() < Duration::from_secs(1), "{request:?}: {:?}", asked.elapsed());
+        }
+        assert_eq!((site.upstream.hits(), site.provider.code_exchanges()), (0, 0));
+    }
 }
 
 /// What a reply does to the session cookie.

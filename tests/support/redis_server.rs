@@ -1,5 +1,7 @@
 //! A `redis-server` (or `valkey-server`) of a test's own: no port, a unix socket in a directory that goes with it.
 
+#![allow(dead_code, reason = "each suite uses a part of it")]
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
