@@ -76,6 +76,7 @@ impl Name {
     }
 }
 
+// ST-13
 #[test]
 fn what_was_acknowledged_survives_being_killed() {
     if let Ok(path) = std::env::var(CHILD_FILE) {

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 pub struct RedisServer {
     process: Child,
     directory: TempDir,
+    appendonly: &'static str,
 }
 
 impl RedisServer {
@@ -27,7 +28,6 @@ impl RedisServer {
     ///
     /// # Panics
     /// When there is none.
-    #[allow(dead_code, reason = "for the suite of processes")]
     pub async fn start_durable() -> RedisServer {
         RedisServer::start_in(tempfile::tempdir().expect("a directory"), "yes").await
     }
@@ -38,13 +38,12 @@ impl RedisServer {
         let _ = self.process.wait();
     }
 
-    /// Starts a durable one again where it was, after it was killed.
+    /// Starts it again where it was, after it was killed.
     ///
     /// # Panics
     /// When it does not start.
-    #[allow(dead_code, reason = "for the suite of processes")]
     pub async fn restart(&mut self) {
-        self.process = launch(&self.directory, "yes");
+        self.process = launch(&self.directory, self.appendonly);
         self.wait_until_up().await;
     }
 
@@ -52,7 +51,6 @@ impl RedisServer {
     ///
     /// # Panics
     /// When there is no such process any more.
-    #[allow(dead_code, reason = "for the suite of processes")]
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
         assert!(status.expect("kill").success(), "redis-server is gone");
@@ -67,8 +65,8 @@ impl RedisServer {
         self.directory.path().join("redis.sock")
     }
 
-    async fn start_in(directory: TempDir, appendonly: &str) -> RedisServer {
-        let mut server = RedisServer { process: launch(&directory, appendonly), directory };
+    async fn start_in(directory: TempDir, appendonly: &'static str) -> RedisServer {
+        let mut server = RedisServer { process: launch(&directory, appendonly), directory, appendonly };
         server.wait_until_up().await;
         server
     }

@@ -254,6 +254,7 @@ async fn touches_are_kept_at_the_end_and_bring_nothing_back() {
     assert_eq!(found, Ok(Some(newer)), "a replacement says anew how long it lives");
 }
 
+// ST-17
 #[tokio::test]
 async fn a_second_gateway_is_refused_until_the_first_is_gone() {
     let bench = Bench::new();
@@ -453,6 +454,7 @@ async fn lists_come_in_pages() {
     }
 }
 
+// ST-15
 #[tokio::test]
 async fn a_disk_that_takes_nothing_stops_writes_alone_and_heals() {
     for (errno, reason) in [(ENOSPC, "disk_full"), (EDQUOT, "disk_full"), (EROFS, "store_read_only"), (EIO, "store_io")]
@@ -489,6 +491,7 @@ impl Bench {
     }
 }
 
+// ST-15
 #[tokio::test]
 async fn a_write_that_stops_half_way_harms_nothing_that_was_there() {
     let bench = Bench::new();
@@ -735,6 +738,7 @@ async fn truncated_files_are_found() {
     assert!(damages.set_aside > 60, "{}", damages.set_aside);
 }
 
+// ST-16, as the two before
 #[tokio::test]
 async fn zeroed_pages_and_foreign_files_are_found() {
     let mut damages = Damages::new(true).await;
