@@ -3,12 +3,14 @@
 use crate::Failure;
 use crate::figures::{Samples, millis, verdict};
 use crate::provider::{NAME, TokenEndpoint};
-use crate::stage::{Kind, Stage};
+use crate::stage::{DIRECTORY, Kind, Stage};
 use latchgate::background::Background;
 use latchgate::session::Session;
 use latchgate::tokens::{Renewal, Settings, Tokens};
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -17,6 +19,8 @@ use tokio::time::Instant;
 /// Milliseconds.
 pub struct Refreshes {
     lines: Vec<Line>,
+    /// Of 4 KiB, where the file store is.
+    fsync: Samples,
 }
 
 struct Line {
@@ -51,7 +55,9 @@ pub async fn measure(rounds: usize) -> Result<Refreshes, Failure> {
     }
     let (mut added, mut landings) = (vec![Vec::new(); refreshers.len()], Vec::new());
     landings.resize_with(refreshers.len(), Vec::new);
+    let (file, mut fsyncs) = (tempfile::tempfile_in(DIRECTORY)?, Vec::new());
     for _ in 0..rounds {
+        fsyncs.push(millis(fsync(&file)?));
         for (refresher, added) in refreshers.iter_mut().zip(&mut added) {
             added.push(millis(refresher.refresh().await?));
         }
@@ -66,7 +72,14 @@ pub async fn measure(rounds: usize) -> Result<Refreshes, Failure> {
         let (woken, spread) = (times(|landing| landing.last), times(|landing| landing.last - landing.first));
         Line { kind: refresher.stage.kind, added: Samples::new(added), woken, spread }
     });
-    Ok(Refreshes { lines: lines.collect() })
+    Ok(Refreshes { lines: lines.collect(), fsync: Samples::new(fsyncs) })
+}
+
+fn fsync(file: &File) -> Result<Duration, Failure> {
+    file.write_all_at(&[fastrand::u8(..); 4096], 0)?;
+    let begun = Instant::now();
+    file.sync_data()?;
+    Ok(begun.elapsed())
 }
 
 impl Refresher {
@@ -150,7 +163,11 @@ impl fmt::Display for Refreshes {
                 spread.median(),
             )?;
         }
-        Ok(())
+        let (median, p99) = (self.fsync.median(), self.fsync.p99());
+        writeln!(
+            f,
+            "\none fsync of 4 KiB, where the file is: median {median:.2} ms, p99 {p99:.2}; a refresh waits for two"
+        )
     }
 }
 

@@ -65,8 +65,7 @@ impl Stage {
         let place = match kind {
             Kind::Memory => Place::Here(Arc::new(MemoryStore::new(MOST_SESSIONS)), None),
             Kind::File => {
-                // On the disk that cargo builds on: a directory in memory would make fsync free.
-                let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+                let directory = tempfile::tempdir_in(DIRECTORY)?;
                 let settings = FileSettings { path: directory.path().join("sessions"), most_sessions: MOST_SESSIONS };
                 Place::Here(Arc::new(FileStore::open(&settings, clock.clone())?), Some(directory))
             }
@@ -189,6 +188,8 @@ fn settings(cache_memory: u64) -> Settings {
     }
 }
 
+/// On the disk that cargo builds on: a directory in memory would make fsync free.
+pub const DIRECTORY: &str = env!("CARGO_TARGET_TMPDIR");
 /// With the ID token 5 KiB.
 pub const ACCESS_TOKEN: usize = 2048;
 pub const REFRESH_TOKEN: usize = 1024;
