@@ -44,6 +44,8 @@ pub enum Refusal {
     LoginRefused,
     /// client: a forced refresh without a session that could be refreshed.
     RefreshInvalid,
+    /// client: there is no access token to hand out; the code says why.
+    NoAccessToken(&'static str),
     /// provider: it answered, and wrongly.
     ProviderBroken,
     /// provider: it cannot be reached, or says that it is busy.
@@ -113,6 +115,9 @@ impl Refusal {
             R::LoginRefused => (StatusCode::UNAUTHORIZED, "login_refused", "The sign-in was not completed".into()),
             R::RefreshInvalid => {
                 (StatusCode::UNAUTHORIZED, "refresh_invalid", "Invalid or expired refresh token".into())
+            }
+            R::NoAccessToken(code) => {
+                (StatusCode::UNAUTHORIZED, code, "There is no access token. Please sign in".into())
             }
             R::ProviderBroken => (
                 StatusCode::BAD_GATEWAY,
@@ -311,7 +316,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
         Refusal::Login(Reason::Unauthorized) | Refusal::LoginRefused | Refusal::LoginLoop => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid => {
+        Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid | Refusal::NoAccessToken(_) => {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }

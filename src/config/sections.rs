@@ -163,7 +163,6 @@ fn redis(table: &Table) -> Option<RedisSettings> {
 
 /// `[login]`
 pub(super) fn login(table: &Table) -> endpoints::Settings {
-    table.only_false("expose_access_token");
     let allowed_return_origins: Vec<String> = table
         .read("allowed_return_origins", |field| field.list(|item| Some(origin(item)?.origin().ascii_serialization())))
         .unwrap_or_default();
@@ -180,6 +179,7 @@ pub(super) fn login(table: &Table) -> endpoints::Settings {
         after_login: table.read("after_login", target).unwrap_or_else(|| "/".to_owned()),
         after_logout: table.read("after_logout", target).unwrap_or_else(|| "/".to_owned()),
         user_path,
+        expose_access_token: table.read("expose_access_token", Field::boolean).unwrap_or(false),
         return_to_page: table.read("return_to_page", Field::boolean).unwrap_or(true),
         allowed_return_origins,
     }

@@ -379,7 +379,6 @@ fn stores() {
 fn what_this_version_does_not_have() {
     assert_refused(&[
         ("[server.tls]\ncertificate = \"c.pem\"", 1, "`server.tls` is not available in this version", "take it out"),
-        ("[login]\nexpose_access_token = true", 2, "`login.expose_access_token` is not available in this version", "take it out"),
         ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
         ("[providers.p]\nkind = \"backend\"\nbase_url = \"http://x\"", 2, "`kind = \"backend\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
         ("[providers.p]\nkind = \"google\"\nbase_url = \"http://x\"", 2, "`kind = \"google\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),

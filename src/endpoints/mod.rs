@@ -2,6 +2,7 @@
 //!
 //! They are routes like any other, so every request has been through intake and authentication.
 
+mod access_token;
 mod backchannel;
 mod callback;
 mod frontchannel;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub user_path: String,
     /// `allowed_return_origins`: ASCII-serialised origins besides the external one.
     pub allowed_return_origins: Vec<String>,
+    /// `expose_access_token`, default false: whether the front end may have the provider's token.
+    pub expose_access_token: bool,
     /// `return_to_page`, default true; false always ends at `after_login`.
     pub return_to_page: bool,
 }
@@ -71,6 +74,8 @@ pub enum Endpoint {
     Me,
     /// `{prefix}/refresh`
     Refresh,
+    /// `{prefix}/access-token`, when `login.expose_access_token`
+    AccessToken,
     /// `{prefix}/session`
     Session,
     /// `/mock/*`, while there is a mock provider
@@ -163,6 +168,9 @@ impl Endpoints {
                 .iter()
                 .map(|provider| (format!("{prefix}/{}", provider.name()), Endpoint::Provider(provider.name().into()))),
         );
+        if self.settings.expose_access_token {
+            paths.push((format!("{prefix}/access-token"), Endpoint::AccessToken));
+        }
         if self.mock.is_some() {
             paths.push(("/mock/*".to_owned(), Endpoint::Mock));
         }
@@ -214,6 +222,7 @@ impl Endpoints {
             Endpoint::FrontchannelLogout => frontchannel::logout(self, &asked).await,
             Endpoint::Me => me::me(&asked),
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
+            Endpoint::AccessToken => access_token::access_token(self, &asked).await,
             Endpoint::Session => session::session(self, &asked, body).await,
             Endpoint::Mock => mock::mock(self, &asked, body).await,
             Endpoint::Nothing => asked.refuse(&Refusal::NotFound),
@@ -289,7 +298,7 @@ impl Endpoint {
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],
-            Endpoint::Me => &[Method::GET, Method::HEAD],
+            Endpoint::Me | Endpoint::AccessToken => &[Method::GET, Method::HEAD],
             Endpoint::Refresh => &[Method::POST],
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
             Endpoint::Mock | Endpoint::Nothing => &[],

@@ -55,6 +55,46 @@ async fn forced_refreshes_at_once_share_one_token_call() {
     assert_eq!(site.provider.refreshes(), 1);
 }
 
+// TX-24, X-36, X-38, X-39
+#[tokio::test]
+async fn a_front_end_may_be_given_a_token_that_is_good_for_a_while() {
+    let site = Site::plan().login("expose_access_token = true").route("/*", "auth = true").start().await;
+    let browser = site.signed_in().await;
+    let first = browser.fetch("GET", "/auth/access-token").await;
+    assert_eq!((first.status, first.header("cache-control")), (200, "no-store"));
+    let first = first.json();
+    assert_eq!(first["token_type"], "Bearer");
+    assert!(first["token"].is_string() && first["expires_in"].is_u64() && first["expires_at"].is_u64());
+    assert_eq!(browser.fetch("GET", "/auth/access-token").await.json()["token"], first["token"]);
+    assert_eq!(site.provider.refreshes(), 0);
+
+    site.clock.advance(LIFE);
+    let second = browser.fetch("GET", "/auth/access-token").await.json();
+    assert!(second["token"].is_string() && second["token"] != first["token"]);
+    assert_eq!(site.provider.refreshes(), 1);
+
+    for wrong in ["?audience=api", "?scope=more-than-there-is"] {
+        assert_eq!(browser.fetch("GET", &format!("/auth/access-token{wrong}")).await.status, 400);
+    }
+    let foreign = Request::fetch("GET", "/auth/access-token").with("Sec-Fetch-Site", "cross-site");
+    assert_eq!(browser.send(foreign).await.status, 403);
+
+    site.clock.advance(LIFE);
+    site.provider.revoke_grants();
+    let refused = browser.fetch("GET", "/auth/access-token").await;
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (401, Some("failed_to_refresh_token")));
+    let nobody = browser.fetch("GET", "/auth/access-token").await;
+    assert_eq!((nobody.status, nobody.json()["code"].as_str()), (401, Some("missing_session")));
+}
+
+// TX-25
+#[tokio::test]
+async fn a_front_end_is_given_no_token_unless_the_operator_says_so() {
+    let site = Site::protected().await;
+    let browser = site.signed_in().await;
+    assert_eq!(browser.fetch("GET", "/auth/access-token").await.status, 404);
+}
+
 // RF-21, RF-22
 #[tokio::test]
 async fn many_users_refresh_at_once_and_nobody_gets_anothers_token() {

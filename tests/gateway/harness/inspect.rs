@@ -80,7 +80,8 @@ fn check_secrets(url: &Url, reply: &Reply, secrets: &[String], expected: &Expect
             let hint = name.eq_ignore_ascii_case("location") && value.starts_with(&logout);
             assert!(hint || !value.contains(secret.as_str()), "{url}: {name} gives away a secret");
         }
-        assert!(!body.contains(secret.as_str()), "{url}: the body gives away a secret");
+        let hands_out = url.path() == "/auth/access-token" && reply.status == 200 && secret.starts_with("at-");
+        assert!(hands_out || !body.contains(secret.as_str()), "{url}: the body gives away a secret");
     }
 }
 
