@@ -55,12 +55,17 @@ pub fn bind(listen: &[Listen], workers: usize) -> Result<Sockets, (Listen, io::E
 }
 
 fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
-    // With SO_REUSEPORT a second gateway would silently take half of the connections. Without it,
-    // binding fails while anyone listens there.
-    let probe = tcp_socket(address, false)?;
-    let address = probe.local_addr()?.as_socket().unwrap_or(address);
-    drop(probe);
-    (0..workers).map(|_| tcp_socket(address, workers > 1).map(TcpListener::from)).collect()
+    let shared = workers > 1;
+    if shared && address.port() != 0 {
+        // With SO_REUSEPORT a second gateway would silently take half of the connections. Without it,
+        // binding fails while anyone listens there.
+        drop(tcp_socket(address, false)?);
+    }
+    // For port 0 the kernel chooses one that nobody shares, and we do not let go of it.
+    let first = tcp_socket(address, shared)?;
+    let address = first.local_addr()?.as_socket().unwrap_or(address);
+    let others = (1..workers).map(|_| tcp_socket(address, shared));
+    std::iter::once(Ok(first)).chain(others).map(|socket| socket.map(TcpListener::from)).collect()
 }
 
 fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -105,6 +110,21 @@ mod tests {
             let error = bind(&same, workers).map(|_| ()).unwrap_err().1;
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         }
+    }
+
+    #[test]
+    fn gateways_that_start_at_once_on_any_port_share_none() {
+        let starts: Vec<_> = (0..8)
+            .map(|_| {
+                std::thread::spawn(|| {
+                    let any = [Listen::Tcp(([127, 0, 0, 1], 0).into())];
+                    (0..100).map(|_| bind(&any, 2).map_err(|(_, error)| error).unwrap()).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let sockets: Vec<Sockets> = starts.into_iter().flat_map(|start| start.join().unwrap()).collect();
+        let ports: std::collections::HashSet<u16> = sockets.iter().map(|sockets| sockets.addresses[0].port()).collect();
+        assert_eq!(ports.len(), sockets.len());
     }
 
     #[test]
