@@ -157,7 +157,6 @@ struct Shared {
 
 impl Shared {
     fn new(config: &Config, clock: &Clock, background: &Background) -> Result<Arc<Shared>, StartError> {
-        let no_randomness = |error: NoRandomness| StartError::System(error.to_string());
         let secrets = &config.session.secrets;
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");

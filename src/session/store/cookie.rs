@@ -13,7 +13,7 @@
 //! Records are bounded in bytes, the rest in number. The last two go only when nothing else is left to
 //! go, those first which end soonest, and the log says so.
 
-use super::local::{Leases, TakenNames};
+use super::local::{Leases, TakenNames, any_concerns, page};
 use super::{
     About, Claim, Creation, Filter, Lease, Lookup, OnceName, Page, Record, Replacement, SessionStore, StoreError,
 };
@@ -194,16 +194,7 @@ impl CookieStore {
 
     fn was_removed(&self, about: &About) -> bool {
         let removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
-        if removals.is_empty() {
-            return false;
-        }
-        let (subject, sid) = (Some(about.subject.clone()), about.sid.clone());
-        let users = [(subject.clone(), None), (None, sid.clone()), (subject, sid)];
-        users.into_iter().any(|(subject, sid)| {
-            let by = Filter { issuer: None, subject, sid };
-            let at_its_issuer = Filter { issuer: Some(about.issuer.clone()), ..by.clone() };
-            [by, at_its_issuer].iter().any(|filter| removals.get(filter).is_some_and(|&at| at >= about.began))
-        })
+        any_concerns(&removals, about)
     }
 
     fn note_removal(&self, filter: &Filter, now: Now) {
@@ -403,14 +394,8 @@ impl SessionStore for CookieStore {
     }
 
     async fn list(&self, filter: &Filter, cursor: Option<&str>, now: Now) -> Result<Page, StoreError> {
-        let after = cursor.and_then(SessionKey::from_hex);
-        let mut keys = self.keys_where(now, |record| filter.selects(&record.about));
-        keys.retain(|key| after.is_none_or(|after| key.as_bytes() > after.as_bytes()));
-        keys.sort_unstable_by_key(|key| *key.as_bytes());
-        let next = keys.get(PAGE).map(|_| keys[PAGE - 1].to_hex());
-        keys.truncate(PAGE);
-        let records = keys.into_iter().filter_map(|key| Some((key, self.record(key)?))).collect();
-        Ok(Page { records, next })
+        let keys = self.keys_where(now, |record| filter.selects(&record.about));
+        Ok(page(keys, cursor, |key| self.record(key)))
     }
 
     async fn lease(&self, claim: &Claim, now: Now) -> Result<Lease, StoreError> {
@@ -478,7 +463,6 @@ const BESIDES: u64 = 768;
 /// Users and provider sessions that were signed out at once; a provider, or an administrator, says so.
 const MOST_REMOVALS: usize = 100_000;
 const NOT_KEPT: StoreError = StoreError { reason: "record_not_kept" };
-const PAGE: usize = 100;
 
 #[cfg(test)]
 mod tests {

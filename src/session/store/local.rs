@@ -1,6 +1,6 @@
-//! What counts within one process: leases, removals, and names that were taken.
+//! What counts within one process: leases, removals, and names that were taken; and pages of what is there.
 
-use super::{About, Claim, Filter, Lease, OnceName, REMEMBER_REMOVALS};
+use super::{About, Claim, Filter, Lease, OnceName, Page, REMEMBER_REMOVALS, Record};
 use crate::clock::{Mono, Now};
 use crate::session::SessionKey;
 use dashmap::DashMap;
@@ -97,22 +97,43 @@ impl Removals {
         if remembered.forgotten.is_some_and(|at| at >= about.began) {
             return true;
         }
-        if remembered.at.is_empty() {
-            return false;
-        }
-        let (subject, sid) = (Some(about.subject.clone()), about.sid.clone());
-        let users = [(subject.clone(), None), (None, sid.clone()), (subject, sid)];
-        users.into_iter().any(|(subject, sid)| {
-            let by = Filter { issuer: None, subject, sid };
-            let at_its_issuer = Filter { issuer: Some(about.issuer.clone()), ..by.clone() };
-            [by, at_its_issuer].iter().any(|filter| remembered.at.get(filter).is_some_and(|&at| at >= about.began))
-        })
+        any_concerns(&remembered.at, about)
     }
 
     pub(super) fn sweep(&self, now: Now) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.at.retain(|_, at| now.mono.since(*at) < REMEMBER_REMOVALS);
     }
+}
+
+/// Whether one of these removals is of somebody whom this is about, and after the login began. Every filter that
+/// selects it is looked up by name.
+pub(super) fn any_concerns(removals: &HashMap<Filter, Mono>, about: &About) -> bool {
+    if removals.is_empty() {
+        return false;
+    }
+    let (subject, sid) = (Some(about.subject.clone()), about.sid.clone());
+    let users = [(subject.clone(), None), (None, sid.clone()), (subject, sid)];
+    users.into_iter().any(|(subject, sid)| {
+        let by = Filter { issuer: None, subject, sid };
+        let at_its_issuer = Filter { issuer: Some(about.issuer.clone()), ..by.clone() };
+        [by, at_its_issuer].iter().any(|filter| removals.get(filter).is_some_and(|&at| at >= about.began))
+    })
+}
+
+/// The page after `cursor` of what these keys name, in the order of the keys.
+pub(super) fn page(
+    mut keys: Vec<SessionKey>,
+    cursor: Option<&str>,
+    record: impl Fn(SessionKey) -> Option<Record>,
+) -> Page {
+    let after = cursor.and_then(SessionKey::from_hex);
+    keys.retain(|key| after.is_none_or(|after| key.as_bytes() > after.as_bytes()));
+    keys.sort_unstable_by_key(|key| *key.as_bytes());
+    let next = keys.get(PAGE).map(|_| keys[PAGE - 1].to_hex());
+    keys.truncate(PAGE);
+    let records = keys.into_iter().filter_map(|key| Some((key, record(key)?))).collect();
+    Page { records, next }
 }
 
 /// What counts once, and until when it is known to be taken.
@@ -143,6 +164,7 @@ impl TakenNames {
 
 /// Users and provider sessions that were signed out within [`REMEMBER_REMOVALS`]; a provider, or an administrator, says so.
 const MOST_REMOVALS: usize = 100_000;
+const PAGE: usize = 100;
 
 #[cfg(test)]
 mod tests {

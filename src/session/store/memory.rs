@@ -1,6 +1,6 @@
 //! The store in memory: for one process, and gone with it.
 
-use super::local::{Leases, Removals, TakenNames};
+use super::local::{Leases, Removals, TakenNames, page};
 use super::{
     About, Claim, Creation, Filter, Lease, Lookup, OnceName, Page, Record, Replacement, SessionStore, StoreError,
 };
@@ -169,15 +169,10 @@ impl SessionStore for MemoryStore {
     }
 
     async fn list(&self, filter: &Filter, cursor: Option<&str>, now: Now) -> Result<Page, StoreError> {
-        let after = cursor.and_then(SessionKey::from_hex);
         let is_live = |key: &SessionKey| self.records.get(key).is_some_and(|kept| now.mono < kept.record.expires);
         let mut keys = self.selected(filter);
-        keys.retain(|key| after.is_none_or(|after| key.as_bytes() > after.as_bytes()) && is_live(key));
-        keys.sort_unstable_by_key(|key| *key.as_bytes());
-        let next = keys.get(PAGE).map(|_| keys[PAGE - 1].to_hex());
-        keys.truncate(PAGE);
-        let records = keys.into_iter().filter_map(|key| Some((key, self.records.get(&key)?.record.clone()))).collect();
-        Ok(Page { records, next })
+        keys.retain(is_live);
+        Ok(page(keys, cursor, |key| Some(self.records.get(&key)?.record.clone())))
     }
 
     async fn lease(&self, claim: &Claim, now: Now) -> Result<Lease, StoreError> {
@@ -278,7 +273,6 @@ impl Index {
 const MOST_ENDED: usize = 100_000;
 /// After this an ended session is as good as one that never was.
 const REMEMBER_ENDED: Duration = Duration::from_secs(24 * 3600);
-const PAGE: usize = 100;
 
 #[cfg(test)]
 mod tests {
