@@ -246,7 +246,7 @@ fn providers(config: &Config, clock: &Clock, network: HttpClient) -> (Vec<Arc<Pr
                     mock = Some(Arc::clone(&provider));
                     HttpClient::in_process(move |request| std::future::ready(provider.handle(request)))
                 }
-                Kind::Oidc { .. } | Kind::OAuth2 { .. } => network.clone(),
+                Kind::Oidc { .. } | Kind::OAuth2 { .. } | Kind::Backend(_) => network.clone(),
             };
             Arc::new(Provider::new(settings.clone(), http, clock.clone()))
         })

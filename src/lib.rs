@@ -17,6 +17,7 @@
 //!  provider   session   upstream   the identity provider, who is signed in, the backend
 //!  reply                           everything we answer ourselves
 //!  facts                           what we know of this request
+//!  attempts                        how often somebody may be wrong
 //!  policy                          pure: paths, routes, admit(), prepare(), recover()
 //!  background  body  clock  fault  telemetry  tls
 //! ```
@@ -60,6 +61,7 @@ pub mod upstream;
 
 pub mod reply;
 
+pub mod attempts;
 pub mod facts;
 
 pub mod policy;

@@ -36,6 +36,8 @@ pub(super) struct Metadata {
 
 /// A provider's metadata: configured, or discovered and kept.
 pub(super) enum MetadataSource {
+    /// It speaks no OAuth.
+    None,
     Configured(Arc<Metadata>),
     Discovered(Box<Discovery>),
 }
@@ -59,6 +61,7 @@ impl MetadataSource {
                     response_carries_issuer: false,
                 }));
             }
+            Kind::Backend(_) => return MetadataSource::None,
             Kind::Oidc { issuer } => (issuer.clone(), Url::parse(issuer).is_ok_and(|url| is_plain_loopback(&url))),
             // Answered in process, wherever the browser finds it.
             Kind::Mock(mock) => (mock.issuer.clone(), true),
@@ -82,6 +85,7 @@ impl MetadataSource {
     /// There is none, and none can be had.
     pub(super) async fn current(&self) -> Result<Arc<Metadata>, ProviderError> {
         match self {
+            MetadataSource::None => Err(ProviderError::Misconfigured { reason: "no_oauth" }),
             MetadataSource::Configured(metadata) => Ok(Arc::clone(metadata)),
             MetadataSource::Discovered(discovery) => discovery.current().await,
         }

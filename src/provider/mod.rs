@@ -17,6 +17,7 @@
 //! Plain OAuth 2.0 providers differ in two things: their endpoints are configured, and who signed in comes from userinfo. The mock
 //! provider differs in nothing but the transport ([`HttpClient::in_process`]).
 
+pub mod backend;
 mod breaker;
 mod error;
 mod http;
@@ -43,6 +44,7 @@ pub use self::random::{code_challenge, random_token};
 pub use self::token_endpoint::TokenResponse;
 pub use self::turns::Turn;
 
+use self::backend::{Backend, BackendSettings, Credentials};
 use self::breaker::Breaker;
 use self::http::HttpError;
 use self::keys::{KeyCache, KeySet};
@@ -104,6 +106,8 @@ pub enum Kind {
     },
     /// The built-in provider for development.
     Mock(MockSettings),
+    /// A backend with a login of its own, and no OAuth.
+    Backend(BackendSettings),
 }
 
 /// How a client authenticates at the token endpoint (OIDC Core §9).
@@ -139,6 +143,7 @@ pub struct Provider {
     logout_keys: KeyCache,
     refreshes: Breaker,
     turns: Turns,
+    backend: Option<Backend>,
 }
 
 /// What the browser is sent to the provider with.
@@ -227,6 +232,12 @@ impl Provider {
             logout_keys: KeyCache::new(&settings.name),
             refreshes: Breaker::new(FAILURES_BEFORE_PAUSE, LONGEST_PAUSE),
             turns: Turns::new(MOST_REFRESHES, MOST_QUEUED),
+            backend: match &settings.kind {
+                Kind::Backend(backend) => {
+                    Some(Backend { settings: backend.clone(), http: http.clone(), timeout: settings.timeout })
+                }
+                _ => None,
+            },
             settings,
             client,
             http,
@@ -246,7 +257,41 @@ impl Provider {
         match &self.settings.kind {
             Kind::Oidc { issuer } => Some(issuer),
             Kind::Mock(mock) => Some(&mock.issuer),
-            Kind::OAuth2 { .. } => None,
+            Kind::OAuth2 { .. } | Kind::Backend(_) => None,
+        }
+    }
+
+    /// What there is to know of a backend, if it is one.
+    #[must_use]
+    pub fn backend(&self) -> Option<&BackendSettings> {
+        self.backend.as_ref().map(|backend| &backend.settings)
+    }
+
+    /// Signs in at a backend with what a person typed.
+    ///
+    /// # Errors
+    /// The backend refuses or does not answer, its answer has no token, or nobody knows whose it is. [`ProviderError::Misconfigured`] where
+    /// this is no backend.
+    pub async fn log_in(&self, credentials: &Credentials) -> Result<SignedIn, ProviderError> {
+        match &self.backend {
+            Some(backend) => backend.log_in(credentials).await,
+            None => Err(NO_BACKEND),
+        }
+    }
+
+    /// Whose `tokens` are that a backend gave in `answer`, to somebody who signed in there by themselves as `username`.
+    ///
+    /// # Errors
+    /// As for [`Provider::log_in`].
+    pub async fn identify(
+        &self,
+        tokens: TokenResponse,
+        answer: &Map<String, Value>,
+        username: Option<&str>,
+    ) -> Result<SignedIn, ProviderError> {
+        match &self.backend {
+            Some(backend) => backend.identify(tokens, answer, username).await,
+            None => Err(NO_BACKEND),
         }
     }
 
@@ -325,6 +370,7 @@ impl Provider {
         match &self.settings.kind {
             Kind::OAuth2 { subject, .. } => self.identify_by_userinfo(&metadata, tokens, subject.as_deref()).await,
             Kind::Oidc { .. } | Kind::Mock(_) => self.identify_by_id_token(&metadata, tokens, redemption).await,
+            Kind::Backend(_) => Err(NO_OAUTH),
         }
     }
 
@@ -676,7 +722,7 @@ impl Provider {
     }
 
     fn speaks_oidc(&self) -> bool {
-        !matches!(self.settings.kind, Kind::OAuth2 { .. })
+        matches!(self.settings.kind, Kind::Oidc { .. } | Kind::Mock(_))
     }
 }
 
@@ -726,6 +772,8 @@ const OWNED_PARAMETERS: [&str; 16] = [
 const EXCHANGE_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
 /// Whoever waits for a token does not wait long for a name.
 const USERINFO_WITHIN: Duration = Duration::from_secs(2);
+const NO_BACKEND: ProviderError = ProviderError::Misconfigured { reason: "no_backend" };
+const NO_OAUTH: ProviderError = ProviderError::Misconfigured { reason: "no_oauth" };
 const MOCK_CLIENT_ID: &str = "latchgate";
 const FAILURES_BEFORE_PAUSE: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
