@@ -20,6 +20,7 @@ use crate::session::store::{Bounds, CookieStore, FileSettings, FileStore, Memory
 use crate::session::{Sessions, StoreSettings};
 use crate::tls;
 use crate::tokens::Tokens;
+use crate::tokens::assertion::Assertions;
 use crate::upstream::Upstream;
 use crate::upstream::demo::DemoUpstream;
 use std::collections::HashMap;
@@ -148,6 +149,7 @@ struct Shared {
     sessions: Sessions,
     tokens: Arc<Tokens>,
     own_tokens: Arc<OwnTokens>,
+    assertions: Arc<Assertions>,
     endpoints: Arc<Endpoints>,
     replay_budget: Arc<Budget>,
     demo: Arc<DemoUpstream>,
@@ -161,8 +163,8 @@ impl Shared {
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");
         let sessions = sessions(config, clock, background)?;
-        let own_tokens =
-            Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
+        let own_tokens = Arc::new(OwnTokens::new(config.tokens.clone(), secrets).map_err(no_randomness)?);
+        let assertions = Assertions::new(config.tokens.issuer.clone(), Arc::clone(own_tokens.keys()));
         // The roots of this machine are read once.
         let tls = tls::client_config();
         let (providers, mock) = providers(config, clock, HttpClient::network(tls.clone()));
@@ -189,6 +191,7 @@ impl Shared {
             sessions,
             tokens,
             own_tokens,
+            assertions: Arc::new(assertions),
             endpoints,
             replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
             demo: Arc::new(DemoUpstream::new(clock.clone())),
@@ -322,6 +325,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
         sessions: shared.sessions.clone(),
         tokens: Arc::clone(&shared.tokens),
         own_tokens: Arc::clone(&shared.own_tokens),
+        assertions: Arc::clone(&shared.assertions),
         cookies: shared.cookies.clone(),
         external_url: config.server.external_url.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),

@@ -44,6 +44,10 @@ pub enum Refusal {
     LoginRefused,
     /// client: a forced refresh without a session that could be refreshed.
     RefreshInvalid,
+    /// client: `tokens.update_claims` is off.
+    ClaimsUpdateDisabled,
+    /// client: nothing to read the claims again with.
+    NoRefreshToken,
     /// client: there is no access token to hand out; the code says why.
     NoAccessToken(&'static str),
     /// provider: it answered, and wrongly.
@@ -116,6 +120,10 @@ impl Refusal {
             R::RefreshInvalid => {
                 (StatusCode::UNAUTHORIZED, "refresh_invalid", "Invalid or expired refresh token".into())
             }
+            R::ClaimsUpdateDisabled => {
+                (StatusCode::FORBIDDEN, "claims_update_disabled", "Claims update feature is disabled".into())
+            }
+            R::NoRefreshToken => (StatusCode::UNAUTHORIZED, "no_refresh_token", "No refresh token found".into()),
             R::NoAccessToken(code) => {
                 (StatusCode::UNAUTHORIZED, code, "There is no access token. Please sign in".into())
             }
@@ -313,7 +321,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
     response.extensions_mut().insert(Outcome(refusal.code()));
     let headers = response.headers_mut();
     match refusal {
-        Refusal::Login(Reason::Unauthorized) | Refusal::LoginRefused | Refusal::LoginLoop => {
+        Refusal::Login(Reason::Unauthorized) | Refusal::LoginRefused | Refusal::LoginLoop | Refusal::NoRefreshToken => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid | Refusal::NoAccessToken(_) => {

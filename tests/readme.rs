@@ -68,6 +68,7 @@ fn every_key_is_mentioned() {
         "[login]",
         "[refresh]",
         "[limits]",
+        "[tokens]",
         "[telemetry]",
         "[providers.x]\nkind = \"oidc\"",
         "[providers.x]\nkind = \"oauth2\"",
@@ -80,6 +81,7 @@ fn every_key_is_mentioned() {
         "[[routes]]\n[routes.request_headers]",
         "[[routes]]\n[routes.response_headers]",
         "[[routes]]\n[routes.attach.bearer]",
+        "[[routes]]\n[routes.attach.assertion]",
         "[[routes]]\n[routes.attach.basic]",
         "[[routes]]\n[routes.attach.api_key]",
     ] {

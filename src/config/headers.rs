@@ -110,6 +110,7 @@ pub(super) fn check_credential_header(
 ) {
     let header = match attach {
         Attach::Bearer { header, .. } | Attach::ApiKeyHeader(header, _) => header,
+        Attach::Assertion(assertion) => &assertion.header,
         Attach::IdToken | Attach::Basic(_) => &AUTHORIZATION,
         Attach::ApiKeyQuery(..) | Attach::Never => return,
     };

@@ -6,11 +6,12 @@ use super::providers::Known;
 use super::raw::{Field, Table, did_you_mean, quoted};
 use super::report::Problem;
 use super::values::{duration, header_name, method, origin, path_prefix, positive_duration, size};
-use crate::endpoints;
+use crate::endpoints::{self, JWKS_PATH};
 use crate::gateway::{Attach, Cors, LoginAnswer, RouteSettings};
 use crate::policy::require::Requirement;
 use crate::policy::route::{HostPattern, PathPattern, RoutePattern, RouteTable};
 use crate::policy::{Auth, On401};
+use crate::session::own_token;
 use http::Method;
 use http::header::AUTHORIZATION;
 use std::ops::Range;
@@ -22,6 +23,7 @@ pub(super) struct Context<'a> {
     /// `[defaults] auth`
     pub(super) auth: Auth,
     pub(super) login: &'a endpoints::Settings,
+    pub(super) tokens: &'a own_token::Settings,
     /// Every `[upstreams.*]`, wrong ones included.
     pub(super) upstreams: &'a [String],
     pub(super) providers: &'a Known,
@@ -135,7 +137,7 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         Some(field) => auth(&field),
         None => Some(context.auth),
     };
-    let attach = table.read("attach", attach);
+    let attach = table.read("attach", |field| attach(field, context.tokens));
     let on_401 = table.read("on_401", on_401);
     let identity = table.read("identity", |field| field.table(identity)).unwrap_or_default();
     let require = table.read("require", |field| field.table(requirements)).unwrap_or_default();
@@ -228,6 +230,9 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
         let message = format!("`{path}` is inside `/mock`, where the mock provider answers");
         table.refuse("path", message, "choose another path");
     }
+    if path == JWKS_PATH {
+        table.refuse("path", format!("`{path}` is where the gateway publishes its keys"), "choose another path");
+    }
     if path == context.login.user_path {
         let message = format!("`{path}` is `login.user_path`, where the gateway answers itself");
         table.warn("path", message, "choose another `login.user_path`, or take this route out");
@@ -237,7 +242,7 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
 /// What a route says about sessions must fit its `auth`: nothing is silently ignored.
 fn check_session_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401: Option<On401>) {
     let has_token = matches!(auth, Auth::Required | Auth::Optional);
-    if matches!(attach, Some(Attach::Bearer { .. } | Attach::IdToken)) && !has_token {
+    if attach.is_some_and(Attach::needs_session) && !has_token {
         table.refuse(
             "attach",
             "`routes.attach` needs a session, and this `auth` never uses one",
@@ -425,6 +430,7 @@ fn columns(route: &RouteSettings) -> [String; 7] {
         Attach::Bearer { header, .. } if *header == AUTHORIZATION => "bearer".to_owned(),
         Attach::Bearer { header, .. } => format!("bearer in {header}"),
         Attach::IdToken => "id_token".to_owned(),
+        Attach::Assertion(assertion) => format!("assertion for {}", assertion.audience),
         Attach::Basic(_) => "basic".to_owned(),
         Attach::ApiKeyHeader(header, _) => format!("api_key in {header}"),
         Attach::ApiKeyQuery(name, _) => format!("api_key in ?{name}"),

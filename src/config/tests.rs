@@ -373,6 +373,83 @@ fn stores() {
     ]);
 }
 
+// TG-32
+#[test]
+#[rustfmt::skip] // a table
+fn tg_32_tokens_and_assertions() {
+    let assertion = |keys: &str| format!("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = {{ assertion = {{ {keys} }} }}\n[tokens]\nalgorithm = \"EdDSA\"");
+    let no_audience = assertion("");
+    let own_audience = assertion("audience = \"http://localhost:8080\"");
+    let long = assertion("audience = \"a\", ttl = \"2h\"");
+    let reserved = assertion("audience = \"a\", claims = { sub = \"email\" }");
+    let header = assertion("audience = \"a\", header = \"Host\"");
+    let scheme = assertion("audience = \"a\", scheme = \"a b\"");
+    let too_large = format!("[tokens]\nclaims = {{ x = {{ value = \"{}\" }} }}", "x".repeat(1023));
+    let wrong_key = |algorithm: &str| format!("[tokens]\nalgorithm = \"{algorithm}\"\nkey = {{ env = \"SET\" }}");
+    let (es256, eddsa) = (wrong_key("ES256"), wrong_key("EdDSA"));
+    assert_refused(&[
+        ("[tokens]\nalgorithm = \"RS256\"", 2, "`tokens.algorithm` has a value that is not known", "one of `HS256`, `ES256`, `EdDSA`"),
+        ("[tokens]\nalgorithm = \"none\"", 2, "`tokens.algorithm` has a value that is not known", "one of `HS256`"),
+        ("[tokens]\nttl = \"0s\"", 2, "`tokens.ttl` is zero", "longer"),
+        ("[tokens]\nttl = \"999ms\"", 2, "`tokens.ttl` is shorter than a second", "seconds"),
+        ("[tokens]\nissuer = \"a b\"", 2, "`tokens.issuer` is neither a URL nor a name", "RFC 7519"),
+        ("[tokens]\nissuer = \"1:b\"", 2, "`tokens.issuer` is neither a URL nor a name", "RFC 7519"),
+        ("[tokens]\nupdate_claims = \"yes\"", 2, "wrong type", "`true` or `false`"),
+        ("[tokens]\nkey = { env = \"SHORT\" }", 2, "`tokens.key` is shorter than 32 bytes", "openssl rand"),
+        ("[tokens]\nkey = \"-----BEGIN PRIVATE KEY-----canary-Zu7\"", 2, "`tokens.key` is a PEM", "\"ES256\" or \"EdDSA\""),
+        ("[tokens]\nkey = [{ env = \"SET\" }, { env = \"SET\" }]", 2, "`tokens.key` names a key twice", "take one"),
+        (&es256, 3, "`tokens.key` is no private key for this algorithm", "ec_paramgen_curve:P-256"),
+        (&eddsa, 3, "`tokens.key` is no private key for this algorithm", "openssl genpkey -algorithm ed25519"),
+        ("[session]\nstore = \"redis\"\nsecret = { env = \"SET\" }\n[tokens]\nalgorithm = \"ES256\"", 4, "`tokens.key` is missing", "openssl genpkey -algorithm EC"),
+        ("[session]\nstore = \"cookie\"\nsecret = { env = \"SET\" }\n[tokens]\nalgorithm = \"ES256\"", 4, "`tokens.key` is missing", "openssl genpkey -algorithm EC"),
+        ("[tokens]\nclaims = { role = 7 }", 2, "`tokens.claims.role` has the wrong type", "{ value = … }"),
+        ("[tokens]\nclaims = { role = \"a..b\" }", 2, "is not the path of a claim", "address.country"),
+        ("[tokens]\nclaims = { role = {} }", 2, "`tokens.claims.role.value` is missing", "value ="),
+        ("[tokens]\nclaims = { role = { value = { a = 1 } } }", 2, "wrong type", "a list of them"),
+        (&too_large, 2, "`tokens.claims.x.value` is too large for a claim", "1024 bytes"),
+        (&no_audience, 4, "`routes.attach.assertion.audience` is missing", "audience ="),
+        (&own_audience, 4, "`routes.attach.assertion.audience` is `tokens.issuer`", "name the upstream"),
+        (&long, 4, "`routes.attach.assertion.ttl` is longer than `tokens.ttl`", "shorter"),
+        (&reserved, 4, "`sub` is a claim that the gateway writes", "another name than `iss`"),
+        (&header, 4, "names `host`", "another header"),
+        (&scheme, 4, "is not an authentication scheme", "one word"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\nattach = { assertion = { audience = \"a\" } }\n[tokens]\nalgorithm = \"EdDSA\"", 5, "`routes.attach` needs a session", "set `auth`"),
+        ("[[routes]]\npath = \"/.well-known/latchgate/jwks.json\"\nupstream = \"app\"", 2, "where the gateway publishes its keys", "another path"),
+        ("[login]\nuser_path = \"/.well-known/latchgate/jwks.json\"", 2, "where the gateway publishes its keys", "another path"),
+    ]);
+    for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "act", "azp", "scope", "client_id", "cnf", "provider"] {
+        let case = format!("[tokens]\nclaims = {{ {name} = \"email\" }}");
+        assert_refused(&[(&case, 2, "is a claim that the gateway writes, or that means something else", "another name than")]);
+    }
+}
+
+#[test]
+fn assertions_choose_their_claims_or_take_those_of_tokens() {
+    let route = |path: &str, keys: &str| {
+        format!(
+            "[[routes]]\npath = \"{path}\"\nupstream = \"app\"\nattach = {{ assertion = {{ audience = \"a\"{keys} }} }}\n"
+        )
+    };
+    let plain = route("/plain", "");
+    let own = route("/own", ", claims = { mail = \"email\" }, ttl = \"10s\", header = \"X-User\", scheme = \"\"");
+    let tokens = "[tokens]\nalgorithm = \"EdDSA\"\nttl = \"1m\"\nclaims = { role = \"realm.role\", tags = { value = [\"a\", 1, true] } }\n";
+    let config = parse(&format!("{tokens}{plain}{own}{REST}")).unwrap();
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    let assertion_of = |route: usize| match &config.routes[route].attach {
+        Attach::Assertion(assertion) => assertion,
+        other => panic!("{other:?}"),
+    };
+    let (plain, own) = (assertion_of(0), assertion_of(1));
+    assert_eq!((plain.claims.len(), plain.ttl), (2, Duration::from_secs(60)), "never longer than tokens live");
+    assert_eq!((own.claims[0].name.as_str(), own.claims.len(), own.ttl), ("mail", 1, Duration::from_secs(10)));
+    assert_eq!((own.header.as_str(), own.scheme.as_str()), ("x-user", ""));
+
+    let unverifiable = parse(&format!("{}{REST}", route("/a", ""))).unwrap();
+    assert!(unverifiable.warnings.to_string().contains("nobody can verify"), "{}", unverifiable.warnings);
+    let shared = parse(&format!("[tokens]\nkey = {{ env = \"SET\" }}\n{}{REST}", route("/a", ""))).unwrap();
+    assert!(shared.warnings.is_empty() && !format!("{shared:?}").contains(CANARY), "{}", shared.warnings);
+}
+
 /// SPEC names all of these; none may be silently ignored.
 #[test]
 #[rustfmt::skip] // a table
@@ -388,13 +465,11 @@ fn what_this_version_does_not_have() {
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"tls_client_auth\"", 6, "`client_auth = \"tls_client_auth\"` is not available in this version", "`client_secret_basic`"),
         ("[bearer.b]\nissuer = \"https://i.example\"", 1, "`bearer` is not available in this version", "take it out"),
         ("[api_keys.ci]\nheader = \"X\"", 1, "`api_keys` is not available in this version", "take it out"),
-        ("[tokens]\nttl = \"1h\"", 1, "`tokens` is not available in this version", "take it out"),
         ("[impersonation]\nrequire = { role = [\"admin\"] }", 1, "`impersonation` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = \"dpop\"", 4, "`attach = \"dpop\"` is not available in this version", "one of `bearer`"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"p\" } }", 4, "`routes.attach.client_credentials` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { exchange = { audience = \"a\" } }", 4, "`routes.attach.exchange` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { connection = \"github\" }", 4, "`routes.attach.connection` is not available in this version", "take it out"),
-        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { assertion = { audience = \"a\" } }", 4, "`routes.attach.assertion` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naudience = \"a\"", 4, "`routes.audience` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nscope = \"a\"", 4, "`routes.scope` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"session\", \"ci\"]", 4, "`routes.accept` other than `session` is not available in this version", "leave `accept` out"),

@@ -6,12 +6,14 @@ mod access_token;
 mod backchannel;
 mod callback;
 mod frontchannel;
+mod jwks;
 mod login;
 mod logout;
 mod me;
 mod mock;
 mod refresh;
 mod session;
+mod update_claims;
 
 use crate::background::Background;
 use crate::body::Body;
@@ -78,6 +80,10 @@ pub enum Endpoint {
     AccessToken,
     /// `{prefix}/session`
     Session,
+    /// `{prefix}/update-claims`
+    UpdateClaims,
+    /// [`JWKS_PATH`]
+    Jwks,
     /// `/mock/*`, while there is a mock provider
     Mock,
     /// Everything else under the prefix: never forwarded.
@@ -158,7 +164,9 @@ impl Endpoints {
             (format!("{prefix}/me"), Endpoint::Me),
             (format!("{prefix}/refresh"), Endpoint::Refresh),
             (format!("{prefix}/session"), Endpoint::Session),
+            (format!("{prefix}/update-claims"), Endpoint::UpdateClaims),
             (format!("{prefix}/*"), Endpoint::Nothing),
+            (JWKS_PATH.to_owned(), Endpoint::Jwks),
         ];
         if self.settings.user_path != format!("{prefix}/me") {
             paths.push((self.settings.user_path.clone(), Endpoint::Me));
@@ -190,6 +198,7 @@ impl Endpoints {
         let Settings { prefix, user_path, .. } = &self.settings;
         path.starts_with(prefix)
             || path == user_path
+            || path == JWKS_PATH
             || (self.mock.is_some() && path.starts_with("/mock"))
             // Which escapes are the same is for the search to say.
             || prefix.contains('%')
@@ -220,10 +229,12 @@ impl Endpoints {
             Endpoint::Logout => logout::logout(self, &asked).await,
             Endpoint::BackchannelLogout => backchannel::logout(self, &asked, body).await,
             Endpoint::FrontchannelLogout => frontchannel::logout(self, &asked).await,
-            Endpoint::Me => me::me(&asked),
+            Endpoint::Me => me::me(self, &asked),
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
             Endpoint::AccessToken => access_token::access_token(self, &asked).await,
             Endpoint::Session => session::session(self, &asked, body).await,
+            Endpoint::UpdateClaims => update_claims::update_claims(self, &asked).await,
+            Endpoint::Jwks => jwks::jwks(self),
             Endpoint::Mock => mock::mock(self, &asked, body).await,
             Endpoint::Nothing => asked.refuse(&Refusal::NotFound),
         }
@@ -298,8 +309,8 @@ impl Endpoint {
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],
-            Endpoint::Me | Endpoint::AccessToken => &[Method::GET, Method::HEAD],
-            Endpoint::Refresh => &[Method::POST],
+            Endpoint::Me | Endpoint::AccessToken | Endpoint::Jwks => &[Method::GET, Method::HEAD],
+            Endpoint::Refresh | Endpoint::UpdateClaims => &[Method::POST],
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
             Endpoint::Mock | Endpoint::Nothing => &[],
         }
@@ -349,6 +360,9 @@ fn provider_refusal(error: &ProviderError) -> Refusal {
         ProviderError::Invalid { .. } | ProviderError::Misconfigured { .. } => Refusal::ProviderBroken,
     }
 }
+
+/// The public halves of the keys that the gateway signs with.
+pub const JWKS_PATH: &str = "/.well-known/latchgate/jwks.json";
 
 const TURN_WITHIN: Duration = Duration::from_secs(2);
 const BODY_WITHIN: Duration = Duration::from_secs(10);

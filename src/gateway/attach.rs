@@ -1,7 +1,7 @@
 //! Step 6: the route's credential (SPEC §4) and identity headers, in place of anything the client
 //! sent under those names.
 
-use super::{Attach, Attempted, Complete, Route, Step, TokenChoice};
+use super::{Attach, Attempted, Complete, Parts, Route, Step, TokenChoice};
 use crate::body::Body;
 use crate::policy;
 use crate::policy::require::claim;
@@ -12,17 +12,19 @@ use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str,
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower::Service;
 
 #[derive(Clone)]
 pub struct AttachCredential<S> {
+    parts: Arc<Parts>,
     inner: S,
 }
 
 impl<S> AttachCredential<S> {
-    pub fn new(inner: S) -> AttachCredential<S> {
-        AttachCredential { inner }
+    pub fn new(parts: &Arc<Parts>, inner: S) -> AttachCredential<S> {
+        AttachCredential { parts: Arc::clone(parts), inner }
     }
 }
 
@@ -47,7 +49,7 @@ where
             return self.inner.call(Complete { exchange, message, session, target });
         }
         let own = session.as_deref().filter(|_| token == TokenChoice::Send);
-        attach_credential(&route.settings.attach, &mut message.headers, own);
+        attach_credential(&self.parts, &route.settings.attach, &mut message.headers, own);
         if let Some(session) = &session {
             attach_identity(route, &mut message.headers, session);
         }
@@ -59,7 +61,7 @@ where
     }
 }
 
-fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) {
+fn attach_credential(parts: &Parts, attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) {
     match (attach, session) {
         (Attach::Bearer { header, scheme }, Some(session)) => {
             let value = if scheme == "Bearer" {
@@ -73,13 +75,18 @@ fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&
             let value = session.tokens.id_token.as_ref().and_then(|token| token_value("Bearer", token));
             put(headers, &header::AUTHORIZATION, value)
         }
+        (Attach::Assertion(settings), Some(session)) => {
+            let value = parts.assertions.header_value(settings, session, parts.clock.now());
+            put(headers, &settings.header, value)
+        }
         (Attach::Basic(value), _) => {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
         (Attach::ApiKeyHeader(name, value), _) => {
             headers.insert(name, value.clone());
         }
-        (Attach::Bearer { .. } | Attach::IdToken, None) | (Attach::ApiKeyQuery(..) | Attach::Never, _) => {}
+        (Attach::Bearer { .. } | Attach::IdToken | Attach::Assertion(_), None)
+        | (Attach::ApiKeyQuery(..) | Attach::Never, _) => {}
     }
 }
 

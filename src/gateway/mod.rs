@@ -34,6 +34,7 @@ use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
 use crate::session::{Session, Sessions};
 use crate::tokens::Tokens;
+use crate::tokens::assertion::Assertions;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -64,6 +65,8 @@ pub struct Parts {
     pub tokens: Arc<Tokens>,
     /// Tokens of ours that stand for a session cookie.
     pub own_tokens: Arc<OwnTokens>,
+    /// What upstreams are told of who is asking.
+    pub assertions: Arc<Assertions>,
     /// Names of our cookies.
     pub cookies: Cookies,
     /// What browsers see.
@@ -95,7 +98,7 @@ pub fn stack(parts: &Arc<Parts>) -> Gateway {
         // 5. A token that is fit to be sent; on 401 another one, and the request once more.
         .layer(layer_fn(|inner| recover::Recover::new(parts, inner)))
         // 6. The route's credential and identity headers. Below recovery, so that a replay gets the new ones.
-        .layer(layer_fn(attach::AttachCredential::new))
+        .layer(layer_fn(|inner| attach::AttachCredential::new(parts, inner)))
         // 7. One of our endpoints, an upstream, a tunnel.
         .service(forward::Forward::new(parts))
 }

@@ -4,7 +4,7 @@
 //! with "not signed in". The request is sent twice at most.
 
 use super::replay::{self, Kept};
-use super::{Attempted, Boxed, Exchange, Message, Parts, Permitted, Step, TokenChoice, challenge};
+use super::{Attach, Attempted, Boxed, Exchange, Message, Parts, Permitted, Step, TokenChoice, challenge};
 use crate::body::Body;
 use crate::policy::{self, Attempt, On401, Preparation, Reason, Recovery, Renewable, TokenUse};
 use crate::reply::{self, Asker, Outcome, Refusal};
@@ -98,7 +98,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         let Some(session) = session else {
             return Ok(Prepared { session: None, token: TokenChoice::Send, cleared: false });
         };
-        if !route.settings.attach.needs_session() {
+        // What the gateway asserts does not expire with a token that nothing can renew.
+        let asserts_alone = matches!(route.settings.attach, Attach::Assertion(_))
+            && self.parts.tokens.renewable(&session, exchange.facts.now) == Renewable::Never;
+        if !route.settings.attach.needs_session() || asserts_alone {
             return Ok(Prepared::with(session, TokenChoice::Send));
         }
         let freshness = self.parts.tokens.freshness(&session, exchange.facts.now);

@@ -6,6 +6,7 @@ use crate::policy::path::NormalPath;
 use crate::policy::require::Requirement;
 use crate::policy::route::RoutePattern;
 use crate::policy::{Auth, On401};
+use crate::tokens::assertion;
 use crate::upstream::Upstream;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, header};
@@ -63,6 +64,8 @@ pub enum Attach {
     },
     /// `"id_token"`: the ID token as bearer.
     IdToken,
+    /// `{ assertion = … }`: a short JWT signed by the gateway.
+    Assertion(Arc<assertion::Settings>),
     /// `{ basic = … }`: the whole header value, marked sensitive.
     Basic(HeaderValue),
     /// `{ api_key = { header, value } }`; the value is marked sensitive.
@@ -140,6 +143,7 @@ impl Route {
     pub fn to_upstream(settings: RouteSettings, upstream: Arc<Upstream>, identity: &[HeaderName]) -> Route {
         let attached = match &settings.attach {
             Attach::Bearer { header, .. } if header != header::AUTHORIZATION => Some(header),
+            Attach::Assertion(assertion) if assertion.header != header::AUTHORIZATION => Some(&assertion.header),
             Attach::ApiKeyHeader(header, _) => Some(header),
             _ => None,
         };
@@ -224,6 +228,6 @@ impl Attach {
     /// Whether it is the session that provides this credential.
     #[must_use]
     pub fn needs_session(&self) -> bool {
-        matches!(self, Attach::Bearer { .. } | Attach::IdToken)
+        matches!(self, Attach::Bearer { .. } | Attach::IdToken | Attach::Assertion(_))
     }
 }

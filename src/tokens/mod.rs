@@ -3,6 +3,7 @@
 //! A refresh is a flight: an owned task that calls the provider, stores what came and only then
 //! tells whoever waits. It ends by itself whatever becomes of the requests that wanted it.
 
+pub mod assertion;
 mod flight;
 mod lease;
 mod single_flight;
