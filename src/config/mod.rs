@@ -5,6 +5,7 @@
 //! | `raw` | the parsed document: where a value stands, which keys nobody asked for |
 //! | `values` | one kind of value each: durations, URLs, secrets, headers |
 //! | `sections`, `providers`, `upstreams`, `routes` | the tables of the file |
+//! | `presets` | the providers that everybody knows |
 //! | `attach`, `headers` | what a route puts into a request |
 //! | `report`, `mask` | how a problem is shown, and what is never shown |
 //!
@@ -14,6 +15,7 @@
 mod attach;
 mod headers;
 mod mask;
+mod presets;
 mod providers;
 mod raw;
 mod report;
