@@ -22,7 +22,6 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
         known.names.push(field.key().to_owned());
         let mut title = None;
         let settings = field.table(|table| {
-            title = table.read("title", |title| Some(title.string()?.to_owned()));
             let kind = table.require("kind", r#""oidc""#, |kind| kind.choice(KINDS, KINDS_TO_COME));
             if matches!(kind, Some(KindName::Mock)) {
                 known.mock = true;
@@ -35,19 +34,21 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
                     ),
                 }
             }
-            match kind {
+            let client = match kind {
                 Some(KindName::Oidc) => presets::customized(table, oidc(table)),
                 Some(KindName::OAuth2) => presets::customized(table, oauth2(table)),
-                Some(KindName::Preset(preset)) => {
-                    title = title.take().or_else(|| Some(preset.title().to_owned()));
-                    presets::customized(table, presets::read(preset, table))
-                }
+                Some(KindName::Preset(preset)) => presets::customized(table, presets::read(preset, table)),
                 Some(KindName::Mock) => presets::customized(table, mock(table, external_url)),
                 None => {
                     table.accept_any_key();
                     None
                 }
+            };
+            title = table.read("title", |title| Some(title.string()?.to_owned()));
+            if let (None, Some(KindName::Preset(preset))) = (&title, kind) {
+                title = Some(preset.title().to_owned());
             }
+            client
         });
         if let Some(Client { kind, client_id, client_secret, client_auth, scopes, dialect }) = settings.flatten() {
             let name = field.key().to_owned();

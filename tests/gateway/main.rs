@@ -9,6 +9,7 @@ mod harness_itself;
 mod hygiene;
 mod login;
 mod logout;
+mod providers;
 mod refresh;
 mod review;
 mod sessions;
