@@ -5,7 +5,7 @@ use super::providers::{Client, DEFAULT_OIDC_SCOPES, oidc_scopes, owned, register
 use super::raw::{Field, Table};
 use super::values::{claim_path, provider_url};
 use crate::provider::{
-    ClaimSource, ClientAuth, Dialect, Kind, Quirk, TENANT, is_guid, is_owned_parameter, is_reserved_claim,
+    ClaimSource, ClientAuth, Dialect, Kind, Quirk, TENANT_PLACEHOLDER, is_guid, is_owned_parameter, is_reserved_claim,
 };
 use url::{Host, Url};
 
@@ -163,7 +163,7 @@ fn microsoft(table: &Table) -> Option<(Kind, Dialect)> {
             Quirk::None
         }
         false => Quirk::Microsoft {
-            issuer: format!("{base}/{TENANT}/v2.0"),
+            issuer: format!("{base}/{TENANT_PLACEHOLDER}/v2.0"),
             allowed_tenants: allowed_tenants.unwrap_or_default(),
         },
     };

@@ -47,7 +47,7 @@ pub enum Quirk {
     },
     /// Microsoft for more than one tenant: the metadata has a template for an issuer, each ID token the issuer of its tenant.
     Microsoft {
-        /// As the metadata has it, with [`TENANT`] in it.
+        /// As the metadata has it, with [`TENANT_PLACEHOLDER`] in it.
         issuer: String,
         /// Tenant ids, lower-case; empty: any.
         allowed_tenants: Vec<String>,
@@ -57,7 +57,7 @@ pub enum Quirk {
 }
 
 /// Where Microsoft's template has the id of a tenant.
-pub const TENANT: &str = "{tenantid}";
+pub const TENANT_PLACEHOLDER: &str = "{tenantid}";
 
 /// Which `iss` is the provider's.
 #[derive(Clone, Copy)]
@@ -84,7 +84,7 @@ impl Dialect {
     }
 
     /// The user's claims, by what the provider says.
-    pub(super) fn claims(&self, mut said: Map<String, Value>) -> Map<String, Value> {
+    pub(super) fn claims_from(&self, mut said: Map<String, Value>) -> Map<String, Value> {
         self.quirk.prepare(&mut said);
         let mut claims = said.clone();
         if let Quirk::GitHub { .. } = self.quirk {
@@ -167,7 +167,7 @@ impl Issuer<'_> {
             (Issuer::Exact(_), _) | (Issuer::OfTenant { .. }, None) => true,
             (Issuer::OfTenant { .. }, Some(signs_for)) => {
                 let tenant = json::text(claims, "tid").unwrap_or_default();
-                json::text(claims, "iss").is_some_and(|issuer| signs_for.replace(TENANT, tenant) == issuer)
+                json::text(claims, "iss").is_some_and(|issuer| signs_for.replace(TENANT_PLACEHOLDER, tenant) == issuer)
             }
         }
     }
@@ -187,9 +187,9 @@ fn is_allowed(tenant: &str, allowed: &[String]) -> bool {
     allowed.is_empty() || allowed.iter().any(|one| one == tenant)
 }
 
-/// What stands for [`TENANT`] in an issuer: a GUID in lower case, or it is none.
+/// What stands for [`TENANT_PLACEHOLDER`] in an issuer: a GUID in lower case, or it is none.
 fn tenant_of<'a>(issuer: &'a str, template: &str) -> Option<&'a str> {
-    let (before, after) = template.split_once(TENANT)?;
+    let (before, after) = template.split_once(TENANT_PLACEHOLDER)?;
     issuer.strip_prefix(before)?.strip_suffix(after).filter(|tenant| is_guid(tenant))
 }
 
@@ -240,7 +240,7 @@ mod tests {
     }
 
     fn at(tenant: &str) -> String {
-        TEMPLATE.replace(TENANT, tenant)
+        TEMPLATE.replace(TENANT_PLACEHOLDER, tenant)
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
             (at(TENANT_A), json!(null), Err(TokenError::Issuer)),
             (at("common"), json!("common"), Err(TokenError::Issuer)),
             (at(""), json!(""), Err(TokenError::Issuer)),
-            (at(TENANT), json!(TENANT), Err(TokenError::Issuer)),
+            (at(TENANT_PLACEHOLDER), json!(TENANT_PLACEHOLDER), Err(TokenError::Issuer)),
             (at("a/b"), json!("a/b"), Err(TokenError::Issuer)),
             (format!("https://evil.example/{TENANT_A}/v2.0"), json!(TENANT_A), Err(TokenError::Issuer)),
             (at(&TENANT_A.to_uppercase()), json!(TENANT_A.to_uppercase()), Err(TokenError::Issuer)),
@@ -305,7 +305,7 @@ mod tests {
             (json!({ "mail": null, "email": "typed@by.hand" }), json!({ "mail": null })),
             (json!({ "name": "A", "nick": "B" }), json!({ "name": "B", "nick": "A" })),
         ] {
-            assert_eq!(Value::Object(dialect.claims(map(said.clone()))), claims, "{said}");
+            assert_eq!(Value::Object(dialect.claims_from(map(said.clone()))), claims, "{said}");
         }
         assert!(dialect.finds_all_in(&map(json!({ "mail": "a", "nick": "b", "name": "c" }))));
         assert!(!dialect.finds_all_in(&map(json!({ "mail": "a", "nick": "b" }))));
@@ -325,9 +325,9 @@ mod tests {
             (json!(false), false),
         ] {
             let claims = map(json!({ "email": "ceo@bank.example", "email_verified": true, "xms_edov": owned }));
-            assert_eq!(dialect.claims(claims)["email_verified"], json!(verified), "{owned}");
+            assert_eq!(dialect.claims_from(claims)["email_verified"], json!(verified), "{owned}");
         }
-        assert!(!dialect.claims(map(json!({ "sub": "a" }))).contains_key("email_verified"));
+        assert!(!dialect.claims_from(map(json!({ "sub": "a" }))).contains_key("email_verified"));
     }
 
     #[test]

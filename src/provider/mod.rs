@@ -41,7 +41,7 @@ pub(crate) mod test_provider;
 #[cfg(test)]
 mod tests;
 
-pub use self::dialect::{ClaimSource, Dialect, Quirk, TENANT, is_guid, is_reserved_claim};
+pub use self::dialect::{ClaimSource, Dialect, Quirk, TENANT_PLACEHOLDER, is_guid, is_reserved_claim};
 pub use self::error::{LogoutTokenError, ProviderError, RefreshError};
 pub use self::http::HttpClient;
 pub use self::logout_token::LogoutToken;
@@ -447,7 +447,7 @@ impl Provider {
     /// What is to be believed of a token answer, `subject` being the user it is for, and what the user's claims are from now on:
     /// read again wherever the login had them from. `earlier` is the ID token that was believed before.
     ///
-    /// A new ID token must be the same user's. If only clocks or missing keys are in the way, it is left out instead: the refresh
+    /// A new ID token must be the same user's, from the same issuer (OIDC Core §12.2). If only clocks or missing keys are in the way, it is left out instead: the refresh
     /// token is spent, and giving up its successor would sign the user out. So it is with userinfo that does not come.
     ///
     /// Answers at once, unless keys or userinfo have to be fetched.
@@ -469,6 +469,9 @@ impl Provider {
             Err(_) => Err(Unverified::ForLackOfKeys),
         };
         let reason = match verified {
+            Ok(claims) if earlier.and_then(said_before).is_some_and(|said| said.get("iss") != claims.get("iss")) => {
+                return Err(RefreshError::OtherSubject);
+            }
             Ok(claims) => return self.renewed(tokens, Some(claims.clone()), Some(claims), subject).await,
             Err(Unverified::Because(TokenError::OtherSubject)) => return Err(RefreshError::OtherSubject),
             Err(Unverified::Because(error)) if !error.is_about_time() => {
@@ -491,7 +494,7 @@ impl Provider {
         subject: &str,
     ) -> Result<Renewed, RefreshError> {
         let is_complete = base.as_ref().is_some_and(|claims| self.is_complete(claims));
-        let new = new.map(|claims| self.settings.dialect.claims(claims));
+        let new = new.map(|claims| self.settings.dialect.claims_from(claims));
         let says_all = is_complete || (self.speaks_oidc() && base.is_none());
         if says_all {
             return Ok(Renewed { tokens, replaces_all: is_complete, claims: new });
@@ -529,12 +532,12 @@ impl Provider {
         }
         let Some(mut claims) = base else { return Ok(None) };
         userinfo::complete(&mut claims, userinfo)?;
-        Ok(Some(self.settings.dialect.claims(claims)))
+        Ok(Some(self.settings.dialect.claims_from(claims)))
     }
 
     /// What userinfo says, and under the name of OpenID Connect who it is.
     fn oauth2_claims(&self, userinfo: Map<String, Value>, subject: &str) -> Map<String, Value> {
-        let mut claims = self.settings.dialect.claims(userinfo);
+        let mut claims = self.settings.dialect.claims_from(userinfo);
         claims.insert("sub".to_owned(), subject.into());
         claims
     }
@@ -707,7 +710,7 @@ impl Provider {
                 Err(error) => return Err(error),
             }
         }
-        Ok(SignedIn { issuer, subject, sid, claims: self.settings.dialect.claims(claims), tokens })
+        Ok(SignedIn { issuer, subject, sid, claims: self.settings.dialect.claims_from(claims), tokens })
     }
 
     async fn identify_by_userinfo(

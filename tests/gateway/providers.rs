@@ -1,9 +1,10 @@
 //! Several providers at once: choosing one, a route's own, and which one a session is from.
 
 use crate::harness::expect::{error_json, error_page};
+use crate::harness::inspect::Expectations;
 use crate::harness::provider::CLIENT_ID;
 use crate::harness::site::parse;
-use crate::harness::{Browser, Endpoint, Expectations, Provider, Request, Site};
+use crate::harness::{Browser, Endpoint, Provider, Request, Site};
 use latchgate::clock::Clock;
 use serde_json::{Value, json};
 use url::Url;
@@ -159,7 +160,7 @@ async fn tg_05_a_refusal_says_nothing_of_what_the_provider_said() {
     });
     let browser = three.browser_at_lab();
     let page = browser.navigate("/auth/lab?return_to=%2Fx").await;
-    error_page(&page.reply, 403);
+    error_page(&page.reply, 401);
     assert!(!page.reply.text().contains("cluster blue"), "{}", page.reply.text());
     assert_eq!(browser.session_cookie(), None);
 }

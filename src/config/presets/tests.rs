@@ -361,6 +361,22 @@ async fn microsoft_believes_a_tenant_by_its_own_id_only() {
 }
 
 #[tokio::test]
+async fn microsoft_refreshes_within_the_tenant_of_the_login() {
+    let net = Net::new();
+    net.serve(&microsoft(), json!({}));
+    let provider = net.provider("kind = \"microsoft\"");
+    let signed_in = sign_in(&provider).await.unwrap();
+    for (tenant, expected) in [(TENANT, Ok(())), (OTHER_TENANT, Err(RefreshError::OtherSubject))] {
+        let issuer = format!("https://login.microsoftonline.com/{tenant}/v2.0");
+        net.serve(&microsoft(), json!({ "iss": issuer, "tid": tenant }));
+        let turn = provider.turn().await.unwrap();
+        let answer = provider.exchange(&turn, &SecretString::from("refresh-0")).await.unwrap();
+        let earlier = signed_in.tokens.id_token.as_ref();
+        assert_eq!(provider.check_renewal(answer, &signed_in.subject, earlier).await.map(drop), expected, "{tenant}");
+    }
+}
+
+#[tokio::test]
 async fn microsoft_signs_for_a_tenant_with_that_tenants_keys() {
     for (signs_for, expected) in [
         (format!("https://login.microsoftonline.com/{TENANT}/v2.0"), None),
