@@ -6,6 +6,7 @@
 //! | `values` | one kind of value each: durations, URLs, secrets, headers |
 //! | `sections`, `providers`, `upstreams`, `routes` | the tables of the file |
 //! | `own_tokens` | the gateway's own tokens and assertions |
+//! | `presets` | the providers that everybody knows |
 //! | `attach`, `headers` | what a route puts into a request |
 //! | `report`, `mask` | how a problem is shown, and what is never shown |
 //!
@@ -16,6 +17,7 @@ mod attach;
 mod headers;
 mod mask;
 mod own_tokens;
+mod presets;
 mod providers;
 mod raw;
 mod report;

@@ -203,7 +203,7 @@ fn secrets_that_are_not_there() {
 fn providers() {
     assert_refused(&[
         ("[providers.p]\nissuer = \"https://i.example\"", 1, "`providers.p.kind` is missing", "add `kind = \"oidc\"`"),
-        ("[providers.p]\nkind = \"openid\"", 2, "`providers.p.kind` has a value that is not known", "one of `oidc`, `oauth2`, `mock`"),
+        ("[providers.p]\nkind = \"openid\"", 2, "`providers.p.kind` has a value that is not known", "one of `oidc`, `oauth2`, `google`"),
         ("[providers.p]\nkind = \"oidcc\"", 2, "has a value that is not known", "did you mean `oidc`?"),
         ("[providers.Corp]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "`Corp` cannot be the name of a provider", "lower-case letters"),
         ("[providers.callback]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "`callback` cannot be the name of a provider: an endpoint", "another name than `login`"),
@@ -457,10 +457,7 @@ fn what_this_version_does_not_have() {
     assert_refused(&[
         ("[server.tls]\ncertificate = \"c.pem\"", 1, "`server.tls` is not available in this version", "take it out"),
         ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
-        ("[providers.p]\nkind = \"backend\"\nbase_url = \"http://x\"", 2, "`kind = \"backend\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
-        ("[providers.p]\nkind = \"google\"\nbase_url = \"http://x\"", 2, "`kind = \"google\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
-        ("[providers.p]\nkind = \"github\"\nbase_url = \"http://x\"", 2, "`kind = \"github\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
-        ("[providers.p]\nkind = \"auth0\"\nbase_url = \"http://x\"", 2, "`kind = \"auth0\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
+        ("[providers.p]\nkind = \"backend\"\nbase_url = \"http://x\"", 2, "`kind = \"backend\"` is not available in this version", "one of `oidc`, `oauth2`, `google`"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"private_key_jwt\"", 6, "`client_auth = \"private_key_jwt\"` is not available in this version", "`client_secret_basic`"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"tls_client_auth\"", 6, "`client_auth = \"tls_client_auth\"` is not available in this version", "`client_secret_basic`"),
         ("[bearer.b]\nissuer = \"https://i.example\"", 1, "`bearer` is not available in this version", "take it out"),

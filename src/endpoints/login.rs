@@ -61,7 +61,9 @@ pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &A
         Ok(extra) => extra,
         Err(refusal) => return asked.refuse(&refusal),
     };
-    let max_age = extra.iter().find(|(name, _)| name == "max_age").and_then(|(_, value)| value.parse().ok());
+    let asked_max_age = extra.iter().find(|(name, _)| name == "max_age").map(|(_, value)| value.as_str());
+    let max_age =
+        asked_max_age.or_else(|| provider.authorization_param("max_age")).and_then(|value| value.parse().ok());
     let settings = &endpoints.settings;
     let wanted = asked.parameter("return_to").filter(|_| settings.return_to_page);
     let record = LoginRecord {
@@ -165,8 +167,9 @@ fn choose(endpoints: &Endpoints, asked: &Asked<'_>, providers: &[Arc<Provider>])
             let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish();
             let mark = if query.is_empty() { "" } else { "?" };
             Choice {
-                initial: provider.name().chars().next().unwrap_or_default(),
+                initial: provider.title().chars().next().unwrap_or_default(),
                 name: provider.name().to_owned(),
+                title: provider.title().to_owned(),
                 login_url: format!("{}/{}{mark}{query}", endpoints.settings.prefix, provider.name()),
             }
         })
@@ -178,13 +181,15 @@ fn choose(endpoints: &Endpoints, asked: &Asked<'_>, providers: &[Arc<Provider>])
         };
         return reply::html(StatusCode::OK, &ChoosePage { introduction, choices });
     }
-    let list: Vec<_> = choices.iter().map(|it| json!({"name": it.name, "loginUrl": it.login_url})).collect();
+    let list: Vec<_> =
+        choices.iter().map(|it| json!({"name": it.name, "title": it.title, "loginUrl": it.login_url})).collect();
     reply::json(StatusCode::OK, &json!({ "providers": list }))
 }
 
 struct Choice {
     initial: char,
     name: String,
+    title: String,
     login_url: String,
 }
 

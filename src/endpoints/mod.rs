@@ -320,8 +320,8 @@ impl Endpoint {
 /// The refresh token, or the access token when there is none (RFC 7009).
 async fn revoke(provider: &Provider, tokens: &TokenSet) -> Result<(), ProviderError> {
     let revoked = match &tokens.refresh_token {
-        Some(token) => provider.revoke(token).await,
-        None => provider.revoke_access_token(&tokens.access_token).await,
+        Some(token) if provider.revokes_refresh_tokens() => provider.revoke(token).await,
+        _ => provider.revoke_access_token(&tokens.access_token).await,
     };
     if let Err(error) = &revoked {
         tracing::info!(provider = provider.name(), reason = error.reason(), "token not revoked");

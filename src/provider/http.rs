@@ -144,6 +144,17 @@ pub(super) fn post(url: &Url, authorization: Option<HeaderValue>, form: String) 
     request.body(Bytes::from(form)).map_err(|_| HttpError::Unsendable)
 }
 
+/// A DELETE with a JSON body.
+pub(super) fn delete(url: &Url, authorization: HeaderValue, body: String) -> Result<Request<Bytes>, HttpError> {
+    Request::delete(url.as_str())
+        .header(ACCEPT, JSON)
+        .header(USER_AGENT, NAME)
+        .header(CONTENT_TYPE, JSON)
+        .header(AUTHORIZATION, authorization)
+        .body(Bytes::from(body))
+        .map_err(|_| HttpError::Unsendable)
+}
+
 /// How long the provider asks to be left alone: seconds, or a date (RFC 9110 §10.2.3).
 pub(super) fn retry_after(answer: &Response<Bytes>, now: Now) -> Option<Duration> {
     let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();

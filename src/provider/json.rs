@@ -13,6 +13,16 @@ pub(super) fn object(text: &[u8]) -> Option<Map<String, Value>> {
     }
 }
 
+/// The objects that `text` is a list of, read like [`object`].
+pub(super) fn objects(text: &[u8]) -> Option<Vec<Map<String, Value>>> {
+    let Ok(Unambiguous(Value::Array(elements))) = serde_json::from_slice(text) else { return None };
+    let member = |element| match element {
+        Value::Object(members) => Some(members),
+        _ => None,
+    };
+    elements.into_iter().map(member).collect()
+}
+
 /// A non-empty string member.
 pub(super) fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())

@@ -18,6 +18,8 @@ pub(super) struct KeySet(Vec<Key>);
 pub(super) struct Key {
     kid: Option<String>,
     algorithms: &'static [Algorithm],
+    /// `issuer`, which only Microsoft says: whose tokens it signs.
+    pub(super) issuer: Option<String>,
     pub(super) decoding: DecodingKey,
 }
 
@@ -199,7 +201,8 @@ fn parse_key(key: &Map<String, Value>) -> Option<Key> {
         None => None,
         Some(kid) => Some(kid.as_str()?.to_owned()),
     };
-    Some(Key { kid, algorithms, decoding })
+    let issuer = json::text(key, "issuer").map(str::to_owned);
+    Some(Key { kid, algorithms, issuer, decoding })
 }
 
 fn ec_point(x: Vec<u8>, y: Vec<u8>, coordinate: usize) -> Option<DecodingKey> {

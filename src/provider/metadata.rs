@@ -3,7 +3,7 @@
 use super::breaker::Breaker;
 use super::http::{self, HttpClient};
 use super::random::random_fraction;
-use super::{Kind, ProviderError, Settings, json};
+use super::{Kind, ProviderError, Quirk, Settings, json};
 use crate::clock::{Clock, Mono};
 use ::http::StatusCode;
 use jsonwebtoken::Algorithm;
@@ -68,6 +68,10 @@ impl MetadataSource {
         };
         MetadataSource::Discovered(Box::new(Discovery {
             provider: settings.name.clone(),
+            says: match &settings.dialect.quirk {
+                Quirk::Microsoft { issuer, .. } => issuer.clone(),
+                _ => issuer.clone(),
+            },
             issuer,
             plain_http,
             http,
@@ -95,7 +99,10 @@ impl MetadataSource {
 /// Metadata fetched on first use and again after an hour of use. A document that is missing or wrong never replaces a good one.
 pub(super) struct Discovery {
     provider: String,
+    /// Where the document is.
     issuer: String,
+    /// What it says its issuer is.
+    says: String,
     plain_http: bool,
     http: HttpClient,
     clock: Clock,
@@ -162,7 +169,7 @@ impl Discovery {
             return Err(ProviderError::Unavailable { reason: "discovery_status", retry_after });
         }
         let document = json::object(answer.body()).ok_or(ProviderError::Invalid { reason: "metadata_not_json" })?;
-        check(&document, &self.issuer, self.plain_http)
+        check(&document, &self.says, self.plain_http)
     }
 
     fn kept(&self) -> Option<Kept> {
@@ -185,7 +192,7 @@ fn well_known(issuer: &str) -> Result<Url, ProviderError> {
 ///
 /// | member | must be | else |
 /// |---|---|---|
-/// | `issuer` | the configured one, byte for byte (Discovery §4.3) | refused |
+/// | `issuer` | the configured one, byte for byte (Discovery §4.3), Microsoft's template included | refused |
 /// | `authorization_endpoint`, `token_endpoint`, `jwks_uri` | a URL over TLS | refused |
 /// | `userinfo_`, `revocation_`, `end_session_endpoint` | absent, or a URL over TLS | refused |
 /// | `id_token_signing_alg_values_supported` | names one we accept; absent means RS256 (Core §3.1.3.7, step 7) | refused |

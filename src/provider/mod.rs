@@ -10,6 +10,8 @@
 //! | `logout_token` | logout tokens, in the steps of OIDC Back-Channel Logout §2.6 |
 //! | `keys` | the keys to verify them with, fetched and kept |
 //! | `userinfo` | claims the ID token does not have |
+//! | `dialect` | where a provider goes its own way |
+//! | `github` | the one with APIs of its own |
 //! | `error` | what can go wrong, and whose fault it is |
 //! | `http`, `turns`, `breaker` | the way out, whose turn it is to take it, when not to take it |
 //! | `json`, `random` | reading answers, making secrets |
@@ -19,7 +21,9 @@
 
 pub mod backend;
 mod breaker;
+mod dialect;
 mod error;
+mod github;
 mod http;
 mod json;
 mod keys;
@@ -37,6 +41,7 @@ pub(crate) mod test_provider;
 #[cfg(test)]
 mod tests;
 
+pub use self::dialect::{ClaimSource, Dialect, Quirk, TENANT_PLACEHOLDER, is_guid, is_reserved_claim};
 pub use self::error::{LogoutTokenError, ProviderError, RefreshError};
 pub use self::http::HttpClient;
 pub use self::logout_token::LogoutToken;
@@ -46,6 +51,7 @@ pub use self::turns::Turn;
 
 use self::backend::{Backend, BackendSettings, Credentials};
 use self::breaker::Breaker;
+use self::dialect::Issuer;
 use self::http::HttpError;
 use self::keys::{KeyCache, KeySet};
 use self::logout_token::Recipient;
@@ -80,6 +86,10 @@ pub struct Settings {
     pub scopes: Vec<String>,
     /// `refresh.timeout`: one whole call to the provider.
     pub timeout: Duration,
+    /// `title`, else what the preset is known as; none: its name.
+    pub title: Option<String>,
+    /// Where it goes its own way.
+    pub dialect: Dialect,
 }
 
 /// `kind` of a provider.
@@ -156,7 +166,8 @@ pub struct AuthorizationRequest {
     pub nonce: String,
     /// [`code_challenge`] of the verifier.
     pub code_challenge: String,
-    /// Further parameters, in order. Allow-listed by the caller; a name that this module sets itself is dropped.
+    /// Further parameters, in order. Allow-listed by the caller; a name that this module sets itself is dropped. They come before
+    /// [`Dialect::authorization_params`] of the same name.
     pub extra: Vec<(String, String)>,
 }
 
@@ -251,13 +262,32 @@ impl Provider {
         &self.settings.name
     }
 
-    /// `issuer`, as configured. None for plain OAuth 2.0, which has no tokens that would name it.
+    /// What people know it as.
     #[must_use]
-    pub fn issuer(&self) -> Option<&str> {
-        match &self.settings.kind {
-            Kind::Oidc { issuer } => Some(issuer),
-            Kind::Mock(mock) => Some(&mock.issuer),
-            Kind::OAuth2 { .. } | Kind::Backend(_) => None,
+    pub fn title(&self) -> &str {
+        self.settings.title.as_deref().unwrap_or(&self.settings.name)
+    }
+
+    /// The value that an authorization parameter has when the caller gives none.
+    #[must_use]
+    pub fn authorization_param(&self, name: &str) -> Option<&str> {
+        self.settings.dialect.authorization_params.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether `issuer` is an `iss` of this provider. Never so for plain OAuth 2.0, which has no tokens that would name it.
+    #[must_use]
+    pub fn is_issuer(&self, issuer: &str) -> bool {
+        self.issuer().is_some_and(|own| own.is(issuer))
+    }
+
+    fn issuer(&self) -> Option<Issuer<'_>> {
+        match (&self.settings.kind, &self.settings.dialect.quirk) {
+            (Kind::Oidc { .. }, Quirk::Microsoft { issuer, allowed_tenants }) => {
+                Some(Issuer::OfTenant { template: issuer, allowed: allowed_tenants })
+            }
+            (Kind::Oidc { issuer }, _) => Some(Issuer::Exact(issuer)),
+            (Kind::Mock(mock), _) => Some(Issuer::Exact(&mock.issuer)),
+            (Kind::OAuth2 { .. } | Kind::Backend(_), _) => None,
         }
     }
 
@@ -323,12 +353,12 @@ impl Provider {
         }
         let mut url = metadata.authorization_endpoint.clone();
         let configured: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-        let foreign = |pair: &&(String, String)| !OWNED_PARAMETERS.contains(&pair.0.as_str());
+        let foreign = |pair: &&(String, String)| !is_owned_parameter(&pair.0);
         url.query_pairs_mut()
             .clear()
             .extend_pairs(configured.iter().filter(foreign))
             .extend_pairs(owned)
-            .extend_pairs(request.extra.iter().filter(foreign));
+            .extend_pairs(self.settings.dialect.parameters(&request.extra).filter(foreign));
         Ok(url)
     }
 
@@ -343,7 +373,7 @@ impl Provider {
         }
         let metadata = self.metadata.current().await?;
         match iss {
-            Some(iss) if iss == metadata.issuer => Ok(()),
+            Some(iss) if self.is_issuer(iss) => Ok(()),
             Some(_) => Err(ProviderError::Invalid { reason: "callback_other_issuer" }),
             None if metadata.response_carries_issuer => {
                 Err(ProviderError::Invalid { reason: "callback_without_issuer" })
@@ -368,7 +398,7 @@ impl Provider {
         ];
         let tokens = self.call_token_endpoint(&metadata, &parameters).await?;
         match &self.settings.kind {
-            Kind::OAuth2 { subject, .. } => self.identify_by_userinfo(&metadata, tokens, subject.as_deref()).await,
+            Kind::OAuth2 { .. } => self.identify_by_userinfo(&metadata, tokens).await,
             Kind::Oidc { .. } | Kind::Mock(_) => self.identify_by_id_token(&metadata, tokens, redemption).await,
             Kind::Backend(_) => Err(NO_OAUTH),
         }
@@ -417,7 +447,7 @@ impl Provider {
     /// What is to be believed of a token answer, `subject` being the user it is for, and what the user's claims are from now on:
     /// read again wherever the login had them from. `earlier` is the ID token that was believed before.
     ///
-    /// A new ID token must be the same user's. If only clocks or missing keys are in the way, it is left out instead: the refresh
+    /// A new ID token must be the same user's, from the same issuer (OIDC Core §12.2). If only clocks or missing keys are in the way, it is left out instead: the refresh
     /// token is spent, and giving up its successor would sign the user out. So it is with userinfo that does not come.
     ///
     /// Answers at once, unless keys or userinfo have to be fetched.
@@ -439,6 +469,9 @@ impl Provider {
             Err(_) => Err(Unverified::ForLackOfKeys),
         };
         let reason = match verified {
+            Ok(claims) if earlier.and_then(said_before).is_some_and(|said| said.get("iss") != claims.get("iss")) => {
+                return Err(RefreshError::OtherSubject);
+            }
             Ok(claims) => return self.renewed(tokens, Some(claims.clone()), Some(claims), subject).await,
             Err(Unverified::Because(TokenError::OtherSubject)) => return Err(RefreshError::OtherSubject),
             Err(Unverified::Because(error)) if !error.is_about_time() => {
@@ -460,7 +493,8 @@ impl Provider {
         base: Option<Map<String, Value>>,
         subject: &str,
     ) -> Result<Renewed, RefreshError> {
-        let is_complete = base.as_ref().is_some_and(|claims| userinfo::is_complete(claims, &self.settings.scopes));
+        let is_complete = base.as_ref().is_some_and(|claims| self.is_complete(claims));
+        let new = new.map(|claims| self.settings.dialect.claims_from(claims));
         let says_all = is_complete || (self.speaks_oidc() && base.is_none());
         if says_all {
             return Ok(Renewed { tokens, replaces_all: is_complete, claims: new });
@@ -490,16 +524,33 @@ impl Provider {
         let userinfo = tokio::time::timeout(USERINFO_WITHIN, self.userinfo(endpoint, access_token)).await;
         let userinfo =
             userinfo.map_err(|_| ProviderError::Unavailable { reason: "userinfo_slow", retry_after: None })??;
-        match (&self.settings.kind, base) {
-            (Kind::OAuth2 { subject: member, .. }, _) => {
-                match userinfo::subject(&userinfo, member.as_deref()).as_deref() == Some(subject) {
-                    true => Ok(Some(userinfo)),
-                    false => Err(ProviderError::Invalid { reason: userinfo::OTHER_SUBJECT }),
-                }
-            }
-            (_, Some(mut claims)) => userinfo::complete(&mut claims, userinfo).map(|()| Some(claims)),
-            (_, None) => Ok(None),
+        if let Kind::OAuth2 { subject: member, .. } = &self.settings.kind {
+            return match userinfo::subject(&userinfo, member.as_deref()).as_deref() == Some(subject) {
+                true => Ok(Some(self.oauth2_claims(userinfo, subject))),
+                false => Err(ProviderError::Invalid { reason: userinfo::OTHER_SUBJECT }),
+            };
         }
+        let Some(mut claims) = base else { return Ok(None) };
+        userinfo::complete(&mut claims, userinfo)?;
+        Ok(Some(self.settings.dialect.claims_from(claims)))
+    }
+
+    /// What userinfo says, and under the name of OpenID Connect who it is.
+    fn oauth2_claims(&self, userinfo: Map<String, Value>, subject: &str) -> Map<String, Value> {
+        let mut claims = self.settings.dialect.claims_from(userinfo);
+        claims.insert("sub".to_owned(), subject.into());
+        claims
+    }
+
+    /// Whether an ID token says all there is to say, with nothing left to userinfo.
+    fn is_complete(&self, claims: &Map<String, Value>) -> bool {
+        userinfo::is_complete(claims, &self.settings.scopes) && self.settings.dialect.finds_all_in(claims)
+    }
+
+    /// Whether [`Provider::revoke`] does anything: if not, an access token has to be revoked itself.
+    #[must_use]
+    pub fn revokes_refresh_tokens(&self) -> bool {
+        !matches!(self.settings.dialect.quirk, Quirk::GitHub { .. })
     }
 
     /// Revokes a refresh token, and with it what was made from it (RFC 7009). Nothing happens at a provider without the endpoint.
@@ -530,7 +581,16 @@ impl Provider {
     ) -> Result<Option<Url>, ProviderError> {
         let metadata = self.metadata.current().await?;
         let Some(mut url) = metadata.end_session_endpoint.clone() else {
-            return Ok(None);
+            return Ok(match &self.settings.dialect.quirk {
+                Quirk::Auth0 { logout_endpoint } => {
+                    let mut url = logout_endpoint.clone();
+                    url.query_pairs_mut()
+                        .append_pair("client_id", &self.client.id)
+                        .append_pair("returnTo", post_logout_redirect_uri.as_str());
+                    Some(url)
+                }
+                _ => None,
+            });
         };
         url.query_pairs_mut()
             .append_pair("client_id", &self.client.id)
@@ -564,6 +624,12 @@ impl Provider {
     }
 
     async fn call_revocation_endpoint(&self, token: &SecretString, hint: &str) -> Result<(), ProviderError> {
+        if let Quirk::GitHub { api } = &self.settings.dialect.quirk {
+            return match hint {
+                "access_token" => github::revoke(&self.http, api, &self.client, token, self.settings.timeout).await,
+                _ => Ok(()),
+            };
+        }
         let metadata = self.metadata.current().await?;
         let Some(endpoint) = &metadata.revocation_endpoint else {
             return Ok(());
@@ -590,7 +656,10 @@ impl Provider {
     }
 
     fn read_token_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {
-        let outcome = token_endpoint::read(answer, self.clock.now());
+        let mut outcome = token_endpoint::read(answer, self.clock.now());
+        if let (Quirk::GitHub { .. }, Ok(tokens)) = (&self.settings.dialect.quirk, &mut outcome) {
+            tokens.scope = tokens.scope.take().map(|scope| scope.replace(',', " "));
+        }
         if let Err(ProviderError::Misconfigured { reason }) = outcome {
             tracing::error!(
                 provider = self.name(),
@@ -618,14 +687,18 @@ impl Provider {
             Err(Unverified::ForLackOfKeys) => {
                 return Err(ProviderError::Unavailable { reason: "keys_unavailable", retry_after: None });
             }
+            Err(Unverified::Because(error)) if error.is_about_the_user() => {
+                return Err(ProviderError::Refused { reason: error.reason() });
+            }
             Err(Unverified::Because(error)) => {
                 return Err(ProviderError::Invalid { reason: error.reason() });
             }
         };
         let text = |name: &str| json::text(&claims, name).map(str::to_owned);
         let subject = text("sub").ok_or(ProviderError::Invalid { reason: TokenError::Subject.reason() })?;
+        let issuer = text("iss").ok_or(ProviderError::Invalid { reason: TokenError::Issuer.reason() })?;
         let sid = text("sid");
-        if !userinfo::is_complete(&claims, &self.settings.scopes)
+        if !self.is_complete(&claims)
             && let Some(endpoint) = &metadata.userinfo_endpoint
         {
             match self.userinfo(endpoint, &tokens.access_token).await {
@@ -637,22 +710,23 @@ impl Provider {
                 Err(error) => return Err(error),
             }
         }
-        Ok(SignedIn { issuer: metadata.issuer.clone(), subject, sid, claims, tokens })
+        Ok(SignedIn { issuer, subject, sid, claims: self.settings.dialect.claims_from(claims), tokens })
     }
 
     async fn identify_by_userinfo(
         &self,
         metadata: &Metadata,
         tokens: TokenResponse,
-        subject: Option<&str>,
     ) -> Result<SignedIn, ProviderError> {
+        let Kind::OAuth2 { subject, .. } = &self.settings.kind else { return Err(NO_OAUTH) };
         let endpoint = metadata
             .userinfo_endpoint
             .as_ref()
             .ok_or(ProviderError::Misconfigured { reason: "no_userinfo_endpoint" })?;
-        let claims = self.userinfo(endpoint, &tokens.access_token).await?;
-        let subject =
-            userinfo::subject(&claims, subject).ok_or(ProviderError::Invalid { reason: "userinfo_without_subject" })?;
+        let userinfo = self.userinfo(endpoint, &tokens.access_token).await?;
+        let subject = userinfo::subject(&userinfo, subject.as_deref())
+            .ok_or(ProviderError::Invalid { reason: "userinfo_without_subject" })?;
+        let claims = self.oauth2_claims(userinfo, &subject);
         let tokens = TokenResponse { id_token: None, ..tokens };
         Ok(SignedIn { issuer: metadata.issuer.clone(), subject, sid: None, claims, tokens })
     }
@@ -672,13 +746,14 @@ impl Provider {
             .await
             .map_err(|_| Unverified::ForLackOfKeys)?;
         let expected = Expectations {
-            issuer: &metadata.issuer,
+            issuer: self.issuer().ok_or(Unverified::Because(TokenError::Issuer))?,
             client_id: &self.client.id,
             algorithms: &metadata.id_token_algorithms,
             access_token: access_token.expose_secret(),
             occasion,
         };
-        let verified = verify::id_token(&token, &keys, &expected, now);
+        let verified = verify::id_token(&token, &keys, &expected, now)
+            .and_then(|claims| self.settings.dialect.quirk.admit(&claims).map(|()| claims));
         if let Err(error) = &verified
             && error.is_about_time()
         {
@@ -699,7 +774,13 @@ impl Provider {
     }
 
     async fn userinfo(&self, endpoint: &Url, access_token: &SecretString) -> Result<Map<String, Value>, ProviderError> {
-        userinfo::userinfo(&self.http, endpoint, access_token, self.settings.timeout, self.clock.now()).await
+        let (timeout, now) = (self.settings.timeout, self.clock.now());
+        let mut userinfo = userinfo::userinfo(&self.http, endpoint, access_token, timeout, now).await?;
+        if let Quirk::GitHub { api } = &self.settings.dialect.quirk {
+            let emails = github::emails(&self.http, api, access_token, timeout, now).await?;
+            github::complete(&mut userinfo, emails.as_deref());
+        }
+        Ok(userinfo)
     }
 
     /// What to ask for: `openid` in any case with OIDC, and no `offline_access` from a provider that lists its scopes without it,
@@ -749,8 +830,15 @@ enum Unverified {
     Because(TokenError),
 }
 
-/// Set here and by nobody else (RFC 6749 §4.1.1, OIDC Core §3.1.2.1 and §6, RFC 7636 §4.3, RFC 9126 §2.2, RFC 9449 §10).
-const OWNED_PARAMETERS: [&str; 16] = [
+/// Whether an authorization request says this by itself, whatever anybody wants it to say.
+#[must_use]
+pub fn is_owned_parameter(name: &str) -> bool {
+    OWNED_PARAMETERS.contains(&name)
+}
+
+/// Set here and by nobody else (RFC 6749 §4.1.1 and §4.1.3, OIDC Core §3.1.2.1 and §6, RFC 7636 §4.3 and §4.5, RFC 9126 §2.2,
+/// RFC 9449 §10).
+const OWNED_PARAMETERS: [&str; 19] = [
     "response_type",
     "response_mode",
     "client_id",
@@ -767,6 +855,9 @@ const OWNED_PARAMETERS: [&str; 16] = [
     "request_uri",
     "registration",
     "dpop_jkt",
+    "code",
+    "code_verifier",
+    "grant_type",
 ];
 /// Claims about the exchange the token came from, not about the user.
 const EXCHANGE_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];

@@ -2,8 +2,9 @@
 //!
 //! Pure: keys and time are arguments. Signatures are checked by the library; claims are checked here, to the second.
 
+use super::dialect::Issuer;
 use super::json;
-use super::keys::KeySet;
+use super::keys::{Key, KeySet};
 use crate::clock::Now;
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -14,7 +15,7 @@ use subtle::ConstantTimeEq;
 
 /// What an ID token must say.
 pub(super) struct Expectations<'a> {
-    pub(super) issuer: &'a str,
+    pub(super) issuer: Issuer<'a>,
     pub(super) client_id: &'a str,
     /// What the provider may sign with.
     pub(super) algorithms: &'a [Algorithm],
@@ -64,6 +65,8 @@ pub(super) enum TokenError {
     Events,
     SessionId,
     Nobody,
+    HostedDomain,
+    Tenant,
 }
 
 impl TokenError {
@@ -95,12 +98,19 @@ impl TokenError {
             TokenError::Events => "token_events",
             TokenError::SessionId => "token_sid",
             TokenError::Nobody => "token_without_sub_and_sid",
+            TokenError::HostedDomain => "token_hd",
+            TokenError::Tenant => "token_tid",
         }
     }
 
     /// Whether clocks that disagree can be the cause.
     pub(super) fn is_about_time(self) -> bool {
         matches!(self, TokenError::Expired | TokenError::NotYetValid | TokenError::IssuedAt)
+    }
+
+    /// Whether there is nothing wrong with the token but whose it is.
+    pub(super) fn is_about_the_user(self) -> bool {
+        matches!(self, TokenError::HostedDomain | TokenError::Tenant)
     }
 }
 
@@ -116,11 +126,13 @@ pub(super) fn id_token(
 ) -> Result<Map<String, Value>, TokenError> {
     // Step 1, decryption: no keys were agreed upon for it; `Jws::parse` refused an encrypted token.
     // Steps 6, 7 and 8. Core lets TLS stand in for the signature of a token from the token endpoint; we do not.
-    token.check_signature(keys, expected.algorithms)?;
-    let claims = token.claims()?;
+    let said = token.claims();
+    let may = |key: &Key| said.as_ref().map_or(true, |claims| expected.issuer.owns(key.issuer.as_deref(), claims));
+    token.check_signature_by(keys, expected.algorithms, may)?;
+    let claims = said?;
 
     // Step 2. The issuer is the provider's, byte for byte.
-    check_issuer(&claims, expected.issuer)?;
+    expected.issuer.check(&claims)?;
     // §2: `sub` is required.
     let subject = short_text(&claims, "sub").ok_or(TokenError::Subject)?;
     // Step 3. We are the audience, and nobody else is: there is no list of other audiences to trust.
@@ -250,8 +262,19 @@ impl<'a> Jws<'a> {
 
     /// Whether one of the keys has made the signature.
     pub(super) fn check_signature(&self, keys: &KeySet, allowed: &[Algorithm]) -> Result<(), TokenError> {
+        self.check_signature_by(keys, allowed, |_| true)
+    }
+
+    /// Whether one of the keys that `may` has made the signature.
+    fn check_signature_by(
+        &self,
+        keys: &KeySet,
+        allowed: &[Algorithm],
+        may: impl Fn(&Key) -> bool,
+    ) -> Result<(), TokenError> {
         self.check_algorithm(allowed)?;
         keys.candidates(self.kid.as_deref(), self.algorithm)
+            .filter(|key| may(key))
             .any(|key| {
                 jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), &key.decoding, self.algorithm)
                     .unwrap_or(false)
@@ -271,10 +294,6 @@ impl Purpose {
             !typ.ends_with("+jwt") || (is_logout && self == Purpose::LogoutToken)
         })
     }
-}
-
-pub(super) fn check_issuer(claims: &Map<String, Value>, issuer: &str) -> Result<(), TokenError> {
-    (claims.get("iss").and_then(Value::as_str) == Some(issuer)).then_some(()).ok_or(TokenError::Issuer)
 }
 
 pub(super) fn check_audience(claims: &Map<String, Value>, client_id: &str) -> Result<(), TokenError> {
@@ -365,7 +384,7 @@ mod tests {
 
     fn expectations(occasion: Occasion<'_>) -> Expectations<'_> {
         Expectations {
-            issuer: ISSUER,
+            issuer: Issuer::Exact(ISSUER),
             client_id: CLIENT_ID,
             algorithms: &[Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
             access_token: ACCESS_TOKEN,

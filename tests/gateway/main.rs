@@ -10,6 +10,7 @@ mod hygiene;
 mod login;
 mod logout;
 mod own_tokens;
+mod providers;
 mod refresh;
 mod review;
 mod sessions;
