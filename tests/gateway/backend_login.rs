@@ -438,7 +438,7 @@ async fn the_form_says_what_is_wrong_and_keeps_what_was_typed() {
 
 // ------------------------------------------------------------------------------- refresh and replay
 
-// TN-05, TS-02, TS-03, TA-01, TA-08, TA-24
+// TN-05, TS-02, TS-03, TA-08, TA-24
 #[tokio::test]
 async fn a_401_is_answered_with_one_refresh_and_one_replay() {
     for shape in SHAPES {
@@ -815,6 +815,23 @@ async fn a_401_of_the_backends_own_login_is_relayed() {
     let wrong = Request::fetch("POST", "/auth/login").body("application/json", r#"{"username":"ada"}"#);
     relayed(&site.browser().send(wrong).await, 401);
     assert_eq!(backend.count(Part::Refresh), 0);
+}
+
+// TA-01
+#[tokio::test]
+async fn the_token_is_looked_up_for_every_request_of_a_connection() {
+    let (site, backend) = site_of(AXIOS).await;
+    let browser = site.signed_in_at_backend("ada").await;
+    let mut connection = site.connect().await;
+    for _ in 0..2 {
+        connection.send(&browser.serialise(Request::fetch("GET", "/x"))).await.unwrap();
+        relayed(&connection.reply("GET").await.unwrap(), 200);
+        assert_eq!(browser.fetch("POST", "/auth/refresh").await.status, 200);
+        site.clock.advance(A_WHILE);
+    }
+    let received = site.upstream.received();
+    assert!(received[0].bearer() != received[1].bearer());
+    assert_eq!((received.len(), backend.count(Part::Refresh)), (2, 2));
 }
 
 // TA-02
