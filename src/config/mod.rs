@@ -14,6 +14,7 @@
 //! this version does not have yet.
 
 mod attach;
+mod backend;
 mod headers;
 mod mask;
 mod own_tokens;

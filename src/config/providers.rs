@@ -1,5 +1,6 @@
 //! `[providers.NAME]`
 
+use super::backend::backend;
 use super::presets::{self, Preset};
 use super::raw::{Field, Table, quoted};
 use super::report::Problem;
@@ -22,7 +23,7 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
         known.names.push(field.key().to_owned());
         let mut title = None;
         let settings = field.table(|table| {
-            let kind = table.require("kind", r#""oidc""#, |kind| kind.choice(KINDS, KINDS_TO_COME));
+            let kind = table.require("kind", r#""oidc""#, |kind| kind.choice(KINDS, &[]));
             if matches!(kind, Some(KindName::Mock)) {
                 known.mock = true;
                 match first_mock {
@@ -39,6 +40,7 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
                 Some(KindName::OAuth2) => presets::customized(table, oauth2(table)),
                 Some(KindName::Preset(preset)) => presets::customized(table, presets::read(preset, table)),
                 Some(KindName::Mock) => presets::customized(table, mock(table, external_url)),
+                Some(KindName::Backend) => backend(table).map(|settings| Client::none(Kind::Backend(settings))),
                 None => {
                     table.accept_any_key();
                     None
@@ -103,6 +105,7 @@ enum KindName {
     Oidc,
     OAuth2,
     Mock,
+    Backend,
     Preset(Preset),
 }
 
@@ -118,9 +121,8 @@ const KINDS: &[(&str, KindName)] = &[
     ("okta", KindName::Preset(Preset::Okta)),
     ("discord", KindName::Preset(Preset::Discord)),
     ("mock", KindName::Mock),
+    ("backend", KindName::Backend),
 ];
-
-const KINDS_TO_COME: &[&str] = &["backend"];
 
 /// What all kinds come down to.
 pub(super) struct Client {
@@ -130,6 +132,20 @@ pub(super) struct Client {
     pub(super) client_auth: ClientAuth,
     pub(super) scopes: Vec<String>,
     pub(super) dialect: Dialect,
+}
+
+impl Client {
+    /// Who speaks no OAuth knows no clients.
+    fn none(kind: Kind) -> Client {
+        Client {
+            kind,
+            client_id: String::new(),
+            client_secret: None,
+            client_auth: ClientAuth::None,
+            scopes: Vec::new(),
+            dialect: Dialect::default(),
+        }
+    }
 }
 
 fn check_name(field: &Field) {

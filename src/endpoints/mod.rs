@@ -5,15 +5,19 @@
 mod access_token;
 mod backchannel;
 mod callback;
+mod credentials;
 mod frontchannel;
 mod jwks;
 mod login;
 mod logout;
 mod me;
 mod mock;
+mod opening;
 mod refresh;
 mod session;
 mod update_claims;
+
+pub use self::credentials::LoginAttempts;
 
 use crate::background::Background;
 use crate::body::Body;
@@ -66,6 +70,8 @@ pub enum Endpoint {
     Login,
     /// `{prefix}/{provider}`: starts a login, and takes the provider's answer.
     Provider(Arc<str>),
+    /// `{prefix}/{provider}` of a backend: a form, and the credentials that are posted there.
+    Credentials(Arc<str>),
     /// `{prefix}/logout`
     Logout,
     /// `{prefix}/backchannel-logout`
@@ -143,6 +149,8 @@ pub struct Endpoints {
     pub sealer: Arc<Sealer>,
     /// For the logouts that providers send: anybody may, so few are looked at at once.
     pub logout_turns: Arc<Semaphore>,
+    /// Guesses at passwords.
+    pub login_attempts: Arc<LoginAttempts>,
     /// Code exchanges and revocations end whoever hangs up.
     pub background: Background,
     /// The time.
@@ -171,11 +179,12 @@ impl Endpoints {
         if self.settings.user_path != format!("{prefix}/me") {
             paths.push((self.settings.user_path.clone(), Endpoint::Me));
         }
-        paths.extend(
-            self.providers
-                .iter()
-                .map(|provider| (format!("{prefix}/{}", provider.name()), Endpoint::Provider(provider.name().into()))),
-        );
+        paths.extend(self.providers.iter().map(|provider| {
+            let name = provider.name().into();
+            let is_backend = provider.backend().is_some();
+            let endpoint = if is_backend { Endpoint::Credentials(name) } else { Endpoint::Provider(name) };
+            (format!("{prefix}/{}", provider.name()), endpoint)
+        }));
         if self.settings.expose_access_token {
             paths.push((format!("{prefix}/access-token"), Endpoint::AccessToken));
         }
@@ -217,13 +226,17 @@ impl Endpoints {
             return asked.refuse(&Refusal::NotFound);
         }
         match endpoint {
-            Endpoint::Login | Endpoint::Provider(_) if is_prefetch(&asked.headers) => {
+            Endpoint::Login | Endpoint::Provider(_) | Endpoint::Credentials(_) if is_prefetch(&asked.headers) => {
                 asked.refuse(&Refusal::Malformed("a sign-in cannot be fetched beforehand"))
             }
             Endpoint::Login => login::choose_or_start(self, &asked).await,
             Endpoint::Provider(name) => match self.provider(name) {
                 Some(provider) if callback::is_one(&asked) => callback::finish(self, &asked, provider).await,
                 Some(provider) => login::start(self, &asked, provider).await,
+                None => asked.refuse(&Refusal::NotFound),
+            },
+            Endpoint::Credentials(name) => match self.provider(name) {
+                Some(provider) => credentials::credentials(self, &asked, provider, body).await,
                 None => asked.refuse(&Refusal::NotFound),
             },
             Endpoint::Logout => logout::logout(self, &asked).await,
@@ -306,6 +319,7 @@ impl Endpoint {
             Endpoint::Login => &[Method::GET, Method::HEAD],
             // A code is not spent on a HEAD.
             Endpoint::Provider(_) => &[Method::GET],
+            Endpoint::Credentials(_) => &[Method::GET, Method::HEAD, Method::POST],
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],
@@ -319,10 +333,7 @@ impl Endpoint {
 
 /// The refresh token, or the access token when there is none (RFC 7009).
 async fn revoke(provider: &Provider, tokens: &TokenSet) -> Result<(), ProviderError> {
-    let revoked = match &tokens.refresh_token {
-        Some(token) if provider.revokes_refresh_tokens() => provider.revoke(token).await,
-        _ => provider.revoke_access_token(&tokens.access_token).await,
-    };
+    let revoked = provider.revoke(&tokens.access_token, tokens.refresh_token.as_ref()).await;
     if let Err(error) = &revoked {
         tracing::info!(provider = provider.name(), reason = error.reason(), "token not revoked");
     }

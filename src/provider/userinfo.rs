@@ -59,11 +59,7 @@ pub(super) fn subject(profile: &Map<String, Value>, member: Option<&str>) -> Opt
         Some(name) => std::slice::from_ref(name),
         None => &["sub", "id"],
     };
-    names.iter().find_map(|path| match require::claim(profile, path)? {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
-        _ => None,
-    })
+    names.iter().find_map(|path| json::identifier(require::claim(profile, path)?))
 }
 
 /// It is about somebody else.

@@ -555,12 +555,11 @@ async fn github_ends_access_tokens_by_its_own_api() {
         let net = github();
         net.answer(&url, status, &json!({}));
         let provider = net.provider("kind = \"github\"");
-        assert!(!provider.revokes_refresh_tokens());
-        provider.revoke(&SecretString::from("ghr_example")).await.unwrap();
-        assert!(net.asked().is_empty(), "there is no such call");
-        let outcome = provider.revoke_access_token(&SecretString::from("gho_example")).await;
+        let (access_token, refresh_token) = (SecretString::from("gho_example"), SecretString::from("ghr_example"));
+        let outcome = provider.revoke(&access_token, Some(&refresh_token)).await;
         assert_eq!(outcome.err().map(|error| error.reason()), expected, "{status}");
         let asked = net.asked();
+        assert_eq!(asked.len(), 1, "there is no such call for refresh tokens");
         assert_eq!((asked[0].method.as_str(), asked[0].url.as_str()), ("DELETE", url.as_str()));
         assert_eq!(asked[0].body, r#"{"access_token":"gho_example"}"#);
         assert!(asked[0].header("authorization").starts_with("Basic "));
@@ -623,7 +622,9 @@ async fn discord_signs_in_and_refreshes() {
     net.answer("https://discord.com/api/v10/users/@me", 200, &changed_to(&user, &json!({ "avatar": "a_1269" })));
     assert!(sign_in(&provider).await.unwrap().claims["picture"].as_str().unwrap().ends_with("/a_1269.gif"));
 
-    provider.revoke(&SecretString::from("D43f5y0ahjqew82jZ4NViEr2YafMKhue")).await.unwrap();
+    let tokens =
+        (SecretString::from("6qrZcUqja7812RVdnEKjpzOL4CvHBFG"), SecretString::from("D43f5y0ahjqew82jZ4NViEr2YafMKhue"));
+    provider.revoke(&tokens.0, Some(&tokens.1)).await.unwrap();
     assert_eq!(net.asked().last().unwrap().url, "https://discord.com/api/oauth2/token/revoke");
 }
 
