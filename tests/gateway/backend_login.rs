@@ -8,7 +8,7 @@ use crate::harness::{Answer, Backend, Browser, Fault, Gate, Page, Part, Reply, R
 use latchgate::clock::Clock;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Past the life of an access token.
 const LIFE: Duration = Duration::from_secs(3700);
@@ -519,16 +519,16 @@ async fn a_refresh_that_fails_for_now_keeps_the_session() {
         site.clock.advance(LIFE);
         let what: String = format!("{fault:?}").chars().take(60).collect();
         backend.always(Part::Refresh, fault);
-        let began = Instant::now();
         let replies = together(3, |_| {
             let browser = browser.clone();
             async move { browser.fetch("GET", "/x").await }
         });
-        for reply in replies.await {
+        // Who waits for a refresh gives up after twice its timeout.
+        let replies = tokio::time::timeout(Duration::from_secs(8), replies).await.unwrap_or_else(|_| panic!("{what}"));
+        for reply in replies {
             assert_eq!(reply.status, 503, "{what}");
             assert!(reply.headers.contains("retry-after"), "{what}");
         }
-        assert!(began.elapsed() < Duration::from_secs(8), "{what}");
         backend.recover(Part::Refresh);
         site.clock.advance(A_WHILE);
         relayed(&browser.fetch("GET", "/x").await, 200);
