@@ -1,9 +1,12 @@
 //! `attach`: the credential of a route (SPEC §4).
 
 use super::headers::{Use, own};
+use super::providers::{Known, scope};
 use super::raw::{Field, Table};
+use super::routes::reference;
 use super::values::{header_name, secret};
 use crate::gateway::Attach;
+use crate::tokens::ClientCredentials;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
@@ -12,8 +15,8 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::de::DeValue;
 
 /// `attach`
-pub(super) fn attach(field: &Field) -> Option<Attach> {
-    const FORMS: &str = r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `basic` or `api_key`"#;
+pub(super) fn attach(field: &Field, providers: &Known) -> Option<Attach> {
+    const FORMS: &str = r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `basic`, `api_key` or `client_credentials`"#;
     match field.value() {
         DeValue::String(_) => {
             let words = [("bearer", bearer()), ("id_token", Attach::IdToken), ("never", Attach::Never)];
@@ -24,11 +27,13 @@ pub(super) fn attach(field: &Field) -> Option<Attach> {
             field.refuse("does not say one thing", FORMS)
         }
         DeValue::Table(_) => field.table(|table| {
-            table.unavailable(&["client_credentials", "exchange", "connection", "assertion"]);
+            table.unavailable(&["exchange", "connection", "assertion"]);
             let bearer = table.read("bearer", |field| field.table(attach_bearer)?);
             let basic = table.read("basic", |field| field.table(attach_basic)?);
             let api_key = table.read("api_key", |field| field.table(attach_api_key)?);
-            bearer.or(basic).or(api_key)
+            let client_credentials =
+                table.read("client_credentials", |field| field.table(|table| client_credentials(table, providers))?);
+            bearer.or(basic).or(api_key).or(client_credentials)
         })?,
         _ => field.refuse_type(FORMS),
     }
@@ -100,6 +105,22 @@ fn attach_api_key(table: &Table) -> Option<Attach> {
             None
         }
     }
+}
+
+fn client_credentials(table: &Table, providers: &Known) -> Option<Attach> {
+    let provider = table.require("provider", r#""corp""#, |field| reference(field, "provider", &providers.names));
+    let audience = table.read("audience", |field| Some(field.string()?.to_owned()));
+    let scope = table.read("scope", |field| field.one_or_more(scope));
+    let provider = provider?;
+    if providers.without_own_tokens.contains(&provider) {
+        let message = format!("`{provider}` gives the gateway no tokens in its own name");
+        table.refuse("provider", message, "an OAuth provider where the gateway has a secret (RFC 6749 §4.4)");
+    }
+    Some(Attach::ClientCredentials(ClientCredentials {
+        provider: provider.into(),
+        audience,
+        scope: scope.map(|scope| scope.join(" ")),
+    }))
 }
 
 fn api_key(field: &Field, for_header: bool) -> Option<SecretString> {

@@ -78,6 +78,8 @@ pub enum Endpoint {
     AccessToken,
     /// `{prefix}/session`
     Session,
+    /// `{prefix}/latchgate.js`
+    Script,
     /// `/mock/*`, while there is a mock provider
     Mock,
     /// Everything else under the prefix: never forwarded.
@@ -158,6 +160,7 @@ impl Endpoints {
             (format!("{prefix}/me"), Endpoint::Me),
             (format!("{prefix}/refresh"), Endpoint::Refresh),
             (format!("{prefix}/session"), Endpoint::Session),
+            (format!("{prefix}/latchgate.js"), Endpoint::Script),
             (format!("{prefix}/*"), Endpoint::Nothing),
         ];
         if self.settings.user_path != format!("{prefix}/me") {
@@ -224,6 +227,7 @@ impl Endpoints {
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
             Endpoint::AccessToken => access_token::access_token(self, &asked).await,
             Endpoint::Session => session::session(self, &asked, body).await,
+            Endpoint::Script => reply::script(include_str!("../pages/latchgate.js")),
             Endpoint::Mock => mock::mock(self, &asked, body).await,
             Endpoint::Nothing => asked.refuse(&Refusal::NotFound),
         }
@@ -298,7 +302,7 @@ impl Endpoint {
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],
-            Endpoint::Me | Endpoint::AccessToken => &[Method::GET, Method::HEAD],
+            Endpoint::Me | Endpoint::AccessToken | Endpoint::Script => &[Method::GET, Method::HEAD],
             Endpoint::Refresh => &[Method::POST],
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
             Endpoint::Mock | Endpoint::Nothing => &[],

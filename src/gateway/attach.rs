@@ -46,8 +46,7 @@ where
             // It has shown no session, so a credential of the gateway's own stays here as well.
             return self.inner.call(Complete { exchange, message, session, target });
         }
-        let own = session.as_deref().filter(|_| token == TokenChoice::Send);
-        attach_credential(&route.settings.attach, &mut message.headers, own);
+        attach_credential(&route.settings.attach, &mut message.headers, session.as_deref(), &token);
         if let Some(session) = &session {
             attach_identity(route, &mut message.headers, session);
         }
@@ -59,7 +58,8 @@ where
     }
 }
 
-fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) {
+fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>, token: &TokenChoice) {
+    let session = session.filter(|_| matches!(token, TokenChoice::Send));
     match (attach, session) {
         (Attach::Bearer { header, scheme }, Some(session)) => {
             let value = if scheme == "Bearer" {
@@ -72,6 +72,11 @@ fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&
         (Attach::IdToken, Some(session)) => {
             let value = session.tokens.id_token.as_ref().and_then(|token| token_value("Bearer", token));
             put(headers, &header::AUTHORIZATION, value)
+        }
+        (Attach::ClientCredentials(_), _) => {
+            if let TokenChoice::Machine(token) = token {
+                headers.insert(header::AUTHORIZATION, token.bearer.clone());
+            }
         }
         (Attach::Basic(value), _) => {
             headers.insert(header::AUTHORIZATION, value.clone());

@@ -3,7 +3,7 @@
 //!
 //! Only this file reads forwarded headers, and only for peers in `server.trusted_proxies`.
 
-use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe};
+use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe, xsrf};
 use crate::body::Body;
 use crate::facts::{self, Facts, RequestId, Scheme};
 use crate::policy::path::NormalPath;
@@ -11,7 +11,7 @@ use crate::policy::route::{Found, host_of};
 use crate::policy::{self, Client};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::cookie;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::convert::Infallible;
@@ -158,6 +158,8 @@ fn read(
         public_host,
         authority,
         referer: request.headers().get(header::REFERER).cloned(),
+        htmx: request.headers().get(HX_REQUEST).is_some_and(|value| value == "true"),
+        htmx_page: request.headers().get(HX_CURRENT_URL).cloned(),
         stays_open: facts::stays_open(request.headers()),
     };
     if request.version() == Version::HTTP_2 {
@@ -315,23 +317,31 @@ fn asks_for_a_websocket(request: &Request<Incoming>) -> bool {
 struct Decoration {
     exchange: Arc<Exchange>,
     origin: Option<HeaderValue>,
+    xsrf: Option<xsrf::Offer>,
 }
 
 impl Decoration {
-    fn of(known: &Known) -> Option<Decoration> {
-        let cors = known.exchange.route.settings.cors.as_ref();
-        if cors.is_none() && !observe::is_wanted() {
+    fn of(Known { exchange, message }: &Known) -> Option<Decoration> {
+        let settings = &exchange.route.settings;
+        if settings.cors.is_none() && settings.xsrf.is_none() && !observe::is_wanted() {
             return None;
         }
-        let origin = cors.and_then(|cors| cors::allowed_origin(cors, &known.message.headers)).cloned();
-        Some(Decoration { exchange: Arc::clone(&known.exchange), origin })
+        let headers = &message.headers;
+        let origin = settings.cors.as_ref().and_then(|cors| cors::allowed_origin(cors, headers)).cloned();
+        let secure = exchange.facts.scheme == Scheme::Https;
+        let offer = |xsrf| xsrf::Offer::to(xsrf, &message.method, headers, &exchange.cookies, secure);
+        let xsrf = settings.xsrf.as_ref().and_then(offer);
+        Some(Decoration { exchange: Arc::clone(exchange), origin, xsrf })
     }
 
-    /// CORS, refusals included; and what the access line needs to know.
+    /// CORS and the XSRF cookie, refusals included; and what the access line needs to know.
     fn put_on(self, response: &mut Response<Body>) {
         let route = &self.exchange.route;
         if let Some(settings) = &route.settings.cors {
             cors::decorate(settings, self.origin.as_ref(), response);
+        }
+        if let Some(offer) = self.xsrf {
+            offer.put_on(response);
         }
         let client = self.exchange.facts.client_address;
         response.extensions_mut().insert(Taken { route: Arc::clone(&route.name), client });
@@ -371,3 +381,7 @@ where
         Poll::Ready(outcome)
     }
 }
+
+/// What htmx says of itself, and of the page it works on (htmx 2 and 4).
+const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
+const HX_CURRENT_URL: HeaderName = HeaderName::from_static("hx-current-url");
