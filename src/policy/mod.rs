@@ -414,24 +414,23 @@ mod tests {
     #[test]
     fn recovery_for_every_input() {
         use Recovery::{ClearAndLogin, Login, RefreshAndReplay, Relay, Replay};
+        const SENT: [TokenUse; 5] =
+            [TokenUse::Nothing, TokenUse::Current, TokenUse::Superseded, TokenUse::Orphaned, TokenUse::Machine];
         let expired = Login(Reason::Expired);
-        for attempt in [Attempt::First, Attempt::Replay] {
-            for renewable in [Renewable::Yes, Renewable::NotYet, Renewable::Never] {
-                let may_help = attempt == Attempt::First && renewable == Renewable::Yes;
-                let refresh = if may_help { RefreshAndReplay } else { Relay };
-                for (on_401, expected) in [(On401::Refresh, refresh), (On401::Login, Relay), (On401::Relay, Relay)] {
-                    assert_eq!(recover(on_401, attempt, TokenUse::Machine, renewable), expected);
-                }
-            }
-        }
-        for sent in [TokenUse::Nothing, TokenUse::Current, TokenUse::Superseded, TokenUse::Orphaned] {
+        for sent in SENT {
             for attempt in [Attempt::First, Attempt::Replay] {
                 for renewable in [Renewable::Yes, Renewable::NotYet, Renewable::Never] {
                     assert_eq!(recover(On401::Relay, attempt, sent, renewable), Relay);
-                    let login = if sent == TokenUse::Nothing { Login(Reason::Unauthorized) } else { expired };
+                    let login = match sent {
+                        TokenUse::Nothing => Login(Reason::Unauthorized),
+                        TokenUse::Machine => Relay,
+                        TokenUse::Current | TokenUse::Superseded | TokenUse::Orphaned => expired,
+                    };
                     assert_eq!(recover(On401::Login, attempt, sent, renewable), login);
                     let refresh = match (sent, attempt, renewable) {
                         (TokenUse::Nothing, _, _) => Login(Reason::Unauthorized),
+                        (TokenUse::Machine, Attempt::First, Renewable::Yes) => RefreshAndReplay,
+                        (TokenUse::Machine, _, _) => Relay,
                         (_, Attempt::Replay, _) | (TokenUse::Orphaned, _, _) => expired,
                         (TokenUse::Superseded, _, _) => Replay,
                         (TokenUse::Current, _, Renewable::Yes) => RefreshAndReplay,

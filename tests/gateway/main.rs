@@ -4,6 +4,7 @@
 
 mod answers;
 mod cookie_store;
+mod front_ends;
 mod harness;
 mod harness_itself;
 mod hygiene;
