@@ -1,11 +1,12 @@
 //! What front ends meet: credentials of the gateway's own, CORS, the XSRF pair, htmx, the script, and no script at all.
 
 use crate::harness::expect::{error_json, login_redirect, login_status, relayed};
-use crate::harness::provider::CLIENT_ID;
+use crate::harness::provider::{CLIENT_ID, CLIENT_SECRET};
+use crate::harness::site::parse;
 use crate::harness::upstream::deserted_address;
 use crate::harness::{Answer, Browser, Call, Endpoint, Fault, Plan, Reply, Request, Site, eventually, together};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -247,6 +248,52 @@ fn machine_plan() -> Plan {
 fn machine_calls(site: &Site) -> Vec<Call> {
     let calls = site.provider.calls(Endpoint::Token);
     calls.into_iter().filter(|call| call.parameter("grant_type") == Some("client_credentials")).collect()
+}
+
+// TA-03, TA-06, TA-07: what they are attached with is shown by nothing that shows a configuration
+#[test]
+fn credentials_of_the_gateways_own_are_never_shown() {
+    let file = std::env::temp_dir().join(format!("latchgate-api-key-{}", std::process::id()));
+    std::fs::write(&file, "canary-of-a-file\n").unwrap();
+    let source = format!(
+        r#"
+        [providers.corp]
+        kind = "oidc"
+        issuer = "https://login.test"
+        client_id = "app"
+        client_secret = {{ env = "CLIENT_SECRET" }}
+        [upstreams.app]
+        url = "http://127.0.0.1:9"
+        [[routes]]
+        path = "/basic"
+        attach = {{ basic = {{ username = "u", password = "canary-written-out" }} }}
+        [[routes]]
+        path = "/header"
+        attach = {{ api_key = {{ header = "X-Key", value = {{ file = "{}" }} }} }}
+        [[routes]]
+        path = "/query"
+        attach = {{ api_key = {{ query = "key", value = {{ env = "CLIENT_SECRET" }} }} }}
+        [[routes]]
+        path = "/machine"
+        attach = {{ client_credentials = {{ provider = "corp" }} }}
+        [session]
+        secret = {{ env = "SESSION_SECRET" }}
+        "#,
+        file.display()
+    );
+    let config = parse(&source);
+    std::fs::remove_file(&file).unwrap();
+    let config = config.unwrap_or_else(|report| panic!("{report}"));
+    let (routes, debug) = (config.routes_table(), format!("{config:?}"));
+    for kind in ["basic", "api_key in x-key", "api_key in ?key", "client_credentials of corp"] {
+        assert!(routes.contains(kind), "{kind}:\n{routes}");
+    }
+    let report = parse(&format!("{source}\nunknown = 1")).unwrap_err();
+    for shown in [routes, debug, report] {
+        for secret in ["canary", CLIENT_SECRET, &STANDARD.encode("u:canary-written-out")] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
 }
 
 // ---------------------------------------------------------------------------------------- CORS
