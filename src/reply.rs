@@ -32,6 +32,8 @@ pub enum Refusal {
     LoginLoop,
     /// client: an unsafe request from a foreign page.
     CrossOrigin,
+    /// client: an unsafe request whose header does not repeat the XSRF cookie.
+    XsrfMismatch,
     /// client: signed in, but not one of those who may.
     NotAllowed,
     /// client: no route, no endpoint.
@@ -115,6 +117,11 @@ impl Refusal {
             R::CrossOrigin => {
                 (StatusCode::FORBIDDEN, "cross_origin", "this request must come from a page of this site".into())
             }
+            R::XsrfMismatch => (
+                StatusCode::FORBIDDEN,
+                "xsrf_mismatch",
+                "this request must repeat the value of the XSRF cookie in its header".into(),
+            ),
             R::NotAllowed => {
                 (StatusCode::FORBIDDEN, "not_allowed", "you are signed in, but you may not use this page".into())
             }
@@ -301,6 +308,15 @@ pub fn allow_form(response: &mut Response<Body>, elsewhere: &str) {
 pub fn json(status: StatusCode, body: &Value) -> Response<Body> {
     let mut response = ours(status, Body::from(body.to_string()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A script of ours (RFC 9239).
+#[must_use]
+pub fn script(text: &'static str) -> Response<Body> {
+    let mut response = ours(StatusCode::OK, Body::from(text.to_owned()));
+    let content_type = HeaderValue::from_static("text/javascript; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 

@@ -98,6 +98,8 @@ fn every_key_is_mentioned() {
         "[[routes]]\n[routes.attach.assertion]",
         "[[routes]]\n[routes.attach.basic]",
         "[[routes]]\n[routes.attach.api_key]",
+        "[[routes]]\n[routes.attach.client_credentials]",
+        "[[routes]]\n[routes.xsrf]",
     ] {
         let report = parse(&format!("{table}\n{unknown}\n")).map(drop).unwrap_err().to_string();
         let (_, told) = report.split_once("unknown key `an_unknown_key`").unwrap();

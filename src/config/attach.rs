@@ -2,11 +2,13 @@
 
 use super::headers::{Use, own};
 use super::own_tokens::{claims, is_unverifiable, ttl};
+use super::providers::{Known, scope};
 use super::raw::{Field, Table};
+use super::routes::reference;
 use super::values::{header_name, secret};
 use crate::gateway::Attach;
 use crate::session::own_token;
-use crate::tokens::assertion;
+use crate::tokens::{ClientCredentials, assertion};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
@@ -17,9 +19,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 /// `attach`
-pub(super) fn attach(field: &Field, tokens: &own_token::Settings) -> Option<Attach> {
-    const FORMS: &str =
-        r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `assertion`, `basic` or `api_key`"#;
+pub(super) fn attach(field: &Field, tokens: &own_token::Settings, providers: &Known) -> Option<Attach> {
+    const FORMS: &str = r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `assertion`, `basic`, `api_key` or `client_credentials`"#;
     match field.value() {
         DeValue::String(_) => {
             let words = [("bearer", bearer()), ("id_token", Attach::IdToken), ("never", Attach::Never)];
@@ -30,12 +31,14 @@ pub(super) fn attach(field: &Field, tokens: &own_token::Settings) -> Option<Atta
             field.refuse("does not say one thing", FORMS)
         }
         DeValue::Table(_) => field.table(|table| {
-            table.unavailable(&["client_credentials", "exchange", "connection"]);
+            table.unavailable(&["exchange", "connection"]);
             let bearer = table.read("bearer", |field| field.table(attach_bearer)?);
             let assertion = table.read("assertion", |field| field.table(|table| attach_assertion(table, tokens))?);
             let basic = table.read("basic", |field| field.table(attach_basic)?);
             let api_key = table.read("api_key", |field| field.table(attach_api_key)?);
-            bearer.or(assertion).or(basic).or(api_key)
+            let client_credentials =
+                table.read("client_credentials", |field| field.table(|table| client_credentials(table, providers))?);
+            bearer.or(assertion).or(basic).or(api_key).or(client_credentials)
         })?,
         _ => field.refuse_type(FORMS),
     }
@@ -151,6 +154,22 @@ fn attach_api_key(table: &Table) -> Option<Attach> {
             None
         }
     }
+}
+
+fn client_credentials(table: &Table, providers: &Known) -> Option<Attach> {
+    let provider = table.require("provider", r#""corp""#, |field| reference(field, "provider", &providers.names));
+    let audience = table.read("audience", |field| Some(field.string()?.to_owned()));
+    let scope = table.read("scope", |field| field.one_or_more(scope));
+    let provider = provider?;
+    if providers.without_own_tokens.contains(&provider) {
+        let message = format!("`{provider}` gives the gateway no tokens in its own name");
+        table.refuse("provider", message, "an OAuth provider where the gateway has a secret (RFC 6749 §4.4)");
+    }
+    Some(Attach::ClientCredentials(ClientCredentials {
+        provider: provider.into(),
+        audience,
+        scope: scope.map(|scope| scope.join(" ")),
+    }))
 }
 
 fn api_key(field: &Field, for_header: bool) -> Option<SecretString> {

@@ -96,7 +96,7 @@ fn mask_value(
 }
 
 /// Under a secret's name: where it comes from, and what goes beside it.
-const PUBLIC_PARTS: &[&str] = &["env", "file", "header", "query", "username"];
+const PUBLIC_PARTS: &[&str] = &["audience", "env", "file", "header", "provider", "query", "scope", "username"];
 
 /// Keys whose values are shown even in a file that does not parse.
 const PUBLIC_KEYS: &[&str] = &[

@@ -128,6 +128,7 @@ impl Config {
             upstreams: &upstream_names,
             providers: &known_providers,
             case_insensitive_paths: server.case_insensitive_paths,
+            https: server.external_url.scheme() == "https",
         };
         let routes = routes::read(document, &context);
         let warnings = Report::default();

@@ -15,7 +15,7 @@ use url::Url;
 /// The checked tables, and what routes must know of all of them, wrong ones included.
 pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> (Vec<Settings>, Known) {
     let fields: Vec<Field> = providers.all().collect();
-    let mut known = Known { names: Vec::new(), mock: false };
+    let mut known = Known { names: Vec::new(), without_own_tokens: Vec::new(), mock: false };
     let mut first_mock: Option<&Field> = None;
     let mut checked = Vec::new();
     for field in &fields {
@@ -54,17 +54,12 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
         });
         if let Some(Client { kind, client_id, client_secret, client_auth, scopes, dialect }) = settings.flatten() {
             let name = field.key().to_owned();
-            checked.push(Settings {
-                name,
-                kind,
-                client_id,
-                client_secret,
-                client_auth,
-                scopes,
-                timeout,
-                title,
-                dialect,
-            });
+            let settings =
+                Settings { name, kind, client_id, client_secret, client_auth, scopes, timeout, title, dialect };
+            if !settings.grants_client_credentials() {
+                known.without_own_tokens.push(settings.name.clone());
+            }
+            checked.push(settings);
         }
     }
     (checked, known)
@@ -74,6 +69,8 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
 pub(super) struct Known {
     /// In file order.
     pub(super) names: Vec<String>,
+    /// Those of which the gateway cannot have a token in its own name.
+    pub(super) without_own_tokens: Vec<String>,
     /// Whether `/mock` is taken.
     pub(super) mock: bool,
 }
@@ -274,12 +271,16 @@ fn issuer(field: &Field) -> Option<String> {
 }
 
 pub(super) fn scopes(field: &Field) -> Option<Vec<String>> {
-    // RFC 6749 §3.3: scope-token
+    field.list(scope)
+}
+
+/// A scope-token (RFC 6749 §3.3).
+pub(super) fn scope(item: &Field) -> Option<String> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
-    field.list(|item| match item.string()? {
+    match item.string()? {
         scope if scope.bytes().all(allowed) => Some(scope.to_owned()),
         _ => item.refuse("has an item that is not a scope", r#"one scope an item, as in ["openid", "profile"]"#),
-    })
+    }
 }
 
 /// Without `offline_access` there is no refresh token (OIDC Core §11).

@@ -1,19 +1,19 @@
 //! `[[routes]]`: each by itself, then all of them together.
 
 use super::attach::{attach, bearer};
-use super::headers::{REQUEST, RESPONSE, check_credential_header, header_edits, identity};
+use super::headers::{REQUEST, RESPONSE, Use, check_credential_header, header_edits, identity, own};
 use super::providers::Known;
 use super::raw::{Field, Table, did_you_mean, quoted};
 use super::report::Problem;
 use super::values::{duration, header_name, method, origin, path_prefix, positive_duration, size};
 use crate::endpoints::{self, JWKS_PATH};
-use crate::gateway::{Attach, Cors, LoginAnswer, RouteSettings};
+use crate::gateway::{Attach, Cors, LoginAnswer, RouteSettings, Xsrf};
 use crate::policy::require::Requirement;
 use crate::policy::route::{HostPattern, PathPattern, RoutePattern, RouteTable};
 use crate::policy::{Auth, On401};
-use crate::session::own_token;
-use http::Method;
+use crate::session::{cookie, own_token};
 use http::header::AUTHORIZATION;
+use http::{HeaderName, Method};
 use std::ops::Range;
 use toml::de::DeValue;
 use url::Host;
@@ -28,6 +28,8 @@ pub(super) struct Context<'a> {
     pub(super) upstreams: &'a [String],
     pub(super) providers: &'a Known,
     pub(super) case_insensitive_paths: bool,
+    /// Whether browsers see https.
+    pub(super) https: bool,
 }
 
 /// `auth`: `true`, `false` or a word.
@@ -122,7 +124,7 @@ struct Route {
 }
 
 fn route(table: &Table, context: &Context) -> Option<Route> {
-    table.unavailable(&["audience", "scope", "xsrf"]);
+    table.unavailable(&["audience", "scope"]);
     table.only_false("capture");
     table.read("accept", accept);
 
@@ -137,7 +139,7 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         Some(field) => auth(&field),
         None => Some(context.auth),
     };
-    let attach = table.read("attach", |field| attach(field, context.tokens));
+    let attach = table.read("attach", |field| attach(field, context.tokens, context.providers));
     let on_401 = table.read("on_401", on_401);
     let identity = table.read("identity", |field| field.table(identity)).unwrap_or_default();
     let require = table.read("require", |field| field.table(requirements)).unwrap_or_default();
@@ -164,6 +166,7 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
     let provider = table.read("provider", |field| reference(field, "provider", &context.providers.names));
     let login = table.read("login", login_answer).unwrap_or(LoginAnswer::Auto);
     let cors = table.read("cors", |field| field.table(cors)?);
+    let xsrf = table.read("xsrf", |field| xsrf(field, context.https)).flatten();
     let replace_prefix = table.read("replace_prefix", replace_prefix);
     let response_headers = table.table("response_headers", |table| header_edits(table, RESPONSE));
     let max_body = table.read("max_body", size);
@@ -182,6 +185,7 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         identity,
         require,
         cors,
+        xsrf,
         strip_prefix,
         replace_prefix,
         request_headers,
@@ -253,7 +257,15 @@ fn check_session_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401:
             "set `auth` to `true` or \"optional\", or attach a credential of the gateway's own",
         );
     }
-    if on_401 == Some(On401::Refresh) && !has_token {
+    let is_machine = matches!(attach, Some(Attach::ClientCredentials(_)));
+    if is_machine && on_401 == Some(On401::Login) {
+        table.refuse(
+            "on_401",
+            "`routes.on_401` cannot be \"login\": the upstream refuses the gateway's token, and not the user's",
+            "\"refresh\" or \"relay\"",
+        );
+    }
+    if on_401 == Some(On401::Refresh) && !has_token && !is_machine {
         table.refuse(
             "on_401",
             "`routes.on_401` cannot be \"refresh\": this `auth` never uses a token",
@@ -314,7 +326,7 @@ fn upstream(table: &Table, context: &Context) -> Option<String> {
 }
 
 /// The name of a table that must exist.
-fn reference(field: &Field, kind: &str, names: &[String]) -> Option<String> {
+pub(super) fn reference(field: &Field, kind: &str, names: &[String]) -> Option<String> {
     let name = field.string()?;
     if names.iter().any(|known| known == name) {
         return Some(name.to_owned());
@@ -404,6 +416,42 @@ fn cors(table: &Table) -> Option<Cors> {
     Some(Cors { allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age })
 }
 
+/// `true` for the names that axios and Angular use, or a table with others.
+fn xsrf(field: &Field, https: bool) -> Option<Option<Xsrf>> {
+    let defaults = || Xsrf { cookie: "XSRF-TOKEN".to_owned(), header: HeaderName::from_static("x-xsrf-token") };
+    match field.value() {
+        DeValue::Boolean(wanted) => Some(wanted.then(defaults)),
+        DeValue::Table(_) => field.table(|table| {
+            let cookie = table.read("cookie", |field| xsrf_cookie(field, https));
+            let header = table
+                .read("header", |field| header_name(field).and_then(|name| own(field, name, Use::ReadFromRequest)));
+            Some(Some(Xsrf {
+                cookie: cookie.unwrap_or(defaults().cookie),
+                header: header.unwrap_or(defaults().header),
+            }))
+        })?,
+        _ => field.refuse_type("true, false, or a table with `cookie` and `header`"),
+    }
+}
+
+/// The name of a cookie (RFC 6265 §4.1.1) that browsers take and that is not ours.
+fn xsrf_cookie(field: &Field, https: bool) -> Option<String> {
+    let name = field.string()?;
+    let is_token = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if !is_token {
+        return field.refuse("is not the name of a cookie", r#"letters, digits, `-` and `_`, as in "XSRF-TOKEN""#);
+    }
+    if cookie::is_ours(name.as_bytes()) {
+        return field.refuse("is the name of a cookie of the gateway's own", "another name");
+    }
+    let lower = name.to_ascii_lowercase();
+    if !https && (lower.starts_with("__host-") || lower.starts_with("__secure-")) {
+        return field
+            .refuse("has a prefix that browsers take on https only", "a name without `__Host-` or `__Secure-`");
+    }
+    Some(name.to_owned())
+}
+
 fn cors_origin(field: &Field) -> Option<String> {
     match field.string()? {
         "*" => Some("*".to_owned()),
@@ -436,14 +484,15 @@ fn columns(route: &RouteSettings) -> [String; 7] {
         Attach::IdToken => "id_token".to_owned(),
         Attach::Assertion(assertion) => format!("assertion for {}", assertion.audience),
         Attach::Basic(_) => "basic".to_owned(),
+        Attach::ClientCredentials(which) => format!("client_credentials of {}", which.provider),
         Attach::ApiKeyHeader(header, _) => format!("api_key in {header}"),
         Attach::ApiKeyQuery(name, _) => format!("api_key in ?{name}"),
         Attach::Never => "never".to_owned(),
     };
-    let on_401 = match (route.on_401, route.auth) {
-        (Some(On401::Refresh), _) | (None, Auth::Required) => "refresh",
-        (Some(On401::Login), _) | (None, Auth::Optional | Auth::Anonymous) => "login",
-        (Some(On401::Relay), _) | (None, Auth::Public | Auth::Guest) => "relay",
+    let on_401 = match route.on_401() {
+        On401::Refresh => "refresh",
+        On401::Login => "login",
+        On401::Relay => "relay",
     };
     [
         methods,

@@ -90,6 +90,8 @@ pub enum Endpoint {
     UpdateClaims,
     /// [`JWKS_PATH`]
     Jwks,
+    /// `{prefix}/latchgate.js`
+    Script,
     /// `/mock/*`, while there is a mock provider
     Mock,
     /// Everything else under the prefix: never forwarded.
@@ -173,6 +175,7 @@ impl Endpoints {
             (format!("{prefix}/refresh"), Endpoint::Refresh),
             (format!("{prefix}/session"), Endpoint::Session),
             (format!("{prefix}/update-claims"), Endpoint::UpdateClaims),
+            (format!("{prefix}/latchgate.js"), Endpoint::Script),
             (format!("{prefix}/*"), Endpoint::Nothing),
             (JWKS_PATH.to_owned(), Endpoint::Jwks),
         ];
@@ -248,6 +251,7 @@ impl Endpoints {
             Endpoint::Session => session::session(self, &asked, body).await,
             Endpoint::UpdateClaims => update_claims::update_claims(self, &asked).await,
             Endpoint::Jwks => jwks::jwks(self),
+            Endpoint::Script => reply::script(include_str!("../pages/latchgate.js")),
             Endpoint::Mock => mock::mock(self, &asked, body).await,
             Endpoint::Nothing => asked.refuse(&Refusal::NotFound),
         }
@@ -323,7 +327,7 @@ impl Endpoint {
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],
-            Endpoint::Me | Endpoint::AccessToken | Endpoint::Jwks => &[Method::GET, Method::HEAD],
+            Endpoint::Me | Endpoint::AccessToken | Endpoint::Jwks | Endpoint::Script => &[Method::GET, Method::HEAD],
             Endpoint::Refresh | Endpoint::UpdateClaims => &[Method::POST],
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
             Endpoint::Mock | Endpoint::Nothing => &[],

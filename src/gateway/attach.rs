@@ -48,8 +48,7 @@ where
             // It has shown no session, so a credential of the gateway's own stays here as well.
             return self.inner.call(Complete { exchange, message, session, target });
         }
-        let own = session.as_deref().filter(|_| token == TokenChoice::Send);
-        attach_credential(&self.parts, &route.settings.attach, &mut message.headers, own);
+        attach_credential(&self.parts, &route.settings.attach, &mut message.headers, session.as_deref(), &token);
         if let Some(session) = &session {
             attach_identity(route, &mut message.headers, session);
         }
@@ -61,7 +60,14 @@ where
     }
 }
 
-fn attach_credential(parts: &Parts, attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) {
+fn attach_credential(
+    parts: &Parts,
+    attach: &Attach,
+    headers: &mut HeaderMap,
+    session: Option<&Session>,
+    token: &TokenChoice,
+) {
+    let session = session.filter(|_| matches!(token, TokenChoice::Send));
     match (attach, session) {
         (Attach::Bearer { header, scheme }, Some(session)) => {
             let value = if scheme == "Bearer" {
@@ -78,6 +84,11 @@ fn attach_credential(parts: &Parts, attach: &Attach, headers: &mut HeaderMap, se
         (Attach::Assertion(settings), Some(session)) => {
             let value = parts.assertions.header_value(settings, session, parts.clock.now());
             put(headers, &settings.header, value)
+        }
+        (Attach::ClientCredentials(_), _) => {
+            if let TokenChoice::Machine(token) = token {
+                headers.insert(header::AUTHORIZATION, token.bearer.clone());
+            }
         }
         (Attach::Basic(value), _) => {
             headers.insert(header::AUTHORIZATION, value.clone());

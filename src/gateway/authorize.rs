@@ -1,7 +1,7 @@
 //! Step 4: whether they may. [`policy::admit`] decides; then, for who is signed in, where the
-//! request comes from (SPEC §7) and what `require` asks for.
+//! request comes from (SPEC §7) and what `require` asks for; for everyone, the route's `xsrf`.
 
-use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Verdict, challenge, cors};
+use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Verdict, challenge, cors, xsrf};
 use crate::body::Body;
 use crate::policy::csrf::{self, Source};
 use crate::policy::{self, Admission, return_to};
@@ -53,6 +53,8 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     if policy::is_preflight(&message.method, &message.headers) {
         return Ok(Permitted { exchange, message, session: None });
     }
+    // No other site can make a browser send a token of ours.
+    let is_ambient = !matches!(credential, Credential::Token(_));
     let session = match policy::admit(exchange.route.auth, credential.standing(), facts.client) {
         Admission::WithSession => match credential {
             Credential::Cookie(session) => {
@@ -69,6 +71,9 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
         }
         Admission::Unavailable => return Err(refuse(asker, &Refusal::StoreUnavailable)),
     };
+    if is_ambient {
+        check_xsrf(&exchange, &message).map_err(|refusal| refuse(asker, &refusal))?;
+    }
     if let Some(session) = &session {
         check_requirements(&exchange.route, session).map_err(|refusal| refuse(asker, &refusal))?;
     }
@@ -87,6 +92,15 @@ fn check_source(parts: &Parts, exchange: &Exchange, message: &Message) -> Result
     match csrf::source(&message.headers, is_own, allowed) {
         Source::SameOrigin | Source::Allowed => Ok(()),
         Source::Foreign | Source::Unknown => Err(Refusal::CrossOrigin),
+    }
+}
+
+fn check_xsrf(exchange: &Exchange, message: &Message) -> Result<(), Refusal> {
+    match &exchange.route.settings.xsrf {
+        Some(xsrf) if xsrf::is_missing(xsrf, &message.method, &message.headers, &exchange.cookies) => {
+            Err(Refusal::XsrfMismatch)
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

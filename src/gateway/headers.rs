@@ -90,6 +90,9 @@ fn fold(name: &str) -> impl Iterator<Item = char> + '_ {
 
 /// Where to sign in, for clients that are not redirected.
 pub const LOGIN: HeaderName = HeaderName::from_static("latchgate-login");
+/// The same for htmx, which leads the page there. An upstream may say it too; it is not exposed to pages of other origins, where the
+/// address would mean another one.
+pub const HX_REDIRECT: HeaderName = HeaderName::from_static("hx-redirect");
 /// Why.
 pub const REASON: HeaderName = HeaderName::from_static("latchgate-reason");
 

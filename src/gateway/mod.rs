@@ -17,11 +17,12 @@ mod recover;
 mod replay;
 mod route;
 mod tunnel;
+mod xsrf;
 
 pub use intake::Peer;
 pub use limits::Limits;
 pub use replay::Budget;
-pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target};
+pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target, Xsrf};
 pub use tunnel::Tunnels;
 
 use crate::body::Body;
@@ -32,7 +33,7 @@ use crate::policy::route::RouteTable;
 use crate::policy::{Client, Standing};
 use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
-use crate::session::{Session, Sessions};
+use crate::session::{Session, Sessions, TokenSet};
 use crate::tokens::Tokens;
 use crate::tokens::assertion::Assertions;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
@@ -199,13 +200,15 @@ pub struct Attempted {
     token: TokenChoice,
 }
 
-/// Whether the session's own credential goes along.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which token goes along.
+#[derive(Clone)]
 enum TokenChoice {
-    /// The route's credential.
+    /// The session's, where the route's credential is one.
     Send,
     /// It is known to be expired: the request goes without.
     Withhold,
+    /// One of the gateway's own.
+    Machine(Arc<TokenSet>),
 }
 
 /// With everything in place; only forwarding is left.

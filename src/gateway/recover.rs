@@ -1,7 +1,9 @@
 //! Step 5: a token that is fit to be sent, and what happens when the upstream will not have it.
 //!
 //! [`policy::prepare`] decides before the request goes out, [`policy::recover`] when it came back
-//! with "not signed in". The request is sent twice at most.
+//! with "not signed in". The request is sent twice at most. Requests with a token of the gateway's own are in `machine`.
+
+mod machine;
 
 use super::replay::{self, Kept};
 use super::{Attach, Attempted, Boxed, Exchange, Message, Parts, Permitted, Step, TokenChoice, challenge};
@@ -59,14 +61,19 @@ struct Recovering<S> {
 impl<S: Step<Attempted>> Recovering<S> {
     async fn run(mut self, permitted: Permitted) -> Response<Body> {
         let Permitted { exchange, message, session } = permitted;
-        let Some(upstream) = exchange.route.upstream().cloned() else {
+        if exchange.route.upstream().is_none() {
             return self.send(&exchange, message, session, TokenChoice::Send).await;
-        };
+        }
+        if let Attach::ClientCredentials(which) = &exchange.route.settings.attach
+            && !policy::is_preflight(&message.method, &message.headers)
+        {
+            return Box::pin(self.run_as_machine(&exchange, message, session, which)).await;
+        }
         let prepared = match self.prepare(&exchange, session).await {
             Ok(prepared) => prepared,
             Err(answer) => return *answer,
         };
-        let carries_token = prepared.token == TokenChoice::Send
+        let carries_token = matches!(prepared.token, TokenChoice::Send)
             && prepared.session.is_some()
             && exchange.route.settings.attach.needs_session();
         let (message, spare) = if carries_token && exchange.route.on_401 == On401::Refresh {
@@ -76,7 +83,7 @@ impl<S: Step<Attempted>> Recovering<S> {
         };
         let first = self.send(&exchange, message, prepared.session.clone(), prepared.token).await;
         let sent = prepared.session.filter(|_| carries_token);
-        if !upstream.settings().unauthorized.matches(&first) {
+        if !is_refused(&exchange, &first) {
             if let (Some(spare), Some(session)) = (spare, &sent)
                 && !spare.release()
             {
@@ -200,8 +207,7 @@ impl<S: Step<Attempted>> Recovering<S> {
         };
         drop(first);
         let second = self.send(exchange, message, Some(Arc::clone(&session)), TokenChoice::Send).await;
-        let refused =
-            exchange.route.upstream().is_some_and(|upstream| upstream.settings().unauthorized.matches(&second));
+        let refused = is_refused(exchange, &second);
         session.vitals.replayed(refused);
         if !refused {
             return second;
@@ -302,6 +308,11 @@ impl Spare {
     fn release(self) -> bool {
         self.kept.is_none_or(Kept::release)
     }
+}
+
+/// Whether the upstream says "not signed in".
+fn is_refused(exchange: &Exchange, answer: &Response<Body>) -> bool {
+    exchange.route.upstream().is_some_and(|upstream| upstream.settings().unauthorized.matches(answer))
 }
 
 /// Tells requests apart that the client is asked to send again.

@@ -6,7 +6,7 @@ use crate::policy::path::NormalPath;
 use crate::policy::require::Requirement;
 use crate::policy::route::RoutePattern;
 use crate::policy::{Auth, On401};
-use crate::tokens::assertion;
+use crate::tokens::{ClientCredentials, assertion};
 use crate::upstream::Upstream;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, header};
@@ -20,7 +20,7 @@ pub struct RouteSettings {
     pub pattern: RoutePattern,
     /// `auth`, else `[defaults] auth`, else `true`.
     pub auth: Auth,
-    /// `on_401`; None: what `auth` says.
+    /// `on_401`, if it is said: see [`RouteSettings::on_401`].
     pub on_401: Option<On401>,
     /// `attach`, default bearer.
     pub attach: Attach,
@@ -36,6 +36,8 @@ pub struct RouteSettings {
     pub require: Vec<Requirement>,
     /// `cors`.
     pub cors: Option<Cors>,
+    /// `xsrf`.
+    pub xsrf: Option<Xsrf>,
     /// `strip_prefix = "/api"`: taken off the path before it goes upstream.
     pub strip_prefix: Option<String>,
     /// `replace_prefix = "/v2"`: put in place of `strip_prefix`, or of what the route's path matches literally before `/*`.
@@ -68,6 +70,8 @@ pub enum Attach {
     Assertion(Arc<assertion::Settings>),
     /// `{ basic = … }`: the whole header value, marked sensitive.
     Basic(HeaderValue),
+    /// `{ client_credentials = … }`: a token of the gateway's own as bearer.
+    ClientCredentials(ClientCredentials),
     /// `{ api_key = { header, value } }`; the value is marked sensitive.
     ApiKeyHeader(HeaderName, HeaderValue),
     /// `{ api_key = { query, value } }`: name and value, still to be percent-encoded.
@@ -113,6 +117,15 @@ pub struct Cors {
     pub max_age: Option<Duration>,
 }
 
+/// `xsrf`: the header of unsafe requests that repeats a cookie.
+#[derive(Debug, Clone)]
+pub struct Xsrf {
+    /// `cookie`, default `XSRF-TOKEN`.
+    pub cookie: String,
+    /// `header`, default `X-XSRF-TOKEN`.
+    pub header: HeaderName,
+}
+
 /// A route as the request path uses it.
 pub struct Route {
     /// Its label in logs: the path as configured.
@@ -150,7 +163,7 @@ impl Route {
         Route {
             name: settings.pattern.path.as_str().into(),
             auth: settings.auth,
-            on_401: settings.on_401.unwrap_or(settings.auth.default_on_401()),
+            on_401: settings.on_401(),
             owned: OwnedNames::new(identity.iter().chain(attached)),
             target: Target::Upstream(upstream),
             settings,
@@ -201,6 +214,15 @@ impl Route {
 }
 
 impl RouteSettings {
+    /// `on_401`, else what `auth` says; with a token of the gateway's own it is not the user who was refused.
+    #[must_use]
+    pub fn on_401(&self) -> On401 {
+        self.on_401.unwrap_or(match self.attach {
+            Attach::ClientCredentials(_) => On401::Refresh,
+            _ => self.auth.default_on_401(),
+        })
+    }
+
     fn open(pattern: RoutePattern) -> RouteSettings {
         RouteSettings {
             pattern,
@@ -213,6 +235,7 @@ impl RouteSettings {
             identity: Vec::new(),
             require: Vec::new(),
             cors: None,
+            xsrf: None,
             strip_prefix: None,
             replace_prefix: None,
             request_headers: HeaderEdits::default(),

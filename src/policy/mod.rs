@@ -89,6 +89,7 @@ impl Client {
                 "purpose" if says(value, "prefetch") => return Client::Script,
                 "upgrade" if says(value, "websocket") => return Client::Script,
                 "rsc" if value == "1" => return Client::Script,
+                "hx-request" if value == "true" => return Client::Script,
                 _ => {}
             }
         }
@@ -219,7 +220,7 @@ pub fn prepare(auth: Auth, on_401: On401, freshness: Freshness, stays_open: bool
     }
 }
 
-/// Which of the session's tokens the refused request carried.
+/// Which token the refused request carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenUse {
     /// None.
@@ -230,6 +231,8 @@ pub enum TokenUse {
     Superseded,
     /// One of a session that has ended since.
     Orphaned,
+    /// None of a session's: the gateway's own.
+    Machine,
 }
 
 /// What there is to renew the current token with.
@@ -281,10 +284,14 @@ pub enum Recovery {
 /// | refresh | first | current | yes | REFRESH, REPLAY |
 /// | refresh | first | current | not yet | LOGIN(expired) |
 /// | refresh | first | current | never | CLEAR, LOGIN(expired) |
+/// | refresh | first | the gateway's own | yes | REFRESH, REPLAY |
+/// | any | any | the gateway's own | any other | relay: no login of a user's would help |
 #[must_use]
 pub fn recover(on_401: On401, attempt: Attempt, sent: TokenUse, renewable: Renewable) -> Recovery {
     match (on_401, sent, attempt, renewable) {
         (On401::Relay, _, _, _) => Recovery::Relay,
+        (On401::Refresh, TokenUse::Machine, Attempt::First, Renewable::Yes) => Recovery::RefreshAndReplay,
+        (_, TokenUse::Machine, _, _) => Recovery::Relay,
         (_, TokenUse::Nothing, _, _) => Recovery::Login(Reason::Unauthorized),
         (On401::Login, _, _, _) | (On401::Refresh, _, Attempt::Replay, _) => Recovery::Login(Reason::Expired),
         (On401::Refresh, TokenUse::Orphaned, Attempt::First, _) => Recovery::Login(Reason::Expired),
@@ -354,6 +361,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("accept", "text/event-stream"),
             ("rsc", "1"),
+            ("hx-request", "true"),
             ("next-action", "abc"),
         ] {
             assert_eq!(client(Method::GET, &[("sec-fetch-mode", "navigate"), sign]), Client::Script, "{sign:?}");
@@ -406,15 +414,23 @@ mod tests {
     #[test]
     fn recovery_for_every_input() {
         use Recovery::{ClearAndLogin, Login, RefreshAndReplay, Relay, Replay};
+        const SENT: [TokenUse; 5] =
+            [TokenUse::Nothing, TokenUse::Current, TokenUse::Superseded, TokenUse::Orphaned, TokenUse::Machine];
         let expired = Login(Reason::Expired);
-        for sent in [TokenUse::Nothing, TokenUse::Current, TokenUse::Superseded, TokenUse::Orphaned] {
+        for sent in SENT {
             for attempt in [Attempt::First, Attempt::Replay] {
                 for renewable in [Renewable::Yes, Renewable::NotYet, Renewable::Never] {
                     assert_eq!(recover(On401::Relay, attempt, sent, renewable), Relay);
-                    let login = if sent == TokenUse::Nothing { Login(Reason::Unauthorized) } else { expired };
+                    let login = match sent {
+                        TokenUse::Nothing => Login(Reason::Unauthorized),
+                        TokenUse::Machine => Relay,
+                        TokenUse::Current | TokenUse::Superseded | TokenUse::Orphaned => expired,
+                    };
                     assert_eq!(recover(On401::Login, attempt, sent, renewable), login);
                     let refresh = match (sent, attempt, renewable) {
                         (TokenUse::Nothing, _, _) => Login(Reason::Unauthorized),
+                        (TokenUse::Machine, Attempt::First, Renewable::Yes) => RefreshAndReplay,
+                        (TokenUse::Machine, _, _) => Relay,
                         (_, Attempt::Replay, _) | (TokenUse::Orphaned, _, _) => expired,
                         (TokenUse::Superseded, _, _) => Replay,
                         (TokenUse::Current, _, Renewable::Yes) => RefreshAndReplay,

@@ -42,23 +42,22 @@ pub(crate) mod test_provider;
 #[cfg(test)]
 mod tests;
 
+pub use self::breaker::Breaker;
 pub use self::dialect::{ClaimSource, Dialect, Quirk, TENANT_PLACEHOLDER, is_guid, is_reserved_claim};
 pub use self::error::{LogoutTokenError, ProviderError, RefreshError};
 pub use self::http::HttpClient;
 pub use self::json::is_json_path;
 pub use self::logout_token::LogoutToken;
-pub use self::random::{code_challenge, random_token};
+pub use self::random::{code_challenge, random_fraction, random_token};
 pub use self::token_endpoint::TokenResponse;
 pub use self::turns::Turn;
 
 use self::backend::{Backend, BackendSettings, Credentials};
-use self::breaker::Breaker;
 use self::dialect::Issuer;
 use self::http::HttpError;
 use self::keys::{KeyCache, KeySet};
 use self::logout_token::Recipient;
 use self::metadata::{Metadata, MetadataSource};
-use self::random::random_fraction;
 use self::token_endpoint::Client;
 use self::turns::{Refresher, Turns};
 use self::verify::{Expectations, Jws, Occasion, Purpose, TokenError};
@@ -92,6 +91,18 @@ pub struct Settings {
     pub title: Option<String>,
     /// Where it goes its own way.
     pub dialect: Dialect,
+}
+
+impl Settings {
+    /// Whether this client can have tokens in its own name: only one that proves who it is may (RFC 6749 §4.4).
+    #[must_use]
+    pub fn grants_client_credentials(&self) -> bool {
+        match &self.kind {
+            Kind::Oidc { .. } | Kind::OAuth2 { .. } => self.client_auth != ClientAuth::None,
+            Kind::Mock(_) => true,
+            Kind::Backend(_) => false,
+        }
+    }
 }
 
 /// `kind` of a provider.
@@ -460,6 +471,24 @@ impl Provider {
             Err(error) => self.refreshes.failed(self.clock.now().mono, error.retry_after(), random_fraction()),
         }
         outcome
+    }
+
+    /// A token for this client in its own name (RFC 6749 §4.4). `audience` goes out under that name, as providers that issue tokens
+    /// for several APIs take it.
+    ///
+    /// # Errors
+    /// The provider refuses or does not answer. [`ProviderError::Misconfigured`] where this is a backend.
+    pub async fn client_credentials(
+        &self,
+        audience: Option<&str>,
+        scope: Option<&str>,
+    ) -> Result<TokenResponse, ProviderError> {
+        let metadata = self.metadata.current().await?;
+        let mut parameters = vec![("grant_type", "client_credentials")];
+        parameters.extend(audience.map(|audience| ("audience", audience)));
+        parameters.extend(scope.map(|scope| ("scope", scope)));
+        let request = self.client.request(&metadata.token_endpoint, &parameters)?;
+        self.read_token_answer(&self.http.send(request, self.settings.timeout).await?)
     }
 
     /// What is to be believed of a token answer, `subject` being the user it is for, and what the user's claims are from now on:

@@ -5,6 +5,7 @@
 mod answers;
 mod backend_login;
 mod cookie_store;
+mod front_ends;
 mod harness;
 mod harness_itself;
 mod hygiene;

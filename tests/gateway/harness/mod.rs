@@ -24,8 +24,8 @@ pub mod wire;
 pub use backend::{Backend, Part};
 pub use browser::{Browser, Page, Request, login_path};
 pub use gate::Gate;
-pub use provider::{Endpoint, Fault, Provider};
-pub use site::{Site, eventually, together};
+pub use provider::{Call, Endpoint, Fault, Provider};
+pub use site::{Plan, Site, eventually, together};
 pub use upstream::{Answer, Received, Upstream};
 pub use wire::{Connection, Reply};
 

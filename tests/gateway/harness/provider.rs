@@ -568,6 +568,7 @@ impl State {
         match call.parameter("grant_type") {
             Some("authorization_code") => self.redeem_code(shared, call),
             Some("refresh_token") => self.redeem_refresh_token(shared, call),
+            Some("client_credentials") => Ok(self.tokens_of_the_client(shared, call)),
             _ => Err((400, "unsupported_grant_type")),
         }
     }
@@ -611,6 +612,21 @@ impl State {
             tokens.as_object_mut().expect("an object").remove("refresh_token");
         }
         Ok(tokens)
+    }
+
+    /// RFC 6749 §4.4.3: an access token and nothing else; [`Provider::user_of`] calls its owner by the client's name.
+    fn tokens_of_the_client(&mut self, shared: &Shared, call: &Call) -> Value {
+        let scope = call.parameter("scope").unwrap_or("").to_owned();
+        self.grants.push(Grant { user: CLIENT_ID.to_owned(), scope, refresh_token: None, revoked: false });
+        let access_token = self.secret("at");
+        let expires = shared.clock.mono().after(Duration::from_secs(self.habits.access_ttl));
+        let record = AccessToken { grant: self.grants.len() - 1, expires, revoked: false };
+        self.access_tokens.insert(access_token.clone(), record);
+        let answer =
+            json!({ "access_token": access_token, "token_type": "Bearer", "expires_in": self.habits.access_ttl });
+        let mut answer = answer.as_object().expect("an object").clone();
+        (self.habits.token_answer)(&mut answer);
+        Value::Object(answer)
     }
 
     fn renew_refresh_token(&mut self, grant: usize, now: Mono) {
