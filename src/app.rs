@@ -2,6 +2,7 @@
 //! worker, and the way to stop it all.
 
 use crate::background::Background;
+use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::endpoints::Endpoints;
@@ -148,6 +149,7 @@ struct Shared {
     sessions: Sessions,
     tokens: Arc<Tokens>,
     own_tokens: Arc<OwnTokens>,
+    clients: Arc<Clients>,
     endpoints: Arc<Endpoints>,
     replay_budget: Arc<Budget>,
     demo: Arc<DemoUpstream>,
@@ -165,7 +167,10 @@ impl Shared {
             Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
         // The roots of this machine are read once.
         let tls = tls::client_config();
-        let (providers, mock) = providers(config, clock, HttpClient::network(tls.clone()));
+        let network = HttpClient::network(tls.clone());
+        let clients =
+            Clients::new(&config.clients, &network, config.refresh.timeout, clock.clone(), background.clone());
+        let (providers, mock) = providers(config, clock, network);
         let by_name: HashMap<Arc<str>, Arc<Provider>> =
             providers.iter().map(|provider| (provider.name().into(), Arc::clone(provider))).collect();
         let tokens =
@@ -189,6 +194,7 @@ impl Shared {
             sessions,
             tokens,
             own_tokens,
+            clients,
             endpoints,
             replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
             demo: Arc::new(DemoUpstream::new(clock.clone())),
@@ -303,7 +309,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
         .iter()
         .map(|settings| {
             let upstream = Arc::clone(&upstreams[settings.upstream.as_str()]);
-            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity))
+            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity, &shared.clients))
         })
         .collect();
     let patterns: Vec<_> = config.routes.iter().map(|route| route.pattern.clone()).collect();
@@ -322,6 +328,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
         sessions: shared.sessions.clone(),
         tokens: Arc::clone(&shared.tokens),
         own_tokens: Arc::clone(&shared.own_tokens),
+        clients: Arc::clone(&shared.clients),
         cookies: shared.cookies.clone(),
         external_url: config.server.external_url.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),

@@ -34,6 +34,19 @@ pub enum Refusal {
     CrossOrigin,
     /// client: signed in, but not one of those who may.
     NotAllowed,
+    /// client: a bearer token that is worth nothing here (RFC 6750 §3.1).
+    InvalidToken,
+    /// client: an API key that nobody has, or not any more.
+    InvalidApiKey,
+    /// client: no credential, where a login is none.
+    CredentialMissing,
+    /// client: a bearer token without one of these scopes, space-separated (RFC 6750 §3.1).
+    InsufficientScope(String),
+    /// client: too many keys that nobody has.
+    TooManyGuesses {
+        /// Seconds.
+        retry_after: u64,
+    },
     /// client: no route, no endpoint.
     NotFound,
     /// client: the path is there, for other methods.
@@ -107,6 +120,25 @@ impl Refusal {
             R::NotAllowed => {
                 (StatusCode::FORBIDDEN, "not_allowed", "you are signed in, but you may not use this page".into())
             }
+            R::InvalidToken => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_token",
+                "the access token is not valid here, or not any more".into(),
+            ),
+            R::InvalidApiKey => {
+                (StatusCode::UNAUTHORIZED, "invalid_api_key", "the API key is not valid, or not any more".into())
+            }
+            R::CredentialMissing => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "this address asks for a credential".into())
+            }
+            R::InsufficientScope(_) => {
+                (StatusCode::FORBIDDEN, "insufficient_scope", "the access token's scope does not reach this far".into())
+            }
+            R::TooManyGuesses { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_attempts",
+                "there were too many attempts with keys that are not valid".into(),
+            ),
             R::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is nothing at this address".into()),
             R::MethodNotAllowed(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address does not take this method".into())
@@ -313,10 +345,23 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
     response.extensions_mut().insert(Outcome(refusal.code()));
     let headers = response.headers_mut();
     match refusal {
-        Refusal::Login(Reason::Unauthorized) | Refusal::LoginRefused | Refusal::LoginLoop => {
+        Refusal::Login(Reason::Unauthorized)
+        | Refusal::LoginRefused
+        | Refusal::LoginLoop
+        | Refusal::CredentialMissing => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid | Refusal::NoAccessToken(_) => {
+        Refusal::InsufficientScope(scope) => {
+            let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+            let challenge = HeaderValue::try_from(challenge);
+            let without = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge.unwrap_or(without));
+        }
+        Refusal::Login(Reason::Expired)
+        | Refusal::RefreshInvalid
+        | Refusal::NoAccessToken(_)
+        | Refusal::InvalidToken
+        | Refusal::InvalidApiKey => {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
@@ -326,7 +371,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
                 headers.insert(header::ALLOW, allow);
             }
         }
-        Refusal::ProviderUnavailable { retry_after } => {
+        Refusal::ProviderUnavailable { retry_after } | Refusal::TooManyGuesses { retry_after } => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from((*retry_after).max(1)));
         }
         Refusal::Overloaded | Refusal::StoreUnavailable => {

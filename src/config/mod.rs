@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `raw` | the parsed document: where a value stands, which keys nobody asked for |
 //! | `values` | one kind of value each: durations, URLs, secrets, headers |
-//! | `sections`, `providers`, `upstreams`, `routes` | the tables of the file |
+//! | `sections`, `providers`, `clients`, `upstreams`, `routes` | the tables of the file |
 //! | `attach`, `headers` | what a route puts into a request |
 //! | `report`, `mask` | how a problem is shown, and what is never shown |
 //!
@@ -12,6 +12,7 @@
 //! this version does not have yet.
 
 mod attach;
+mod clients;
 mod headers;
 mod mask;
 mod providers;
@@ -50,6 +51,8 @@ pub struct Config {
     pub telemetry: telemetry::Settings,
     /// `[providers.*]`, in file order
     pub providers: Vec<provider::Settings>,
+    /// `[bearer.*]` and `[api_keys.*]`
+    pub clients: crate::clients::Settings,
     /// `[upstreams.*]`, in file order
     pub upstreams: Vec<upstream::Settings>,
     /// `[[routes]]`, in file order
@@ -102,7 +105,7 @@ impl Config {
 
     /// Defaults stand in for whatever has a problem: the result counts only if there is none.
     fn read(document: &Table) -> Config {
-        document.unavailable(&["bearer", "api_keys", "tokens", "impersonation"]);
+        document.unavailable(&["tokens", "impersonation"]);
         let server = document.table("server", sections::server);
         let auth = document.table("defaults", |table| table.read("auth", routes::auth)).unwrap_or(Auth::Required);
         let session = document.table("session", sections::session);
@@ -112,17 +115,19 @@ impl Config {
         let telemetry = document.table("telemetry", sections::telemetry);
         let (providers, known_providers) =
             document.table("providers", |table| providers::read(table, &server.external_url, refresh.timeout));
+        let (clients, client_names) = clients::read(document);
         let (upstreams, upstream_names) = document.table("upstreams", upstreams::read);
         let context = Context {
             auth,
             login: &login,
             upstreams: &upstream_names,
             providers: &known_providers,
+            clients: &client_names,
             case_insensitive_paths: server.case_insensitive_paths,
         };
         let routes = routes::read(document, &context);
         let warnings = Report::default();
-        Config { server, limits, session, login, refresh, telemetry, providers, upstreams, routes, warnings }
+        Config { server, limits, session, login, refresh, telemetry, providers, clients, upstreams, routes, warnings }
     }
 }
 

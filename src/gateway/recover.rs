@@ -58,7 +58,12 @@ struct Recovering<S> {
 
 impl<S: Step<Attempted>> Recovering<S> {
     async fn run(mut self, permitted: Permitted) -> Response<Body> {
-        let Permitted { exchange, message, session } = permitted;
+        let Permitted { exchange, message, session, client } = permitted;
+        if client.is_some() {
+            // Nobody here can get it another credential, and no login would help it.
+            let attempted = Attempted { exchange, message, session, client, token: TokenChoice::Send };
+            return self.attempt(attempted).await;
+        }
         let Some(upstream) = exchange.route.upstream().cloned() else {
             return self.send(&exchange, message, session, TokenChoice::Send).await;
         };
@@ -258,7 +263,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         session: Option<Arc<Session>>,
         token: TokenChoice,
     ) -> Response<Body> {
-        let attempted = Attempted { exchange: Arc::clone(exchange), message, session, token };
+        self.attempt(Attempted { exchange: Arc::clone(exchange), message, session, client: None, token }).await
+    }
+
+    async fn attempt(&mut self, attempted: Attempted) -> Response<Body> {
         match self.inner.call(attempted).await {
             Ok(response) => response,
             Err(never) => match never {},
