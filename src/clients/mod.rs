@@ -232,7 +232,6 @@ impl Clients {
     }
 
     /// Whose `key` is. `address` has so many guesses.
-    #[must_use]
     pub fn judge_key(&self, entry: ApiKeyEntry, key: &[u8], address: Option<IpAddr>, now: Now) -> Judgement {
         self.guesses.limited(address, now.mono, || self.api_keys[entry.0].owner(key, now))
     }
@@ -245,7 +244,6 @@ struct Bearer {
     way: Way,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there are a handful, built once")]
 enum Way {
     Jwt(JwtIssuer),
     Introspection(Introspection),
@@ -342,7 +340,7 @@ fn is_something_else(claims: &Map<String, Value>) -> Option<&'static str> {
         let says = claims.get(*name).and_then(Value::as_str).unwrap_or_default();
         NOT_FOR_ACCESS.iter().any(|other| says.eq_ignore_ascii_case(other))
     };
-    ["typ", "token_use", "token_type"].iter().any(|name| says_so(&name)).then_some("token_not_for_access")
+    ["typ", "token_use", "token_type"].iter().any(says_so).then_some("token_not_for_access")
 }
 
 fn left_of(expires: u64, now: Now) -> Duration {

@@ -44,18 +44,9 @@ where
 
     fn call(&mut self, mut known: Known) -> Self::Future {
         let own = take_own_token(&self.parts, &mut known);
-        let route = Arc::clone(&known.exchange.route);
-        let shown = match &route.acceptance {
+        let shown = match known.exchange.route.acceptance {
             None => by_session(&self.parts, &known, own),
-            Some(acceptance) => {
-                let shows_session = |known: &Known| own.is_some() || shows_cookie(&self.parts, known);
-                match acceptance.decide(&self.parts, &mut known, shows_session) {
-                    Deciding::Session => by_session(&self.parts, &known, own),
-                    Deciding::Nothing => Shown::Nobody(Credential::Absent),
-                    Deciding::Judged(credential) => Shown::Nobody(credential),
-                    Deciding::Token(entry, token) => Shown::Token(entry, token),
-                }
-            }
+            Some(_) => by_acceptance(&self.parts, &mut known, own),
         };
         let credential = match shown {
             Shown::Nobody(credential) => credential,
@@ -198,6 +189,19 @@ fn take_own_token(parts: &Parts, known: &mut Known) -> Option<Read> {
     }
     known.message.headers.remove(header::AUTHORIZATION);
     Some(read)
+}
+
+/// On a route that says what it accepts.
+fn by_acceptance(parts: &Parts, known: &mut Known, own: Option<Read>) -> Shown {
+    let route = Arc::clone(&known.exchange.route);
+    let shows_session = |known: &Known| own.is_some() || shows_cookie(parts, known);
+    let deciding = route.acceptance.as_ref().map(|acceptance| acceptance.decide(parts, known, shows_session));
+    match deciding {
+        Some(Deciding::Session) | None => by_session(parts, known, own),
+        Some(Deciding::Nothing) => Shown::Nobody(Credential::Absent),
+        Some(Deciding::Judged(credential)) => Shown::Nobody(credential),
+        Some(Deciding::Token(entry, token)) => Shown::Token(entry, token),
+    }
 }
 
 fn by_session(parts: &Parts, known: &Known, own: Option<Read>) -> Shown {

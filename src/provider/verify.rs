@@ -177,6 +177,7 @@ pub(crate) struct Jws<'a> {
 
 /// What a token is for, as `typ` may say (RFC 8725 §3.11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "as the specifications call them")]
 pub(crate) enum Purpose {
     IdToken,
     LogoutToken,
