@@ -2,6 +2,7 @@
 //! worker, and the way to stop it all.
 
 use crate::background::Background;
+use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::endpoints::{Endpoints, LoginAttempts};
@@ -150,6 +151,7 @@ struct Shared {
     tokens: Arc<Tokens>,
     own_tokens: Arc<OwnTokens>,
     assertions: Arc<Assertions>,
+    clients: Arc<Clients>,
     endpoints: Arc<Endpoints>,
     replay_budget: Arc<Budget>,
     demo: Arc<DemoUpstream>,
@@ -167,7 +169,10 @@ impl Shared {
         let assertions = Assertions::new(config.tokens.issuer.clone(), Arc::clone(own_tokens.keys()));
         // The roots of this machine are read once.
         let tls = tls::client_config();
-        let (providers, mock) = providers(config, clock, HttpClient::network(tls.clone()));
+        let network = HttpClient::network(tls.clone());
+        let clients =
+            Clients::new(&config.clients, &network, config.refresh.timeout, clock.clone(), background.clone());
+        let (providers, mock) = providers(config, clock, network);
         let by_name: HashMap<Arc<str>, Arc<Provider>> =
             providers.iter().map(|provider| (provider.name().into(), Arc::clone(provider))).collect();
         let tokens =
@@ -193,6 +198,7 @@ impl Shared {
             tokens,
             own_tokens,
             assertions: Arc::new(assertions),
+            clients,
             endpoints,
             replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
             demo: Arc::new(DemoUpstream::new(clock.clone())),
@@ -307,7 +313,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
         .iter()
         .map(|settings| {
             let upstream = Arc::clone(&upstreams[settings.upstream.as_str()]);
-            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity))
+            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity, &shared.clients))
         })
         .collect();
     let patterns: Vec<_> = config.routes.iter().map(|route| route.pattern.clone()).collect();
@@ -327,6 +333,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
         tokens: Arc::clone(&shared.tokens),
         own_tokens: Arc::clone(&shared.own_tokens),
         assertions: Arc::clone(&shared.assertions),
+        clients: Arc::clone(&shared.clients),
         cookies: shared.cookies.clone(),
         external_url: config.server.external_url.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),

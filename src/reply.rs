@@ -36,6 +36,14 @@ pub enum Refusal {
     XsrfMismatch,
     /// client: signed in, but not one of those who may.
     NotAllowed,
+    /// client: a bearer token that is worth nothing here (RFC 6750 §3.1).
+    InvalidToken,
+    /// client: an API key that nobody has, or not any more.
+    InvalidApiKey,
+    /// client: no credential, where a login is none.
+    CredentialMissing,
+    /// client: a bearer token without one of these scopes, space-separated (RFC 6750 §3.1).
+    InsufficientScope(String),
     /// client: no route, no endpoint.
     NotFound,
     /// client: the path is there, for other methods.
@@ -125,6 +133,20 @@ impl Refusal {
             R::NotAllowed => {
                 (StatusCode::FORBIDDEN, "not_allowed", "you are signed in, but you may not use this page".into())
             }
+            R::InvalidToken => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_token",
+                "the access token is not valid here, or not any more".into(),
+            ),
+            R::InvalidApiKey => {
+                (StatusCode::UNAUTHORIZED, "invalid_api_key", "the API key is not valid, or not any more".into())
+            }
+            R::CredentialMissing => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "this address asks for a credential".into())
+            }
+            R::InsufficientScope(_) => {
+                (StatusCode::FORBIDDEN, "insufficient_scope", "the access token's scope does not reach this far".into())
+            }
             R::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is nothing at this address".into()),
             R::MethodNotAllowed(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address does not take this method".into())
@@ -137,7 +159,7 @@ impl Refusal {
             R::TooManyAttempts { .. } => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_attempts",
-                "There were too many attempts to sign in. Please try again later".into(),
+                "There were too many attempts. Please try again later".into(),
             ),
             R::RefreshInvalid => {
                 (StatusCode::UNAUTHORIZED, "refresh_invalid", "Invalid or expired refresh token".into())
@@ -375,10 +397,21 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
         | Refusal::LoginRefused
         | Refusal::LoginLoop
         | Refusal::CredentialsRefused
-        | Refusal::NoRefreshToken => {
+        | Refusal::NoRefreshToken
+        | Refusal::CredentialMissing => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid | Refusal::NoAccessToken(_) => {
+        Refusal::InsufficientScope(scope) => {
+            let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+            let challenge = HeaderValue::try_from(challenge);
+            let without = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge.unwrap_or(without));
+        }
+        Refusal::Login(Reason::Expired)
+        | Refusal::RefreshInvalid
+        | Refusal::NoAccessToken(_)
+        | Refusal::InvalidToken
+        | Refusal::InvalidApiKey => {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `raw` | the parsed document: where a value stands, which keys nobody asked for |
 //! | `values` | one kind of value each: durations, URLs, secrets, headers |
-//! | `sections`, `providers`, `upstreams`, `routes` | the tables of the file |
+//! | `sections`, `providers`, `clients`, `upstreams`, `routes` | the tables of the file |
 //! | `own_tokens` | the gateway's own tokens and assertions |
 //! | `presets` | the providers that everybody knows |
 //! | `attach`, `headers` | what a route puts into a request |
@@ -15,6 +15,7 @@
 
 mod attach;
 mod backend;
+mod clients;
 mod headers;
 mod mask;
 mod own_tokens;
@@ -57,6 +58,8 @@ pub struct Config {
     pub telemetry: telemetry::Settings,
     /// `[providers.*]`, in file order
     pub providers: Vec<provider::Settings>,
+    /// `[bearer.*]` and `[api_keys.*]`
+    pub clients: crate::clients::Settings,
     /// `[upstreams.*]`, in file order
     pub upstreams: Vec<upstream::Settings>,
     /// `[[routes]]`, in file order
@@ -109,7 +112,7 @@ impl Config {
 
     /// Defaults stand in for whatever has a problem: the result counts only if there is none.
     fn read(document: &Table) -> Config {
-        document.unavailable(&["bearer", "api_keys", "impersonation"]);
+        document.unavailable(&["impersonation"]);
         let server = document.table("server", sections::server);
         let auth = document.table("defaults", |table| table.read("auth", routes::auth)).unwrap_or(Auth::Required);
         let session = document.table("session", sections::session);
@@ -120,6 +123,7 @@ impl Config {
         let telemetry = document.table("telemetry", sections::telemetry);
         let (providers, known_providers) =
             document.table("providers", |table| providers::read(table, &server.external_url, refresh.timeout));
+        let (clients, client_names) = clients::read(document);
         let (upstreams, upstream_names) = document.table("upstreams", upstreams::read);
         let context = Context {
             auth,
@@ -127,12 +131,26 @@ impl Config {
             tokens: &tokens,
             upstreams: &upstream_names,
             providers: &known_providers,
+            clients: &client_names,
             case_insensitive_paths: server.case_insensitive_paths,
             https: server.external_url.scheme() == "https",
         };
         let routes = routes::read(document, &context);
         let warnings = Report::default();
-        Config { server, limits, session, login, refresh, tokens, telemetry, providers, upstreams, routes, warnings }
+        Config {
+            server,
+            limits,
+            session,
+            login,
+            refresh,
+            tokens,
+            telemetry,
+            providers,
+            clients,
+            upstreams,
+            routes,
+            warnings,
+        }
     }
 }
 

@@ -263,7 +263,7 @@ pub(super) fn registered_client(
 }
 
 /// Kept exactly as written (Discovery §4.3 compares it as a string).
-fn issuer(field: &Field) -> Option<String> {
+pub(super) fn issuer(field: &Field) -> Option<String> {
     if provider_url(field)?.query().is_some() {
         return field.refuse("has a query", "an issuer is scheme, host and path (OIDC Discovery §3)");
     }
@@ -311,7 +311,7 @@ fn user(field: &Field) -> Option<Map<String, Value>> {
     })?
 }
 
-fn json_object(table: &Table) -> Option<Map<String, Value>> {
+pub(super) fn json_object(table: &Table) -> Option<Map<String, Value>> {
     table.all().map(|member| Some((member.key().to_owned(), json_value(&member)?))).collect()
 }
 

@@ -1,13 +1,14 @@
 //! `[[routes]]`: each by itself, then all of them together.
 
 use super::attach::{attach, bearer};
+use super::clients::{Named, SESSION};
 use super::headers::{REQUEST, RESPONSE, Use, check_credential_header, header_edits, identity, own};
 use super::providers::Known;
 use super::raw::{Field, Table, did_you_mean, quoted};
 use super::report::Problem;
 use super::values::{duration, header_name, method, origin, path_prefix, positive_duration, size};
 use crate::endpoints::{self, JWKS_PATH};
-use crate::gateway::{Attach, Cors, LoginAnswer, RouteSettings, Xsrf};
+use crate::gateway::{Accept, Attach, Cors, LoginAnswer, RouteSettings, Xsrf};
 use crate::policy::require::Requirement;
 use crate::policy::route::{HostPattern, PathPattern, RoutePattern, RouteTable};
 use crate::policy::{Auth, On401};
@@ -27,6 +28,8 @@ pub(super) struct Context<'a> {
     /// Every `[upstreams.*]`, wrong ones included.
     pub(super) upstreams: &'a [String],
     pub(super) providers: &'a Known,
+    /// Every `[bearer.*]` and `[api_keys.*]`, wrong ones included.
+    pub(super) clients: &'a [Named],
     pub(super) case_insensitive_paths: bool,
     /// Whether browsers see https.
     pub(super) https: bool,
@@ -82,7 +85,9 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
         let Some(Some(route)) = table.table(|table| route(table, context)) else {
             continue;
         };
-        if matches!(route.settings.auth, Auth::Required | Auth::Optional | Auth::Guest) {
+        if matches!(route.settings.auth, Auth::Required | Auth::Optional | Auth::Guest)
+            && route.settings.takes_sessions()
+        {
             needs_provider.get_or_insert(route.span.clone());
         }
         needs_upstream.get_or_insert(route.span.clone());
@@ -99,6 +104,9 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
         document.check().report(Problem::error(span, message).help(help));
     }
     check_together(document, &routes, context);
+    if routes.len() == tables.len() {
+        check_all_accepted(document, &routes, context);
+    }
     routes.into_iter().map(|route| route.settings).collect()
 }
 
@@ -126,7 +134,6 @@ struct Route {
 fn route(table: &Table, context: &Context) -> Option<Route> {
     table.unavailable(&["audience", "scope"]);
     table.only_false("capture");
-    table.read("accept", accept);
 
     let path = table.require("path", r#""/*""#, path);
     if let Some(path) = &path {
@@ -141,10 +148,15 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
     };
     let attach = table.read("attach", |field| attach(field, context.tokens, context.providers));
     let on_401 = table.read("on_401", on_401);
+    let accept = match table.field("accept") {
+        Some(field) => accept(&field, context),
+        None => Some(vec![Accept::Session]),
+    };
     let identity = table.read("identity", |field| field.table(identity)).unwrap_or_default();
     let require = table.read("require", |field| field.table(requirements)).unwrap_or_default();
     if let Some(auth) = auth {
         check_session_use(table, auth, attach.as_ref(), on_401);
+        check_clients_use(table, auth, attach.as_ref(), on_401, accept.as_deref().unwrap_or(&[Accept::Session]));
     }
 
     let strip_prefix = table.read("strip_prefix", path_prefix);
@@ -155,8 +167,10 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         table.refuse("strip_prefix", message, "it is taken off at whole segments");
     }
     let request_headers = table.table("request_headers", |table| header_edits(table, REQUEST));
+    let takes_sessions = accept.as_ref().is_none_or(|accept| accept.contains(&Accept::Session));
     let attach = match (attach, auth) {
         (Some(attach), _) => attach,
+        (None, _) if !takes_sessions => Attach::Never,
         (None, Some(Auth::Required | Auth::Optional) | None) => bearer(),
         (None, Some(Auth::Anonymous | Auth::Public | Auth::Guest)) => Attach::Never,
     };
@@ -183,6 +197,7 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         provider,
         login,
         identity,
+        accept: accept?,
         require,
         cors,
         xsrf,
@@ -288,6 +303,45 @@ fn check_session_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401:
     }
 }
 
+/// The same for clients with a credential of their own.
+fn check_clients_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401: Option<On401>, accept: &[Accept]) {
+    let takes_sessions = accept.contains(&Accept::Session);
+    if matches!(auth, Auth::Anonymous | Auth::Public | Auth::Guest) {
+        if accept != [Accept::Session] {
+            table.warn(
+                "accept",
+                "`routes.accept` decides nothing: this `auth` lets everybody in",
+                "set `auth` to `true` or \"optional\"",
+            );
+        }
+    } else if !takes_sessions && attach.is_some_and(Attach::needs_session) {
+        table.refuse(
+            "attach",
+            "`routes.attach` needs a session, and `accept` has none",
+            "add \"session\" to `accept`; a client's own `Authorization` goes through as it is",
+        );
+    }
+    if !takes_sessions && matches!(on_401, Some(On401::Refresh | On401::Login)) {
+        table.refuse(
+            "on_401",
+            "`routes.on_401` needs a session, and `accept` has none",
+            "add \"session\" to `accept`, or take `on_401` out: a 401 is relayed",
+        );
+    }
+}
+
+/// A client that no route lets in is most likely a mistake.
+fn check_all_accepted(document: &Table, routes: &[Route], context: &Context) {
+    for Named { name, span } in context.clients {
+        let accepts_it = |route: &Route| route.settings.accept.contains(&Accept::Client(name.clone()));
+        if !routes.iter().any(accepts_it) {
+            let help = format!("add `accept = [\"session\", \"{name}\"]` to a route");
+            let message = format!("no route accepts `{name}`");
+            document.check().report(Problem::warning(span.clone(), message).help(help));
+        }
+    }
+}
+
 fn path(field: &Field) -> Option<PathPattern> {
     match PathPattern::parse(field.string()?) {
         Ok(path) => Some(path),
@@ -338,12 +392,26 @@ pub(super) fn reference(field: &Field, kind: &str, names: &[String]) -> Option<S
     field.refuse(format!("names the {kind} `{name}`, which does not exist"), help)
 }
 
-fn accept(field: &Field) -> Option<()> {
-    let only_session = |item: &Field| match item.string()? {
-        "session" => Some(()),
-        _ => item.refuse("other than `session` is not available in this version", "leave `accept` out"),
-    };
-    field.nonempty_list(only_session).map(|_| ())
+fn accept(field: &Field, context: &Context) -> Option<Vec<Accept>> {
+    let mut accepted: Vec<Accept> = Vec::new();
+    field.nonempty_list(|item| {
+        let accept = match item.string()? {
+            SESSION => Accept::Session,
+            name if context.clients.iter().any(|named| named.name == name) => Accept::Client(name.to_owned()),
+            name => {
+                let names: Vec<&str> =
+                    std::iter::once(SESSION).chain(context.clients.iter().map(|named| named.name.as_str())).collect();
+                let help = did_you_mean(name, &names)
+                    .unwrap_or_else(|| format!("add a `[bearer.{name}]` or an `[api_keys.{name}]` table"));
+                return item.refuse(format!("names `{name}`, which does not exist"), help);
+            }
+        };
+        if accepted.contains(&accept) {
+            return item.refuse("names something twice", "take one of them out");
+        }
+        accepted.push(accept.clone());
+        Some(accept)
+    })
 }
 
 fn on_401(field: &Field) -> Option<On401> {

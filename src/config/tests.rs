@@ -584,18 +584,81 @@ fn what_this_version_does_not_have() {
         ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"private_key_jwt\"", 6, "`client_auth = \"private_key_jwt\"` is not available in this version", "`client_secret_basic`"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"tls_client_auth\"", 6, "`client_auth = \"tls_client_auth\"` is not available in this version", "`client_secret_basic`"),
-        ("[bearer.b]\nissuer = \"https://i.example\"", 1, "`bearer` is not available in this version", "take it out"),
-        ("[api_keys.ci]\nheader = \"X\"", 1, "`api_keys` is not available in this version", "take it out"),
         ("[impersonation]\nrequire = { role = [\"admin\"] }", 1, "`impersonation` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = \"dpop\"", 4, "`attach = \"dpop\"` is not available in this version", "one of `bearer`"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { exchange = { audience = \"a\" } }", 4, "`routes.attach.exchange` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { connection = \"github\" }", 4, "`routes.attach.connection` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naudience = \"a\"", 4, "`routes.audience` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nscope = \"a\"", 4, "`routes.scope` is not available in this version", "take it out"),
-        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"session\", \"ci\"]", 4, "`routes.accept` other than `session` is not available in this version", "leave `accept` out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncapture = true", 4, "`routes.capture` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { acr = [\"mfa\"] }", 4, "`routes.require.acr` is not available in this version", "take it out"),
     ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn clients_with_a_credential_of_their_own() {
+    let hash = "0b14d501a594442a01c6859541bcb3e8164d183d32937b851835442f69d5c94e";
+    let other = "6cf615d5bcaac778352a8f1f3360d23f02f34ec182e259897fd6ce485d7870d4";
+    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let bearer = |lines: &str| format!("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"b\"]\n[bearer.b]\n{lines}");
+    let keys = |lines: &str| format!("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"k\"]\n[api_keys.k]\n{lines}");
+    let key = |lines: &str| keys(&format!("header = \"X-K\"\nkeys = [{{ id = \"a\", {lines} }}]"));
+    let jwt = "issuer = \"https://i.example\"\naudience = [\"api\"]\n";
+    let asks = "introspection = { url = \"https://i.example/i\", client_id = \"c\", client_secret = \"s\" }\n";
+    let both = bearer(jwt) + &format!("[api_keys.k]\nheader = \"X-K\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]\n");
+    let route = |lines: &str| format!("{both}[[routes]]\npath = \"/b\"\nupstream = \"app\"\n{lines}");
+    for (case, line, message, help) in [
+        (bearer("issuer = \"https://i.example\""), 5, "`bearer.b.audience` is missing", "audience = [\"api\"]"),
+        (bearer("issuer = \"https://i.example\"\naudience = []"), 7, "`bearer.b.audience` is empty", "give it a value"),
+        (bearer("audience = \"api\""), 5, "`bearer.b.issuer` is missing", "https://login.example.com"),
+        (bearer("issuer = \"http://i.example\"\naudience = \"api\""), 6, "`bearer.b.issuer` is not https", "loopback"),
+        (bearer("issuer = \"anything\"\naudience = \"api\"\njwks_url = \"http://i.example/k\""), 8, "`bearer.b.jwks_url` is not https", "loopback"),
+        (bearer(&format!("{jwt}algorithms = [\"HS256\"]")), 8, "`bearer.b.algorithms` has a value that is not known", "`RS256`"),
+        (bearer(&format!("{jwt}algorithms = [\"none\"]")), 8, "`bearer.b.algorithms` has a value that is not known", "`EdDSA`"),
+        (bearer(&format!("{jwt}{asks}jwks_url = \"https://i.example/k\"")), 9, "`jwks_url` is for tokens that are read here", "one of them"),
+        (bearer(&format!("{asks}algorithms = [\"RS256\"]")), 7, "`algorithms` is for tokens that are read here", "one of them"),
+        (bearer("introspection = { url = \"https://i.example/i\", client_id = \"c\" }"), 6, "client_secret` is missing", "INTROSPECTION_SECRET"),
+        (bearer("introspection = { url = \"https://i.example/i\", client_id = \"c\", client_secret = \"s\", cache = \"2h\" }"), 6, "is longer than an hour", "withdrawn"),
+        (bearer(&format!("{jwt}jwks_uri = \"https://i.example/k\"")), 8, "unknown key `jwks_uri` in `bearer.b`", "did you mean `jwks_url`?"),
+        (keys(&format!("keys = [{{ id = \"a\", sha256 = \"{hash}\" }}]")), 5, "needs either `header` or `query`", "X-API-Key"),
+        (keys(&format!("header = \"X-K\"\nquery = \"k\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]")), 7, "needs either `header` or `query`", "X-API-Key"),
+        (keys(&format!("header = \"Authorization\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]")), 6, "is where bearer tokens stand", "X-API-Key"),
+        (keys(&format!("header = \"Cookie\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]")), 6, "`cookie`, which is written by the gateway", "another header"),
+        (keys("header = \"X-K\""), 5, "`api_keys.k.keys` is missing", "sha256"),
+        (keys("header = \"X-K\"\nkeys = []"), 7, "`api_keys.k.keys` is empty", "give it a value"),
+        (key("sha256 = \"canary-Zu7\""), 7, "is not a SHA-256", "64 hexadecimal digits"),
+        (key(&format!("sha256 = \"{}\"", &hash[1..])), 7, "is not a SHA-256", "sha256sum"),
+        (key(&format!("sha256 = \"{nothing}\"")), 7, "is the SHA-256 of nothing at all", "sha256sum"),
+        (key(&format!("sha256 = \"{hash}\", claims = {{ sub = \"root\" }}")), 7, "`sub` of a key is the name of its table and its `id`", "take `sub` out"),
+        (key(&format!("sha256 = \"{hash}\", expires = \"2027-01-01\"")), 7, "is not a point in time", "2027-01-01T00:00:00Z"),
+        (key(&format!("sha256 = \"{hash}\", expires = 5")), 7, "has the wrong type", "2027-01-01T00:00:00Z"),
+        (key(&format!("sha256 = \"{hash}\" }}, {{ id = \"a\", sha256 = \"{other}\"")), 7, "two keys with the same `id`", "each its own"),
+        (key(&format!("sha256 = \"{hash}\" }}, {{ id = \"b\", sha256 = \"{}\"", hash.to_uppercase())), 7, "has the same key twice", "whose it is"),
+        (format!("{}[api_keys.b]\nheader = \"X-K\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]", bearer(jwt)), 8, "another entry has this name", "another name"),
+        (format!("[bearer.session]\n{jwt}[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"session\"]"), 1, "means a session", "another name"),
+        (route("accept = [\"b\", \"kk\", \"k\"]").replacen("[api_keys.k]", "[api_keys.kkk]", 1).replacen("\"k\"]", "\"kkk\"]", 1), 14, "names `kk`, which does not exist", "did you mean `kkk`?"),
+        (route("accept = [\"k\", \"b\", \"k\"]"), 14, "`routes.accept` names something twice", "take one of them out"),
+        (route("accept = []"), 14, "`routes.accept` is empty", "give it a value"),
+        (route("accept = [\"k\"]\nattach = \"id_token\""), 15, "`routes.attach` needs a session, and `accept` has none", "\"session\""),
+        (route("accept = [\"k\"]\non_401 = \"login\""), 15, "`routes.on_401` needs a session, and `accept` has none", "is relayed"),
+    ] {
+        let report = refused(&format!("{case}{REST}"));
+        let problems = shown(&report);
+        let first = problems.iter().find(|problem| problem.1.contains(message));
+        let problem = first.unwrap_or_else(|| panic!("not found for\n{case}\n\n{report}"));
+        assert_eq!(problem.0, line, "{case}\n\n{report}");
+        assert!(problem.2.contains(help), "{case}\n\n{report}");
+        assert_eq!(report.problems().iter().filter(|problem| problem.severity() == Severity::Error).count(), 1, "{case}\n\n{report}");
+        assert!(!report.to_string().contains("canary-Zu7") && !report.to_string().contains(hash), "{report}");
+    }
+    // Where nobody signs in there need be no provider.
+    let entry = format!("[api_keys.k]\nheader = \"X-K\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]\n");
+    let alone = format!("{entry}[upstreams.app]\nurl = \"demo:\"\n[[routes]]\npath = \"/*\"\naccept = [\"k\"]");
+    let config = parse(&alone).unwrap_or_else(|report| panic!("{report}"));
+    assert!(matches!(config.routes[0].attach, Attach::Never), "there is no token to attach");
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    assert!(!format!("{config:?}").contains(hash));
 }
 
 #[test]
@@ -885,6 +948,12 @@ fn warnings_do_not_stop_the_start() {
         ("[session]\nidle_timeout = \"100h\"", 2, "never takes effect"),
         ("[[routes]]\npath = \"/api/user/me\"\nupstream = \"app\"", 2, "is `login.user_path`"),
         ("[[routes]]\npath = \"/a\"\nauth = false\nidentity = { \"X-A\" = \"sub\" }\nupstream = \"app\"", 4, "has no effect"),
+        ("[bearer.b]\nissuer = \"https://i.example\"\naudience = \"api\"", 1, "no route accepts `b`"),
+        (
+            "[bearer.b]\nissuer = \"https://i.example\"\naudience = \"api\"\n[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\naccept = [\"b\"]",
+            8,
+            "`routes.accept` decides nothing",
+        ),
         (
             "[[routes]]\npath = \"/a\"\nmethods = [\"GET\", \"PUT\"]\nupstream = \"app\"\n[[routes]]\npath = \"/a\"\nmethods = [\"PUT\"]\nupstream = \"app\"",
             6,

@@ -1,16 +1,16 @@
 //! Step 6: the route's credential (SPEC §4) and identity headers, in place of anything the client
 //! sent under those names.
 
-use super::{Attach, Attempted, Complete, Parts, Route, Step, TokenChoice};
+use super::{Attach, Attempted, Complete, Parts, Route, Step, TokenChoice, query};
 use crate::body::Body;
 use crate::policy;
 use crate::policy::require::claim;
 use crate::session::Session;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
-use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -41,22 +41,30 @@ where
     }
 
     fn call(&mut self, attempted: Attempted) -> Self::Future {
-        let Attempted { exchange, mut message, session, token } = attempted;
+        let Attempted { exchange, mut message, session, client, token } = attempted;
         let route = &exchange.route;
         let target = route.upstream_target(&exchange.facts.path);
+        let target = match &route.acceptance {
+            Some(acceptance) => target.and_then(|target| query::without(&target, acceptance.key_parameters())),
+            None => target,
+        };
         if policy::is_preflight(&message.method, &message.headers) {
             // It has shown no session, so a credential of the gateway's own stays here as well.
-            return self.inner.call(Complete { exchange, message, session, target });
+            return self.inner.call(Complete { exchange, message, session, client, target });
+        }
+        if client.is_some() && route.settings.attach.is_the_gateway_s_own() {
+            message.headers.remove(header::AUTHORIZATION);
         }
         attach_credential(&self.parts, &route.settings.attach, &mut message.headers, session.as_deref(), &token);
-        if let Some(session) = &session {
-            attach_identity(route, &mut message.headers, session);
+        let claims = session.as_ref().map(|session| &session.identity.claims);
+        if let Some(claims) = claims.or(client.as_ref().map(|client| &client.claims)) {
+            attach_identity(route, &mut message.headers, claims);
         }
         let target = match &route.settings.attach {
             Attach::ApiKeyQuery(name, key) => target.and_then(|target| with_api_key(&target, name, key)),
             _ => target,
         };
-        self.inner.call(Complete { exchange, message, session, target })
+        self.inner.call(Complete { exchange, message, session, client, target })
     }
 }
 
@@ -117,9 +125,9 @@ fn token_value(scheme: &str, token: &SecretString) -> Option<HeaderValue> {
 }
 
 /// A claim that is missing leaves no header: the client's were taken out at intake.
-fn attach_identity(route: &Route, headers: &mut HeaderMap, session: &Session) {
+fn attach_identity(route: &Route, headers: &mut HeaderMap, claims: &Map<String, Value>) {
     for (name, path) in &route.settings.identity {
-        if let Some(text) = claim(&session.identity.claims, path).and_then(header_text)
+        if let Some(text) = claim(claims, path).and_then(header_text)
             && let Ok(value) = HeaderValue::try_from(text)
         {
             headers.insert(name, value);
@@ -158,16 +166,12 @@ fn encoded(text: &str, unfit: &'static AsciiSet) -> String {
 
 /// The key once; a client's copy is gone, the other parameters keep their order and bytes.
 fn with_api_key(target: &PathAndQuery, name: &str, key: &SecretString) -> Option<PathAndQuery> {
-    let is_ours = |pair: &&str| {
-        let sent = pair.split('=').next().unwrap_or_default().replace('+', " ");
-        percent_decode_str(&sent).decode_utf8_lossy() != name
-    };
     let mut pairs: Vec<String> = target
         .query()
         .unwrap_or_default()
         .split('&')
         .filter(|pair| !pair.is_empty())
-        .filter(is_ours)
+        .filter(|pair| !query::is_named(pair, name))
         .map(str::to_owned)
         .collect();
     pairs.push(format!(

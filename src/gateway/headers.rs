@@ -18,6 +18,11 @@ impl OwnedNames {
         OwnedNames { folded }
     }
 
+    /// Whether `name` is one of them, in any spelling.
+    pub fn contain(&self, name: &HeaderName) -> bool {
+        self.folded.iter().any(|owned| fold(name.as_str()).eq(owned.chars()))
+    }
+
     /// Takes every spelling of every name out.
     pub fn strip(&self, headers: &mut HeaderMap) {
         if self.folded.is_empty() {

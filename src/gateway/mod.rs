@@ -3,6 +3,7 @@
 //! What one step has found out is the type the next one takes: an upstream cannot be reached with
 //! anything that has not been through [`authorize`].
 
+mod accept;
 mod attach;
 mod authenticate;
 mod authorize;
@@ -13,12 +14,14 @@ mod headers;
 mod intake;
 mod limits;
 mod observe;
+mod query;
 mod recover;
 mod replay;
 mod route;
 mod tunnel;
 mod xsrf;
 
+pub use accept::Accept;
 pub use intake::Peer;
 pub use limits::Limits;
 pub use replay::Budget;
@@ -26,11 +29,13 @@ pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Ta
 pub use tunnel::Tunnels;
 
 use crate::body::Body;
+use crate::clients::{self, ApiClient, Clients};
 use crate::clock::Clock;
 use crate::endpoints::Endpoints;
 use crate::facts::{Facts, RequestId};
 use crate::policy::route::RouteTable;
 use crate::policy::{Client, Standing};
+use crate::reply::Refusal;
 use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
 use crate::session::{Session, Sessions, TokenSet};
@@ -68,6 +73,8 @@ pub struct Parts {
     pub own_tokens: Arc<OwnTokens>,
     /// What upstreams are told of who is asking.
     pub assertions: Arc<Assertions>,
+    /// Who comes with a credential of their own.
+    pub clients: Arc<Clients>,
     /// Names of our cookies.
     pub cookies: Cookies,
     /// What browsers see.
@@ -172,6 +179,10 @@ pub enum Credential {
     Cookie(Arc<Session>),
     /// Somebody who is signed in, by a token that no other site can make a browser send.
     Token(Arc<Session>),
+    /// A client of the API with a credential of its own.
+    Client(Arc<ApiClient>),
+    /// A credential of a client's own that lets nobody in, and what to answer.
+    Rejected(Box<Refusal>),
 }
 
 impl Credential {
@@ -180,8 +191,14 @@ impl Credential {
             Credential::Absent => Standing::Absent,
             Credential::Ended => Standing::Ended,
             Credential::Unverifiable => Standing::Unverifiable,
-            Credential::Cookie(_) | Credential::Token(_) => Standing::Valid,
+            Credential::Cookie(_) | Credential::Token(_) | Credential::Client(_) => Standing::Valid,
+            Credential::Rejected(_) => Standing::Rejected,
         }
+    }
+
+    /// Whether it is a client's `Authorization: Bearer` that counts.
+    fn is_a_bearer_token(&self) -> bool {
+        matches!(self, Credential::Client(client) if client.shown == clients::Shown::BearerToken)
     }
 }
 
@@ -190,6 +207,8 @@ pub struct Permitted {
     exchange: Arc<Exchange>,
     message: Message,
     session: Option<Arc<Session>>,
+    /// Who has come with a credential of their own; then there is no session.
+    client: Option<Arc<ApiClient>>,
 }
 
 /// One attempt, with the session whose credential it carries.
@@ -197,6 +216,7 @@ pub struct Attempted {
     exchange: Arc<Exchange>,
     message: Message,
     session: Option<Arc<Session>>,
+    client: Option<Arc<ApiClient>>,
     token: TokenChoice,
 }
 
@@ -216,6 +236,7 @@ pub struct Complete {
     exchange: Arc<Exchange>,
     message: Message,
     session: Option<Arc<Session>>,
+    client: Option<Arc<ApiClient>>,
     /// Where the upstream is to find it; None: not below the prefix that the route takes off.
     target: Option<http::uri::PathAndQuery>,
 }

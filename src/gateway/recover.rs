@@ -60,14 +60,20 @@ struct Recovering<S> {
 
 impl<S: Step<Attempted>> Recovering<S> {
     async fn run(mut self, permitted: Permitted) -> Response<Body> {
-        let Permitted { exchange, message, session } = permitted;
+        let Permitted { exchange, message, session, client } = permitted;
         if exchange.route.upstream().is_none() {
             return self.send(&exchange, message, session, TokenChoice::Send).await;
         }
         if let Attach::ClientCredentials(which) = &exchange.route.settings.attach
             && !policy::is_preflight(&message.method, &message.headers)
         {
-            return Box::pin(self.run_as_machine(&exchange, message, session, which)).await;
+            let first =
+                Attempted { exchange: Arc::clone(&exchange), message, session, client, token: TokenChoice::Send };
+            return Box::pin(self.run_as_machine(first, which)).await;
+        }
+        if client.is_some() {
+            // Nobody here can get it another credential, and no login would help it.
+            return self.attempt(Attempted { exchange, message, session, client, token: TokenChoice::Send }).await;
         }
         let prepared = match self.prepare(&exchange, session).await {
             Ok(prepared) => prepared,
@@ -267,7 +273,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         session: Option<Arc<Session>>,
         token: TokenChoice,
     ) -> Response<Body> {
-        let attempted = Attempted { exchange: Arc::clone(exchange), message, session, token };
+        self.attempt(Attempted { exchange: Arc::clone(exchange), message, session, client: None, token }).await
+    }
+
+    async fn attempt(&mut self, attempted: Attempted) -> Response<Body> {
         match self.inner.call(attempted).await {
             Ok(response) => response,
             Err(never) => match never {},

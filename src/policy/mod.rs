@@ -115,8 +115,10 @@ pub enum Standing {
     Ended,
     /// The store cannot be asked: that is not "signed out".
     Unverifiable,
-    /// A live session.
+    /// A live session, or a credential of a client's own.
     Valid,
+    /// A credential of a client's own that lets nobody in.
+    Rejected,
 }
 
 /// Why someone is sent to the login; `status` in its URL.
@@ -152,16 +154,18 @@ pub enum Admission {
     SendOn,
     /// 503; nobody is signed out because a store is down.
     Unavailable,
+    /// What was shown is refused, and says why.
+    Refuse,
 }
 
 /// Whether a request may pass.
 ///
-/// | `auth` | absent | ended | unverifiable | valid |
-/// |---|---|---|---|---|
-/// | `true` | LOGIN(unauthorized) | LOGIN(expired) | 503 | pass with session |
-/// | `"optional"` | pass | pass | 503 | pass with session |
-/// | `false`, `"public"` | pass | pass | pass | pass |
-/// | `"guest"` | pass | pass | pass | NAV: sent on; else pass |
+/// | `auth` | absent | ended | unverifiable | valid | rejected |
+/// |---|---|---|---|---|---|
+/// | `true` | LOGIN(unauthorized) | LOGIN(expired) | 503 | pass with session | refused |
+/// | `"optional"` | pass | pass | 503 | pass with session | refused |
+/// | `false`, `"public"` | pass | pass | pass | pass | pass |
+/// | `"guest"` | pass | pass | pass | NAV: sent on; else pass | pass |
 #[must_use]
 pub fn admit(auth: Auth, standing: Standing, client: Client) -> Admission {
     match (auth, standing) {
@@ -169,6 +173,7 @@ pub fn admit(auth: Auth, standing: Standing, client: Client) -> Admission {
         (Auth::Required, Standing::Ended) => Admission::Login(Reason::Expired),
         (Auth::Required | Auth::Optional, Standing::Unverifiable) => Admission::Unavailable,
         (Auth::Required | Auth::Optional, Standing::Valid) => Admission::WithSession,
+        (Auth::Required | Auth::Optional, Standing::Rejected) => Admission::Refuse,
         (Auth::Guest, Standing::Valid) if client.navigates() => Admission::SendOn,
         (Auth::Optional, Standing::Absent | Standing::Ended) | (Auth::Anonymous | Auth::Public | Auth::Guest, _) => {
             Admission::WithoutSession
@@ -370,14 +375,15 @@ mod tests {
 
     #[test]
     fn admission_for_every_input() {
-        use Admission::{Login, SendOn, Unavailable, WithSession, WithoutSession};
-        let standings = [Standing::Absent, Standing::Ended, Standing::Unverifiable, Standing::Valid];
+        use Admission::{Login, Refuse, SendOn, Unavailable, WithSession, WithoutSession};
+        let standings =
+            [Standing::Absent, Standing::Ended, Standing::Unverifiable, Standing::Valid, Standing::Rejected];
         let table = [
-            (Auth::Required, [Login(Reason::Unauthorized), Login(Reason::Expired), Unavailable, WithSession]),
-            (Auth::Optional, [WithoutSession, WithoutSession, Unavailable, WithSession]),
-            (Auth::Anonymous, [WithoutSession; 4]),
-            (Auth::Public, [WithoutSession; 4]),
-            (Auth::Guest, [WithoutSession, WithoutSession, WithoutSession, SendOn]),
+            (Auth::Required, [Login(Reason::Unauthorized), Login(Reason::Expired), Unavailable, WithSession, Refuse]),
+            (Auth::Optional, [WithoutSession, WithoutSession, Unavailable, WithSession, Refuse]),
+            (Auth::Anonymous, [WithoutSession; 5]),
+            (Auth::Public, [WithoutSession; 5]),
+            (Auth::Guest, [WithoutSession, WithoutSession, WithoutSession, SendOn, WithoutSession]),
         ];
         for (auth, row) in table {
             for (standing, expected) in standings.into_iter().zip(row) {

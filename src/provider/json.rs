@@ -6,7 +6,7 @@ use std::fmt;
 
 /// The object that `text` is. `None` for anything else: other types, invalid UTF-8, a byte order mark, a member name that occurs
 /// twice at any level, more than 127 levels.
-pub(super) fn object(text: &[u8]) -> Option<Map<String, Value>> {
+pub(crate) fn object(text: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice::<Unambiguous>(text) {
         Ok(Unambiguous(Value::Object(members))) => Some(members),
         _ => None,
@@ -24,7 +24,7 @@ pub(super) fn objects(text: &[u8]) -> Option<Vec<Map<String, Value>>> {
 }
 
 /// A non-empty string member.
-pub(super) fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+pub(crate) fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 

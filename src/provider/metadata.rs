@@ -182,7 +182,7 @@ impl Discovery {
 }
 
 /// Where the document is (Discovery §4): a terminating slash of the issuer goes first.
-fn well_known(issuer: &str) -> Result<Url, ProviderError> {
+pub(crate) fn well_known(issuer: &str) -> Result<Url, ProviderError> {
     let issuer = issuer.strip_suffix('/').unwrap_or(issuer);
     Url::parse(&format!("{issuer}/.well-known/openid-configuration"))
         .map_err(|_| ProviderError::Misconfigured { reason: "issuer_not_a_url" })
@@ -241,7 +241,7 @@ fn check(document: &Map<String, Value>, issuer: &str, plain_http: bool) -> Resul
 }
 
 /// TLS, or plain HTTP where that was allowed (RFC 9700 §2.6); no credentials in the URL and no fragment.
-fn require_safe(url: &Url, plain_http: bool) -> Result<(), ProviderError> {
+pub(crate) fn require_safe(url: &Url, plain_http: bool) -> Result<(), ProviderError> {
     let safe = match url.scheme() {
         "https" => true,
         "http" => plain_http,
@@ -256,7 +256,7 @@ fn require_safe(url: &Url, plain_http: bool) -> Result<(), ProviderError> {
     Ok(())
 }
 
-fn is_plain_loopback(url: &Url) -> bool {
+pub(crate) fn is_plain_loopback(url: &Url) -> bool {
     url.scheme() == "http"
         && match url.host() {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -268,7 +268,7 @@ fn is_plain_loopback(url: &Url) -> bool {
 
 /// Every signature a public key can check and the cryptography library can do. An HMAC would turn the public key, or the client
 /// secret, into a signing key (RFC 8725 §3.1).
-pub(super) const SIGNATURE_ALGORITHMS: [(&str, Algorithm); 9] = [
+pub(crate) const SIGNATURE_ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
     ("RS384", Algorithm::RS384),
     ("RS512", Algorithm::RS512),

@@ -25,17 +25,17 @@ mod breaker;
 mod dialect;
 mod error;
 mod github;
-mod http;
-mod json;
-mod keys;
+pub(crate) mod http;
+pub(crate) mod json;
+pub(crate) mod keys;
 mod logout_token;
-mod metadata;
+pub(crate) mod metadata;
 pub mod mock;
-mod random;
-mod token_endpoint;
-mod turns;
+pub(crate) mod random;
+pub(crate) mod token_endpoint;
+pub(crate) mod turns;
 mod userinfo;
-mod verify;
+pub(crate) mod verify;
 
 #[cfg(test)]
 pub(crate) mod test_provider;

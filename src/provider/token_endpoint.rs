@@ -31,15 +31,15 @@ pub struct TokenResponse {
 }
 
 /// A client as the provider knows it.
-pub(super) struct Client {
-    pub(super) id: String,
-    pub(super) secret: Option<SecretString>,
-    pub(super) auth: ClientAuth,
+pub(crate) struct Client {
+    pub(crate) id: String,
+    pub(crate) secret: Option<SecretString>,
+    pub(crate) auth: ClientAuth,
 }
 
 impl Client {
     /// A form to the token or revocation endpoint. The client authenticates with exactly one method (RFC 6749 §2.3).
-    pub(super) fn request(&self, url: &Url, parameters: &[(&str, &str)]) -> Result<Request<Bytes>, HttpError> {
+    pub(crate) fn request(&self, url: &Url, parameters: &[(&str, &str)]) -> Result<Request<Bytes>, HttpError> {
         let mut form = Serializer::new(String::new());
         form.extend_pairs(parameters);
         let authorization = match (self.auth, &self.secret) {

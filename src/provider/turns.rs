@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 
 /// A bounded queue, first come, first served.
-pub(super) struct Turns {
+pub(crate) struct Turns {
     places: Semaphore,
     calls: Semaphore,
 }
@@ -24,19 +24,19 @@ pub(super) enum Refresher<'a> {
 }
 
 /// A place at the head of the queue.
-pub(super) struct Ahead<'a> {
+pub(crate) struct Ahead<'a> {
     _place: SemaphorePermit<'a>,
     _call: SemaphorePermit<'a>,
 }
 
 impl Turns {
     /// `calls` at a time; at most `places` call or wait.
-    pub(super) fn new(calls: usize, places: usize) -> Turns {
+    pub(crate) fn new(calls: usize, places: usize) -> Turns {
         Turns { places: Semaphore::new(places), calls: Semaphore::new(calls) }
     }
 
     /// Waits for the turn. None when the queue is full.
-    pub(super) async fn next(&self) -> Option<Ahead<'_>> {
+    pub(crate) async fn next(&self) -> Option<Ahead<'_>> {
         let place = match self.places.try_acquire() {
             Ok(place) => place,
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return None,

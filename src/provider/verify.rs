@@ -39,7 +39,7 @@ pub(super) enum Occasion<'a> {
 
 /// Why an ID token or a logout token does not count. One variant for each check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenError {
+pub(crate) enum TokenError {
     TooLarge,
     NotAJws,
     Encrypted,
@@ -71,7 +71,7 @@ pub(super) enum TokenError {
 
 impl TokenError {
     /// A label for logs and metrics.
-    pub(super) fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             TokenError::TooLarge => "token_too_large",
             TokenError::NotAJws => "token_not_a_jws",
@@ -143,13 +143,7 @@ pub(super) fn id_token(
     }
     // Step 9. The current time is before `exp`.
     check_expiry(&claims, now)?;
-    // RFC 7519 §4.1.5.
-    if claims.contains_key("nbf") {
-        let not_before = numeric_date(&claims, "nbf").ok_or(TokenError::NotYetValid)?;
-        if not_before > now.unix + SKEW {
-            return Err(TokenError::NotYetValid);
-        }
-    }
+    check_not_before(&claims, now)?;
     // Step 10. A token older than any login we remember the nonce of is not from a login of ours.
     let issued = issued_at(&claims, now)?;
     match expected.occasion {
@@ -185,7 +179,7 @@ pub(super) fn id_token(
 }
 
 /// A JWS in compact serialization (RFC 7515 §7.1), decoded, its signature not checked yet.
-pub(super) struct Jws<'a> {
+pub(crate) struct Jws<'a> {
     signed: &'a str,
     signature: &'a str,
     algorithm: Algorithm,
@@ -195,15 +189,18 @@ pub(super) struct Jws<'a> {
 
 /// What a token is for, as `typ` may say (RFC 8725 §3.11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+#[expect(clippy::enum_variant_names, reason = "as the specifications call them")]
+pub(crate) enum Purpose {
     IdToken,
     LogoutToken,
+    /// At an API (RFC 9068 §4).
+    AccessToken,
 }
 
 impl<'a> Jws<'a> {
     /// Reads the header and refuses what no key could make acceptable. `jwk`, `jku`, `x5u` and `x5c` are not looked at: a token
     /// does not choose the key that vouches for it.
-    pub(super) fn parse(token: &'a str, purpose: Purpose) -> Result<Jws<'a>, TokenError> {
+    pub(crate) fn parse(token: &'a str, purpose: Purpose) -> Result<Jws<'a>, TokenError> {
         if token.len() > TOKEN_LIMIT {
             return Err(TokenError::TooLarge);
         }
@@ -237,7 +234,7 @@ impl<'a> Jws<'a> {
     }
 
     /// Whether a key set holds the key this token is signed with. A token that does not name its key has to be tried.
-    pub(super) fn is_signed_by_one_of(&self, keys: &KeySet) -> bool {
+    pub(crate) fn is_signed_by_one_of(&self, keys: &KeySet) -> bool {
         match &self.kid {
             Some(kid) => keys.names(kid),
             None => self.check_signature(keys, &[self.algorithm]).is_ok(),
@@ -251,17 +248,17 @@ impl<'a> Jws<'a> {
     }
 
     /// What the payload says. Whoever reads it before [`Jws::check_signature`] must not believe it.
-    pub(super) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
+    pub(crate) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
         json::object(&self.payload).ok_or(TokenError::Payload)
     }
 
     /// Whether it is signed in a way that the provider may sign.
-    pub(super) fn check_algorithm(&self, allowed: &[Algorithm]) -> Result<(), TokenError> {
+    pub(crate) fn check_algorithm(&self, allowed: &[Algorithm]) -> Result<(), TokenError> {
         allowed.contains(&self.algorithm).then_some(()).ok_or(TokenError::Algorithm)
     }
 
     /// Whether one of the keys has made the signature.
-    pub(super) fn check_signature(&self, keys: &KeySet, allowed: &[Algorithm]) -> Result<(), TokenError> {
+    pub(crate) fn check_signature(&self, keys: &KeySet, allowed: &[Algorithm]) -> Result<(), TokenError> {
         self.check_signature_by(keys, allowed, |_| true)
     }
 
@@ -290,8 +287,12 @@ impl Purpose {
     fn allows(self, typ: &Value) -> bool {
         typ.as_str().is_some_and(|typ| {
             let typ = typ.to_ascii_lowercase();
-            let is_logout = typ.strip_prefix("application/").unwrap_or(&typ) == "logout+jwt";
-            !typ.ends_with("+jwt") || (is_logout && self == Purpose::LogoutToken)
+            let name = typ.strip_prefix("application/").unwrap_or(&typ);
+            match self {
+                Purpose::IdToken => !name.ends_with("+jwt"),
+                Purpose::LogoutToken => !name.ends_with("+jwt") || name == "logout+jwt",
+                Purpose::AccessToken => matches!(name, "jwt" | "at+jwt"),
+            }
         })
     }
 }
@@ -308,12 +309,20 @@ pub(super) fn check_audience(claims: &Map<String, Value>, client_id: &str) -> Re
 }
 
 /// `exp`, which is still to come.
-pub(super) fn check_expiry(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
+pub(crate) fn check_expiry(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
     numeric_date(claims, "exp").filter(|expires| now.unix < expires + SKEW).ok_or(TokenError::Expired)
 }
 
+/// `nbf` (RFC 7519 §4.1.5), which has come, if there is one.
+pub(crate) fn check_not_before(claims: &Map<String, Value>, now: Now) -> Result<(), TokenError> {
+    if !claims.contains_key("nbf") {
+        return Ok(());
+    }
+    numeric_date(claims, "nbf").filter(|begins| *begins <= now.unix + SKEW).map(drop).ok_or(TokenError::NotYetValid)
+}
+
 /// `iat`, which is not still to come.
-pub(super) fn issued_at(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
+pub(crate) fn issued_at(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
     numeric_date(claims, "iat").filter(|issued| *issued <= now.unix + SKEW).ok_or(TokenError::IssuedAt)
 }
 
@@ -354,7 +363,7 @@ fn check_hash(claims: &Map<String, Value>, name: &str, value: &str, algorithm: A
 }
 
 /// How far clocks may be apart.
-pub(super) const SKEW: u64 = 60;
+pub(crate) const SKEW: u64 = 60;
 /// How long a started login is remembered.
 const LONGEST_LOGIN: u64 = 600;
 /// 9999-12-31T23:59:59Z

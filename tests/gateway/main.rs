@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod answers;
+mod api_clients;
 mod backend_login;
 mod cookie_store;
 mod front_ends;

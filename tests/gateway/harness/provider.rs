@@ -32,6 +32,7 @@ pub enum Endpoint {
     Token,
     Userinfo,
     Revocation,
+    Introspection,
     EndSession,
 }
 
@@ -152,6 +153,8 @@ struct State {
     /// When each was exchanged for its successor.
     spent: HashMap<String, Mono>,
     reuses: Vec<Reuse>,
+    /// What introspection says, by token.
+    introspected: HashMap<String, Value>,
 }
 
 /// A refresh token that was presented after it was spent.
@@ -203,6 +206,7 @@ impl Provider {
             refresh_tokens: HashMap::new(),
             spent: HashMap::new(),
             reuses: Vec::new(),
+            introspected: HashMap::new(),
         };
         let shared = Shared {
             address: listener.local_addr().expect("an address"),
@@ -260,6 +264,32 @@ impl Provider {
         let mut token = IdToken { header, claims: all, signature: Signature::Good };
         change(&mut token);
         token.encode(key)
+    }
+
+    /// A JWT access token (RFC 9068) for the audience `api` and the subject `robot`, with `claims` laid over; null takes one away.
+    /// `change` has the last word.
+    pub fn access_token(&self, claims: Value, change: impl FnOnce(&mut IdToken)) -> String {
+        let now = self.shared.clock.now();
+        let all = json!({
+            "iss": self.issuer(), "aud": "api", "sub": "robot", "iat": now.unix, "exp": now.unix + 600, "jti": random_text(12),
+        });
+        let mut all = all.as_object().expect("an object").clone();
+        for (name, value) in claims.as_object().expect("an object") {
+            all.insert(name.clone(), value.clone());
+        }
+        all.retain(|_, value| !value.is_null());
+        let state = self.state();
+        let key = state.keys.last().expect("a key");
+        let header = json!({ "alg": key.algorithm(), "kid": key.kid, "typ": "at+jwt" });
+        let header = header.as_object().expect("an object").clone();
+        let mut token = IdToken { header, claims: all, signature: Signature::Good };
+        change(&mut token);
+        token.encode(key)
+    }
+
+    /// Introspection says this of `token` from now on.
+    pub fn says_of(&self, token: &str, answer: Value) {
+        self.state().introspected.insert(token.to_owned(), answer);
     }
 
     /// ID tokens carry this `sid` from now on.
@@ -489,6 +519,7 @@ impl State {
             },
             Endpoint::Userinfo => self.userinfo(call),
             Endpoint::Revocation => self.revoke(call),
+            Endpoint::Introspection => self.introspect(call),
             Endpoint::EndSession => match call.parameter("post_logout_redirect_uri") {
                 Some(back) => {
                     let state = call.parameter("state").map(|state| format!("?state={state}"));
@@ -697,6 +728,15 @@ impl State {
         json_answer(200, &json!({}))
     }
 
+    /// RFC 7662.
+    fn introspect(&self, call: &Call) -> Vec<u8> {
+        if !is_our_client(call) {
+            return json_answer(401, &json!({ "error": "invalid_client" }));
+        }
+        let said = call.parameter("token").and_then(|token| self.introspected.get(token));
+        json_answer(200, said.unwrap_or(&json!({ "active": false })))
+    }
+
     fn secret(&mut self, kind: &str) -> String {
         let secret = format!("{kind}-{}", random_text(24));
         self.secrets.push(secret.clone());
@@ -712,6 +752,7 @@ fn endpoint_at(path: &str) -> Option<Endpoint> {
         "/token" => Endpoint::Token,
         "/userinfo" => Endpoint::Userinfo,
         "/revoke" => Endpoint::Revocation,
+        "/introspect" => Endpoint::Introspection,
         "/end-session" => Endpoint::EndSession,
         _ => return None,
     })
