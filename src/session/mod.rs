@@ -12,9 +12,11 @@
 //! | `opened` | sessions this process has opened, and what ends with them |
 //! | `record` | a session as the bytes that are sealed |
 //! | `carried` | a session as the cookies that a browser carries it in |
+//! | `code_flow` | sessions whose browser holds tokens of ours instead of the cookie |
 //! | `seal`, `cookie`, `own_token` | sealing; the names of our cookies; tokens that stand for the cookie |
 
 pub mod carried;
+pub mod code_flow;
 pub mod cookie;
 pub mod opened;
 pub mod own_token;
@@ -28,6 +30,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use carried::{Carrier, NotCarried};
+use code_flow::{CODE_LIFE, CodeFlow, CodeFlowKeys};
 use cookie::{Cookies, Name};
 use http::HeaderValue;
 use opened::{Hold, Opened};
@@ -96,6 +99,8 @@ pub struct Session {
     pub custom: Arc<Map<String, Value>>,
     /// Its cookie is to end with the browser.
     pub transient: bool,
+    /// Where it stands if the browser holds tokens of ours instead of the cookie.
+    pub code_flow: Option<CodeFlow>,
     /// When it was opened.
     pub started: Now,
     /// When it is over whatever happens.
@@ -240,6 +245,7 @@ struct Inner {
     store: Arc<dyn SessionStore>,
     opened: Arc<Opened>,
     sealer: RecordSealer,
+    code_flow_keys: CodeFlowKeys,
     /// When browsers carry their sessions.
     carrying: Option<Carrying>,
     background: Background,
@@ -265,8 +271,9 @@ impl Sessions {
         clock: Clock,
     ) -> Result<Sessions, NoRandomness> {
         let sealer = RecordSealer::new(&settings.secrets)?;
+        let code_flow_keys = CodeFlowKeys::new(&settings.secrets)?;
         let carrying = None;
-        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, carrying, background, clock }) })
+        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, code_flow_keys, carrying, background, clock }) })
     }
 
     /// Sessions that browsers carry in `most_chunks` cookies each; `store` has what this process knows besides.
@@ -282,9 +289,10 @@ impl Sessions {
         clock: Clock,
     ) -> Result<Sessions, NoRandomness> {
         let sealer = RecordSealer::new(&settings.secrets)?;
+        let code_flow_keys = CodeFlowKeys::new(&settings.secrets)?;
         let carrier = Carrier::new(&settings.secrets, most_chunks)?;
         let carrying = Some(Carrying { store: Arc::clone(&store), carrier });
-        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, carrying, background, clock }) })
+        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, code_flow_keys, carrying, background, clock }) })
     }
 
     /// The settings it was made with.
@@ -323,6 +331,9 @@ impl Sessions {
         let mut live: Option<Arc<Session>> = None;
         for Presented { id, .. } in presented {
             let session = self.inner.opened.peek(id.key()).filter(|session| !self.inner.is_over(session, now))?;
+            if session.awaits_exchange() {
+                return None;
+            }
             match &live {
                 Some(other) if other.key != session.key => return Some(Found::Nothing),
                 _ => live = Some(session),
@@ -343,6 +354,8 @@ impl Sessions {
         let mut ended = false;
         for presented in presented {
             match self.inner.look_up_presented(presented, now).await? {
+                // Nobody has it before the code is exchanged.
+                Found::Live(session) if session.awaits_exchange() => {}
                 Found::Live(session) => match &live {
                     Some(other) if other.key != session.key => return Ok(Found::Nothing),
                     _ => live = Some(session),
@@ -439,7 +452,7 @@ impl Sessions {
     pub async fn open(&self, opening: Opening, now: Now) -> Result<Arc<Session>, OpeningFailed> {
         let id = SessionId::random().map_err(|NoRandomness| OpeningFailed::NoRandomness)?;
         let inner = Arc::clone(&self.inner);
-        self.owned(async move { inner.open(id, opening, now).await })
+        self.owned(async move { inner.open(id, opening, None, now).await })
             .await
             .unwrap_or(Err(OpeningFailed::Store(CUT_OFF)))
     }
@@ -625,7 +638,13 @@ impl Inner {
         }
     }
 
-    async fn open(&self, id: SessionId, opening: Opening, now: Now) -> Result<Arc<Session>, OpeningFailed> {
+    async fn open(
+        &self,
+        id: SessionId,
+        opening: Opening,
+        code_flow: Option<CodeFlow>,
+        now: Now,
+    ) -> Result<Arc<Session>, OpeningFailed> {
         let key = id.key();
         let vitals = self.opened.vitals(key);
         vitals.last_seen.store(now.mono.0, Ordering::Relaxed);
@@ -638,6 +657,7 @@ impl Inner {
             tokens: Arc::new(opening.tokens),
             custom: Arc::default(),
             transient: opening.transient,
+            code_flow,
             started: now,
             ends: Mono::default(),
             began: opening.began,
@@ -763,10 +783,12 @@ impl Inner {
         session
     }
 
-    /// `absolute_timeout`, or what the provider allows: its `session_expiry` (IPSIE session lifetime) in
+    /// `absolute_timeout`, the life of a code that is not exchanged, or what the provider allows: its `session_expiry` (IPSIE session lifetime) in
     /// seconds since 1970, honoured early enough for the last request to be over by then.
     fn ends(&self, session: &Session) -> Mono {
-        let absolute = session.started.mono.after(self.settings.absolute_timeout);
+        let longest = self.settings.absolute_timeout;
+        let longest = if session.awaits_exchange() { longest.min(CODE_LIFE) } else { longest };
+        let absolute = session.started.mono.after(longest);
         // A JSON number: `1.8e9` is as good as `1800000000`, and whatever is too small or too large stays so.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
         match session.identity.claims.get("session_expiry").and_then(Value::as_f64) {

@@ -1,5 +1,6 @@
 //! A session as the bytes that are sealed: JSON, so that a later version can add to it.
 
+use super::code_flow::CodeFlow;
 use super::store::About;
 use super::{Identity, Session, SessionId, TokenSet, Vitals};
 use crate::clock::{Mono, Now};
@@ -28,6 +29,8 @@ struct Plain<'a> {
     unchecked: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     transient: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code_flow: Option<CodeFlow>,
 }
 
 /// Everything of a session that its record does not say in the open.
@@ -49,6 +52,7 @@ pub(super) fn write(session: &Session) -> Zeroizing<Vec<u8>> {
         scope: tokens.scope.as_deref().map(Cow::from),
         unchecked: tokens.unchecked,
         transient: session.transient,
+        code_flow: session.code_flow,
     };
     let text_length = plain.access_token.len()
         + [&plain.refresh_token, &plain.id_token].into_iter().flatten().map(|token| token.len()).sum::<usize>();
@@ -83,6 +87,7 @@ pub(super) fn read(id: Arc<SessionId>, about: &About, plain: &[u8], vitals: Arc<
         }),
         custom: Arc::new(plain.custom.into_owned()),
         transient: plain.transient,
+        code_flow: plain.code_flow,
         started: Now { mono: about.started, unix: plain.started_unix },
         ends: about.ends,
         began: about.began,
