@@ -7,6 +7,9 @@ use crate::facts::RequestId;
 use crate::policy::path::PathProblem;
 use crate::policy::{Client, Reason};
 use askama::Template;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -44,6 +47,13 @@ pub enum Refusal {
     LoginRefused,
     /// client: a forced refresh without a session that could be refreshed.
     RefreshInvalid,
+    /// client: a code that leads to no session, for whatever reason.
+    CodeInvalid,
+    /// client: it has guessed too often.
+    TooManyAttempts {
+        /// Seconds.
+        retry_after: u64,
+    },
     /// client: there is no access token to hand out; the code says why.
     NoAccessToken(&'static str),
     /// provider: it answered, and wrongly.
@@ -116,6 +126,14 @@ impl Refusal {
             R::RefreshInvalid => {
                 (StatusCode::UNAUTHORIZED, "refresh_invalid", "Invalid or expired refresh token".into())
             }
+            R::CodeInvalid => {
+                (StatusCode::UNAUTHORIZED, "code_invalid", "Invalid or expired authorization code".into())
+            }
+            R::TooManyAttempts { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_attempts",
+                "there were too many failed attempts. Please try again later".into(),
+            ),
             R::NoAccessToken(code) => {
                 (StatusCode::UNAUTHORIZED, code, "There is no access token. Please sign in".into())
             }
@@ -228,7 +246,10 @@ fn refusal_page(
         message: &sentence(&message),
         request_id: &asker.id.to_string(),
         login_url,
-        login_label: if matches!(refusal, Refusal::LoginLoop) { "Try again" } else { "Sign in" },
+        login_label: match refusal {
+            Refusal::LoginLoop | Refusal::LoginInvalid(_) | Refusal::LoginRefused => "Try again",
+            _ => "Sign in",
+        },
         logout_url,
     };
     let mut response = html(status, &page);
@@ -251,6 +272,18 @@ pub fn html(status: StatusCode, page: &impl Template) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    response
+}
+
+/// A page of ours with one script, which may talk to this origin. `script` is what stands between its tags.
+#[must_use]
+pub fn html_with_script(status: StatusCode, page: &impl Template, script: &str) -> Response<Body> {
+    let mut response = html(status, page);
+    let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
+    let policy = format!("{PAGE_POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
     response
 }
 
@@ -316,7 +349,10 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
         Refusal::Login(Reason::Unauthorized) | Refusal::LoginRefused | Refusal::LoginLoop => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid | Refusal::NoAccessToken(_) => {
+        Refusal::Login(Reason::Expired)
+        | Refusal::RefreshInvalid
+        | Refusal::CodeInvalid
+        | Refusal::NoAccessToken(_) => {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
@@ -326,7 +362,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
                 headers.insert(header::ALLOW, allow);
             }
         }
-        Refusal::ProviderUnavailable { retry_after } => {
+        Refusal::ProviderUnavailable { retry_after } | Refusal::TooManyAttempts { retry_after } => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from((*retry_after).max(1)));
         }
         Refusal::Overloaded | Refusal::StoreUnavailable => {

@@ -46,6 +46,8 @@ pub struct Config {
     pub login: endpoints::Settings,
     /// `[refresh]`
     pub refresh: tokens::Settings,
+    /// `tokens.aliases`, and what `[refresh]` says of refresh tokens that are ours
+    pub code_flow: endpoints::code_flow::Settings,
     /// `[telemetry]`
     pub telemetry: telemetry::Settings,
     /// `[providers.*]`, in file order
@@ -102,12 +104,15 @@ impl Config {
 
     /// Defaults stand in for whatever has a problem: the result counts only if there is none.
     fn read(document: &Table) -> Config {
-        document.unavailable(&["bearer", "api_keys", "tokens", "impersonation"]);
+        document.unavailable(&["bearer", "api_keys", "impersonation"]);
         let server = document.table("server", sections::server);
         let auth = document.table("defaults", |table| table.read("auth", routes::auth)).unwrap_or(Auth::Required);
         let session = document.table("session", sections::session);
         let login = document.table("login", sections::login);
-        let refresh = document.table("refresh", sections::refresh);
+        let (refresh, rotation) =
+            document.table("refresh", |table| (sections::refresh(table), sections::rotation(table)));
+        let aliases = document.table("tokens", sections::token_aliases);
+        let code_flow = endpoints::code_flow::Settings { aliases, rotation, grace: refresh.grace };
         let limits = document.table("limits", |table| sections::limits(table, &session.store));
         let telemetry = document.table("telemetry", sections::telemetry);
         let (providers, known_providers) =
@@ -122,7 +127,7 @@ impl Config {
         };
         let routes = routes::read(document, &context);
         let warnings = Report::default();
-        Config { server, limits, session, login, refresh, telemetry, providers, upstreams, routes, warnings }
+        Config { server, limits, session, login, refresh, code_flow, telemetry, providers, upstreams, routes, warnings }
     }
 }
 

@@ -195,6 +195,17 @@ pub(super) fn refresh(table: &Table) -> tokens::Settings {
     }
 }
 
+/// `refresh.rotation`: of the refresh tokens that are ours.
+pub(super) fn rotation(table: &Table) -> bool {
+    table.read("rotation", Field::boolean).unwrap_or(true)
+}
+
+/// `tokens.aliases`
+pub(super) fn token_aliases(table: &Table) -> bool {
+    table.unavailable(&["algorithm", "ttl", "claims", "update_claims"]);
+    table.read("aliases", Field::boolean).unwrap_or(false)
+}
+
 /// `[limits]`
 pub(super) fn limits(table: &Table, store: &StoreSettings) -> gateway::Limits {
     let limits = gateway::Limits {

@@ -388,7 +388,7 @@ fn what_this_version_does_not_have() {
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"tls_client_auth\"", 6, "`client_auth = \"tls_client_auth\"` is not available in this version", "`client_secret_basic`"),
         ("[bearer.b]\nissuer = \"https://i.example\"", 1, "`bearer` is not available in this version", "take it out"),
         ("[api_keys.ci]\nheader = \"X\"", 1, "`api_keys` is not available in this version", "take it out"),
-        ("[tokens]\nttl = \"1h\"", 1, "`tokens` is not available in this version", "take it out"),
+        ("[tokens]\nttl = \"1h\"", 2, "`tokens.ttl` is not available in this version", "take it out"),
         ("[impersonation]\nrequire = { role = [\"admin\"] }", 1, "`impersonation` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = \"dpop\"", 4, "`attach = \"dpop\"` is not available in this version", "one of `bearer`"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"p\" } }", 4, "`routes.attach.client_credentials` is not available in this version", "take it out"),

@@ -1,13 +1,14 @@
 //! The provider's answer: checked against the login it belongs to, redeemed once, turned into a
 //! session under an id that did not exist before.
 
-use super::login::{LoginRecord, redirect_uri};
-use super::{Asked, Endpoints, LOGIN_LIFE, RETRY_AFTER, provider_refusal};
+use super::login::{Flow, LoginRecord, redirect_uri};
+use super::{Asked, Endpoints, LOGIN_LIFE, RETRY_AFTER, code_flow, provider_refusal, refresh};
 use crate::body::Body;
 use crate::clock::{Clock, Mono, Now};
 use crate::provider::{CodeRedemption, Provider, ProviderError, SignedIn};
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::carried::NotCarried;
+use crate::session::code_flow::Code;
 use crate::session::cookie::Name;
 use crate::session::store::{OnceName, StoreError};
 use crate::session::{Identity, Opening, OpeningFailed, Session, Sessions};
@@ -34,6 +35,7 @@ pub(super) async fn finish(endpoints: &Endpoints, asked: &Asked<'_>, provider: &
     };
     let mut response = match sign_in(endpoints, asked, provider, answer, &record).await {
         Ok(response) => response,
+        Err(refusal) if record.flow == Flow::Code => code_flow::failed(endpoints, &record, &refusal),
         Err(refusal) => again(endpoints, asked, &refusal, Some(&record.return_to)),
     };
     if let Some(label) = LoginRecord::label(&record.state) {
@@ -108,6 +110,7 @@ async fn sign_in(
         iss: answer.iss,
         outcome: answer.outcome,
         transient: !record.remember,
+        flow: record.flow,
         redemption: |code| CodeRedemption {
             code,
             redirect_uri,
@@ -116,21 +119,40 @@ async fn sign_in(
             max_age: record.max_age,
         },
     };
-    let session = exchange.begin(endpoints).await?;
-    if let Some(previous) = &asked.session
-        && let Err(error) = endpoints.sessions.end(previous.key).await
-    {
-        // Its cookie goes all the same, and it will be over in time.
-        tracing::warn!(reason = error.reason, session = %previous.key, "the session before this login could not be ended");
-    }
+    let (session, code) = exchange.begin(endpoints).await?;
+    end_previous(endpoints, asked).await;
     tracing::info!(target: "latchgate::audit", event = "login", provider = provider.name(), session = %session.key, request = %asked.facts.id, "signed in");
+    let mut response = match code {
+        Some(code) => code_flow::hand_over(endpoints, asked, record, &code),
+        None => with_cookies(endpoints, asked, record, &session)?,
+    };
+    refresh::expire_shown(endpoints, asked, &mut response);
+    Ok(response)
+}
+
+fn with_cookies(
+    endpoints: &Endpoints,
+    asked: &Asked<'_>,
+    record: &LoginRecord,
+    session: &Session,
+) -> Result<Response<Body>, Refusal> {
     let mut response = reply::redirect(StatusCode::FOUND, &record.return_to);
     response.extensions_mut().insert(Outcome("signed_in"));
-    let cookies = endpoints.sessions.set_cookies(&session, &endpoints.cookies, asked.cookies, asked.facts.now);
+    let cookies = endpoints.sessions.set_cookies(session, &endpoints.cookies, asked.cookies, asked.facts.now);
     for line in cookies.map_err(not_carried)? {
         response.headers_mut().append(header::SET_COOKIE, line);
     }
     Ok(response)
+}
+
+/// Whoever was signed in here before, by cookie or by refresh token. Their cookies go all the same, and they will be over in time.
+async fn end_previous(endpoints: &Endpoints, asked: &Asked<'_>) {
+    let by_refresh_token = refresh::shown(endpoints, asked).await.ok().flatten().map(|shown| shown.session);
+    for previous in asked.session.iter().chain(&by_refresh_token) {
+        if let Err(error) = endpoints.sessions.end(previous.key).await {
+            tracing::warn!(reason = error.reason, session = %previous.key, "the session before this login could not be ended");
+        }
+    }
 }
 
 /// Everything from the code to the session, in a task of its own: a code works once, so what was
@@ -142,12 +164,13 @@ struct Exchange<F> {
     iss: Option<String>,
     outcome: Result<SecretString, String>,
     transient: bool,
+    flow: Flow,
     redemption: F,
 }
 
 impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
-    async fn begin(self, endpoints: &Endpoints) -> Result<Arc<Session>, Refusal> {
-        let Exchange { provider, sessions, clock, iss, outcome, transient, redemption } = self;
+    async fn begin(self, endpoints: &Endpoints) -> Result<(Arc<Session>, Option<Code>), Refusal> {
+        let Exchange { provider, sessions, clock, iss, outcome, transient, flow, redemption } = self;
         let redemption = outcome.map(redemption);
         let (announce, result) = oneshot::channel();
         endpoints.background.run(async move {
@@ -166,10 +189,20 @@ impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
                 Err(refusal) => return drop(announce.send(Err(refusal))),
             };
             let refresh_token = signed_in.tokens.refresh_token.clone();
-            let opened = open_session(&sessions, &provider, signed_in, transient, began, clock.now()).await;
+            let opened = opening(&provider, signed_in, transient, began, clock.now());
+            let opened = match (opened, flow) {
+                (Ok(opening), Flow::Cookie) => {
+                    sessions.open(opening, clock.now()).await.map(|session| (session, None)).map_err(not_opened)
+                }
+                (Ok(opening), Flow::Code) => {
+                    let opened = sessions.open_for_code(opening, clock.now()).await;
+                    opened.map(|(session, code)| (session, Some(code))).map_err(not_opened)
+                }
+                (Err(refusal), _) => Err(refusal),
+            };
             let is_open = opened.is_ok();
             let announced = announce.send(opened);
-            if let Err(Ok(session)) = &announced {
+            if let Err(Ok((session, _))) = &announced {
                 // A session whose id nobody has is over in time if it cannot be ended now.
                 let _ = sessions.end(session.key).await;
             }
@@ -184,19 +217,21 @@ impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
     }
 }
 
-async fn open_session(
-    sessions: &Sessions,
+fn opening(
     provider: &Provider,
     signed_in: SignedIn,
     transient: bool,
     began: Mono,
     now: Now,
-) -> Result<Arc<Session>, Refusal> {
+) -> Result<Opening, Refusal> {
     let SignedIn { tokens, issuer, subject, sid, claims } = signed_in;
     let tokens = token_set(tokens, 1, now).ok_or(Refusal::ProviderBroken)?;
     let identity = Identity { issuer, subject, sid, claims };
-    let opening = Opening { provider: provider.name().into(), identity, tokens, transient, began };
-    sessions.open(opening, now).await.map_err(|failure| match failure {
+    Ok(Opening { provider: provider.name().into(), identity, tokens, transient, began })
+}
+
+fn not_opened(failure: OpeningFailed) -> Refusal {
+    match failure {
         OpeningFailed::Full => {
             tracing::error!("session.max_sessions is reached: logins are turned away");
             Refusal::Overloaded
@@ -206,7 +241,7 @@ async fn open_session(
         OpeningFailed::TooLarge => not_carried(NotCarried::TooLarge),
         OpeningFailed::NoRandomness => Refusal::Internal,
         OpeningFailed::Store(error) => store_refusal(error),
-    })
+    }
 }
 
 fn log(provider: &Provider, error: &ProviderError) -> Refusal {

@@ -24,8 +24,21 @@ pub(super) struct LoginRecord {
     pub return_to: String,
     pub max_age: Option<u64>,
     pub remember: bool,
+    #[serde(default)]
+    pub flow: Flow,
     /// Seconds since 1970.
     pub began: u64,
+}
+
+/// What the browser gets at the end of a login.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Flow {
+    /// The session cookie.
+    #[default]
+    Cookie,
+    /// A code for a token of ours: `flow=code`.
+    Code,
 }
 
 impl LoginRecord {
@@ -61,6 +74,10 @@ pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &A
         Ok(extra) => extra,
         Err(refusal) => return asked.refuse(&refusal),
     };
+    let flow = match flow(endpoints, asked) {
+        Ok(flow) => flow,
+        Err(refusal) => return asked.refuse(&refusal),
+    };
     let max_age = extra.iter().find(|(name, _)| name == "max_age").and_then(|(_, value)| value.parse().ok());
     let settings = &endpoints.settings;
     let wanted = asked.parameter("return_to").filter(|_| settings.return_to_page);
@@ -72,6 +89,7 @@ pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &A
         return_to: endpoints.return_to(wanted.as_deref(), &settings.after_login),
         max_age,
         remember: asked.parameter("remember").as_deref() != Some("0"),
+        flow,
         began: asked.facts.now.unix,
     };
     let Some(redirect_uri) = redirect_uri(endpoints, provider) else {
@@ -93,6 +111,15 @@ pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &A
             asked.refuse(&provider_refusal(&error))
         }
         Err(_) => asked.refuse(&Refusal::Internal),
+    }
+}
+
+fn flow(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Flow, Refusal> {
+    match asked.parameter("flow").as_deref() {
+        None => Ok(Flow::Cookie),
+        Some("code") if endpoints.sessions.keeps_for_code() => Ok(Flow::Code),
+        Some("code") => Err(Refusal::Malformed("there is no flow=code where browsers carry their sessions")),
+        Some(_) => Err(Refusal::Malformed("the parameter flow must be code, or left out")),
     }
 }
 

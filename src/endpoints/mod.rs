@@ -5,6 +5,7 @@
 mod access_token;
 mod backchannel;
 mod callback;
+pub mod code_flow;
 mod frontchannel;
 mod login;
 mod logout;
@@ -13,6 +14,7 @@ mod mock;
 mod refresh;
 mod session;
 
+use crate::attempts::Attempts;
 use crate::background::Background;
 use crate::body::Body;
 use crate::clock::Clock;
@@ -64,6 +66,10 @@ pub enum Endpoint {
     Login,
     /// `{prefix}/{provider}`: starts a login, and takes the provider's answer.
     Provider(Arc<str>),
+    /// `{prefix}/callback`, the page of the CODE flow
+    Callback,
+    /// `{prefix}/token`
+    Token,
     /// `{prefix}/logout`
     Logout,
     /// `{prefix}/backchannel-logout`
@@ -78,7 +84,7 @@ pub enum Endpoint {
     AccessToken,
     /// `{prefix}/session`
     Session,
-    /// `/mock/*`, while there is a mock provider
+    /// `/mock/*` and `{prefix}/mock/*`, while there is a mock provider
     Mock,
     /// Everything else under the prefix: never forwarded.
     Nothing,
@@ -133,6 +139,10 @@ pub struct Endpoints {
     pub tokens: Arc<Tokens>,
     /// For clients that want a token instead of a cookie.
     pub own_tokens: Arc<OwnTokens>,
+    /// What the CODE flow goes by.
+    pub code_flow: code_flow::Settings,
+    /// Guesses at codes, by client.
+    pub code_attempts: Attempts,
     /// For the records of logins under way.
     pub sealer: Arc<Sealer>,
     /// For the logouts that providers send: anybody may, so few are looked at at once.
@@ -152,6 +162,8 @@ impl Endpoints {
         let prefix = &self.settings.prefix;
         let mut paths = vec![
             (format!("{prefix}/login"), Endpoint::Login),
+            (format!("{prefix}/callback"), Endpoint::Callback),
+            (format!("{prefix}/token"), Endpoint::Token),
             (format!("{prefix}/logout"), Endpoint::Logout),
             (format!("{prefix}/backchannel-logout"), Endpoint::BackchannelLogout),
             (format!("{prefix}/frontchannel-logout"), Endpoint::FrontchannelLogout),
@@ -173,6 +185,7 @@ impl Endpoints {
         }
         if self.mock.is_some() {
             paths.push(("/mock/*".to_owned(), Endpoint::Mock));
+            paths.push((format!("{prefix}/mock/*"), Endpoint::Mock));
         }
         paths
             .into_iter()
@@ -217,6 +230,8 @@ impl Endpoints {
                 Some(provider) => login::start(self, &asked, provider).await,
                 None => asked.refuse(&Refusal::NotFound),
             },
+            Endpoint::Callback => code_flow::page(self, &asked),
+            Endpoint::Token => code_flow::exchange(self, &asked, body).await,
             Endpoint::Logout => logout::logout(self, &asked).await,
             Endpoint::BackchannelLogout => backchannel::logout(self, &asked, body).await,
             Endpoint::FrontchannelLogout => frontchannel::logout(self, &asked).await,
@@ -294,7 +309,8 @@ impl Endpoint {
         match self {
             Endpoint::Login => &[Method::GET, Method::HEAD],
             // A code is not spent on a HEAD.
-            Endpoint::Provider(_) => &[Method::GET],
+            Endpoint::Provider(_) | Endpoint::Callback => &[Method::GET],
+            Endpoint::Token => &[Method::POST],
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],

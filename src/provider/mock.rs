@@ -450,6 +450,7 @@ mod tests {
         assert_eq!(tokens.get("id_token"), None, "this is plain OAuth");
     }
 
+    // TG-35
     #[test]
     fn people_do_not_leak_into_each_other() {
         let mock = Mock::new();

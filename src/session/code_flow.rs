@@ -195,7 +195,9 @@ impl Session {
     pub fn use_of(&self, number: u64, grace: Duration, now: Mono) -> RefreshUse {
         match self.code_flow {
             Some(CodeFlow::Exchanged { rotation, .. }) if number >= rotation => RefreshUse::Current,
-            Some(CodeFlow::Exchanged { rotation, rotated }) if number.saturating_add(1) == rotation && now.since(rotated) < grace => {
+            Some(CodeFlow::Exchanged { rotation, rotated })
+                if number.saturating_add(1) == rotation && now.since(rotated) < grace =>
+            {
                 RefreshUse::Repeated
             }
             _ => RefreshUse::Stolen,

@@ -273,7 +273,9 @@ impl Sessions {
         let sealer = RecordSealer::new(&settings.secrets)?;
         let code_flow_keys = CodeFlowKeys::new(&settings.secrets)?;
         let carrying = None;
-        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, code_flow_keys, carrying, background, clock }) })
+        Ok(Sessions {
+            inner: Arc::new(Inner { settings, store, opened, sealer, code_flow_keys, carrying, background, clock }),
+        })
     }
 
     /// Sessions that browsers carry in `most_chunks` cookies each; `store` has what this process knows besides.
@@ -292,7 +294,9 @@ impl Sessions {
         let code_flow_keys = CodeFlowKeys::new(&settings.secrets)?;
         let carrier = Carrier::new(&settings.secrets, most_chunks)?;
         let carrying = Some(Carrying { store: Arc::clone(&store), carrier });
-        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, code_flow_keys, carrying, background, clock }) })
+        Ok(Sessions {
+            inner: Arc::new(Inner { settings, store, opened, sealer, code_flow_keys, carrying, background, clock }),
+        })
     }
 
     /// The settings it was made with.
