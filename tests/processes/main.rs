@@ -96,7 +96,8 @@ async fn a_session_that_is_ended_at_one_gateway_is_over_at_all_within_a_second()
 async fn tg_10_of_fifty_who_exchange_a_code_at_two_gateways_one_succeeds() {
     let redis = RedisServer::start().await;
     let town = Town::on_redis(&redis, 2).await;
-    for _ in 0..5 {
+    // More would be taken for guesses.
+    for _ in 0..2 {
         let body = json!({ "code": town.code("ada").await }).to_string();
         let replies = together(50, |number| {
             let (address, body) = (town.gateways[number % 2].address, body.clone());
@@ -107,7 +108,7 @@ async fn tg_10_of_fifty_who_exchange_a_code_at_two_gateways_one_succeeds() {
         .await;
         let made: Vec<&Reply> = replies.iter().filter(|reply| reply.status == 200).collect();
         assert_eq!(made.len(), 1, "{:?}", replies.iter().map(|reply| reply.status).collect::<Vec<_>>());
-        assert!(replies.iter().all(|reply| matches!(reply.status, 200 | 401 | 429)));
+        assert!(replies.iter().all(|reply| matches!(reply.status, 200 | 401)));
 
         // The session is known at both, and a refresh token that was used at one is used up at the other.
         let mut ada = Visitor::new("ada", town.provider.address());
