@@ -181,6 +181,7 @@ impl Shared {
             tokens: Arc::clone(&tokens),
             own_tokens: Arc::clone(&own_tokens),
             code_flow: config.code_flow.clone(),
+            impersonators: config.impersonators.clone(),
             code_attempts: Attempts::new(CODE_GUESSES, CODE_GUESSES_WITHIN),
             sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
             logout_turns: Arc::new(Semaphore::new(LOGOUTS_AT_ONCE)),

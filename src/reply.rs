@@ -37,8 +37,12 @@ pub enum Refusal {
     CrossOrigin,
     /// client: signed in, but not one of those who may.
     NotAllowed,
+    /// client: signed in, but this is not theirs to do; says why.
+    Forbidden(&'static str),
     /// client: no route, no endpoint.
     NotFound,
+    /// client: there is an endpoint, but not what it was asked for; says what.
+    Missing(&'static str),
     /// client: the path is there, for other methods.
     MethodNotAllowed(Vec<Method>),
     /// client: a login that cannot be finished: unknown, used or of another browser.
@@ -117,6 +121,8 @@ impl Refusal {
             R::NotAllowed => {
                 (StatusCode::FORBIDDEN, "not_allowed", "you are signed in, but you may not use this page".into())
             }
+            R::Forbidden(why) => (StatusCode::FORBIDDEN, "forbidden", (*why).into()),
+            R::Missing(what) => (StatusCode::NOT_FOUND, "not_found", (*what).into()),
             R::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is nothing at this address".into()),
             R::MethodNotAllowed(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address does not take this method".into())
@@ -257,8 +263,13 @@ fn refusal_page(
     response
 }
 
-/// Begins with a capital: reasons are written as clauses, to stand after others in logs.
+/// Begins with a capital: reasons are written as clauses, to stand after others in logs. A name as it stands on the wire, such as
+/// `targetUserId`, keeps its case.
 fn sentence(clause: &str) -> String {
+    let first_word = clause.split(' ').next().unwrap_or_default();
+    if first_word.chars().skip(1).any(char::is_uppercase) {
+        return clause.to_owned();
+    }
     let mut rest = clause.chars();
     rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }

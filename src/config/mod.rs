@@ -48,6 +48,8 @@ pub struct Config {
     pub refresh: tokens::Settings,
     /// `tokens.aliases`, and what `[refresh]` says of refresh tokens that are ours
     pub code_flow: endpoints::code_flow::Settings,
+    /// `[impersonation]`
+    pub impersonators: endpoints::impersonation::Impersonators,
     /// `[telemetry]`
     pub telemetry: telemetry::Settings,
     /// `[providers.*]`, in file order
@@ -104,7 +106,7 @@ impl Config {
 
     /// Defaults stand in for whatever has a problem: the result counts only if there is none.
     fn read(document: &Table) -> Config {
-        document.unavailable(&["bearer", "api_keys", "impersonation"]);
+        document.unavailable(&["bearer", "api_keys"]);
         let server = document.table("server", sections::server);
         let auth = document.table("defaults", |table| table.read("auth", routes::auth)).unwrap_or(Auth::Required);
         let session = document.table("session", sections::session);
@@ -113,6 +115,7 @@ impl Config {
             document.table("refresh", |table| (sections::refresh(table), sections::rotation(table)));
         let aliases = document.table("tokens", sections::token_aliases);
         let code_flow = endpoints::code_flow::Settings { aliases, rotation, grace: refresh.grace };
+        let impersonators = document.read("impersonation", |field| field.table(routes::impersonators)).flatten();
         let limits = document.table("limits", |table| sections::limits(table, &session.store));
         let telemetry = document.table("telemetry", sections::telemetry);
         let (providers, known_providers) =
@@ -127,7 +130,20 @@ impl Config {
         };
         let routes = routes::read(document, &context);
         let warnings = Report::default();
-        Config { server, limits, session, login, refresh, code_flow, telemetry, providers, upstreams, routes, warnings }
+        Config {
+            server,
+            limits,
+            session,
+            login,
+            refresh,
+            code_flow,
+            impersonators,
+            telemetry,
+            providers,
+            upstreams,
+            routes,
+            warnings,
+        }
     }
 }
 

@@ -389,7 +389,6 @@ fn what_this_version_does_not_have() {
         ("[bearer.b]\nissuer = \"https://i.example\"", 1, "`bearer` is not available in this version", "take it out"),
         ("[api_keys.ci]\nheader = \"X\"", 1, "`api_keys` is not available in this version", "take it out"),
         ("[tokens]\nttl = \"1h\"", 2, "`tokens.ttl` is not available in this version", "take it out"),
-        ("[impersonation]\nrequire = { role = [\"admin\"] }", 1, "`impersonation` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = \"dpop\"", 4, "`attach = \"dpop\"` is not available in this version", "one of `bearer`"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"p\" } }", 4, "`routes.attach.client_credentials` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { exchange = { audience = \"a\" } }", 4, "`routes.attach.exchange` is not available in this version", "take it out"),
@@ -402,6 +401,31 @@ fn what_this_version_does_not_have() {
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = { cookie = \"c\", header = \"h\" }", 4, "`routes.xsrf` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { acr = [\"mfa\"] }", 4, "`routes.require.acr` is not available in this version", "take it out"),
     ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn who_may_act_as_others() {
+    let claim = |path: &str, value: &str| Requirement::Claim { path: path.into(), any_of: vec![value.into()] };
+    let config = parse(&format!("[impersonation]\nrequire = {{ role = [\"admin\"], groups = \"support\" }}{REST}")).unwrap();
+    assert_eq!(config.impersonators, Some(vec![claim("groups", "support"), claim("role", "admin")]));
+    assert_eq!(parse(REST).unwrap().impersonators, None);
+    assert_refused(&[
+        ("[impersonation]", 1, "`impersonation.require` is missing", "add `require"),
+        ("[impersonation]\nrequire = {}", 2, "`impersonation.require` is empty", "who may act as others"),
+        ("[impersonation]\nrequire = { role = [] }", 2, "`impersonation.require.role` is empty", "take the key out"),
+    ]);
+}
+
+#[test]
+fn tokens_of_ours() {
+    let settings = parse(&format!("[tokens]\naliases = true\n[refresh]\nrotation = false\ngrace = \"5s\"{REST}"))
+        .unwrap()
+        .code_flow;
+    assert!(settings.aliases && !settings.rotation);
+    assert_eq!(settings.grace, Duration::from_secs(5));
+    let settings = parse(REST).unwrap().code_flow;
+    assert!(!settings.aliases && settings.rotation);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod backchannel;
 mod callback;
 pub mod code_flow;
 mod frontchannel;
+pub mod impersonation;
 mod login;
 mod logout;
 mod me;
@@ -33,6 +34,7 @@ use crate::tokens::Tokens;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
+use impersonation::Impersonators;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,10 @@ pub enum Endpoint {
     Callback,
     /// `{prefix}/token`
     Token,
+    /// `{prefix}/impersonate`
+    Impersonate,
+    /// `{prefix}/unimpersonate`
+    Unimpersonate,
     /// `{prefix}/logout`
     Logout,
     /// `{prefix}/backchannel-logout`
@@ -141,6 +147,8 @@ pub struct Endpoints {
     pub own_tokens: Arc<OwnTokens>,
     /// What the CODE flow goes by.
     pub code_flow: code_flow::Settings,
+    /// Who may act as others.
+    pub impersonators: Impersonators,
     /// Guesses at codes, by client.
     pub code_attempts: Attempts,
     /// For the records of logins under way.
@@ -164,6 +172,8 @@ impl Endpoints {
             (format!("{prefix}/login"), Endpoint::Login),
             (format!("{prefix}/callback"), Endpoint::Callback),
             (format!("{prefix}/token"), Endpoint::Token),
+            (format!("{prefix}/impersonate"), Endpoint::Impersonate),
+            (format!("{prefix}/unimpersonate"), Endpoint::Unimpersonate),
             (format!("{prefix}/logout"), Endpoint::Logout),
             (format!("{prefix}/backchannel-logout"), Endpoint::BackchannelLogout),
             (format!("{prefix}/frontchannel-logout"), Endpoint::FrontchannelLogout),
@@ -232,6 +242,8 @@ impl Endpoints {
             },
             Endpoint::Callback => code_flow::page(self, &asked),
             Endpoint::Token => code_flow::exchange(self, &asked, body).await,
+            Endpoint::Impersonate => impersonation::begin(self, &asked, body).await,
+            Endpoint::Unimpersonate => impersonation::end(self, &asked).await,
             Endpoint::Logout => logout::logout(self, &asked).await,
             Endpoint::BackchannelLogout => backchannel::logout(self, &asked, body).await,
             Endpoint::FrontchannelLogout => frontchannel::logout(self, &asked).await,
@@ -310,7 +322,7 @@ impl Endpoint {
             Endpoint::Login => &[Method::GET, Method::HEAD],
             // A code is not spent on a HEAD.
             Endpoint::Provider(_) | Endpoint::Callback => &[Method::GET],
-            Endpoint::Token => &[Method::POST],
+            Endpoint::Token | Endpoint::Impersonate | Endpoint::Unimpersonate => &[Method::POST],
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],

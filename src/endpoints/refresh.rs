@@ -65,6 +65,7 @@ pub(super) fn expire_shown(endpoints: &Endpoints, asked: &Asked<'_>, response: &
 }
 
 async fn by_session(endpoints: &Endpoints, session: &Arc<Session>) -> Result<Arc<Session>, Refusal> {
+    check_identity(session)?;
     match renewed(endpoints, session).await? {
         Some(session) => Ok(session),
         None => Err(end(endpoints, session).await),
@@ -76,8 +77,8 @@ async fn by_refresh_token(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Ar
     let ByRefreshToken { session, rotation } = shown.ok_or(Refusal::RefreshInvalid)?;
     let grace = endpoints.code_flow.grace;
     match session.use_of(rotation, grace, asked.facts.now.mono) {
-        RefreshUse::Current => {}
-        RefreshUse::Repeated => return Ok(session),
+        RefreshUse::Current => check_identity(&session)?,
+        RefreshUse::Repeated => return check_identity(&session).map(|()| session),
         RefreshUse::Stolen => return Err(stolen(endpoints, asked, &session).await),
     }
     // A provider without refresh tokens does not end a session of the CODE flow: its own token is all the front end asks for.
@@ -94,6 +95,16 @@ async fn by_refresh_token(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Ar
         },
         Ok(Update::Ended) => Err(Refusal::RefreshInvalid),
         Err(error) => Err(unavailable(asked, error)),
+    }
+}
+
+/// An impersonation is not prolonged, and does not end unnoticed.
+fn check_identity(session: &Session) -> Result<(), Refusal> {
+    match session.impersonation {
+        None => Ok(()),
+        Some(_) => Err(Refusal::Forbidden(
+            "Cannot refresh impersonated session. Please call unimpersonate to restore your original session.",
+        )),
     }
 }
 

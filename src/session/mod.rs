@@ -13,11 +13,13 @@
 //! | `record` | a session as the bytes that are sealed |
 //! | `carried` | a session as the cookies that a browser carries it in |
 //! | `code_flow` | sessions whose browser holds tokens of ours instead of the cookie |
+//! | `impersonation` | sessions that have somebody else's identity for a while |
 //! | `seal`, `cookie`, `own_token` | sealing; the names of our cookies; tokens that stand for the cookie |
 
 pub mod carried;
 pub mod code_flow;
 pub mod cookie;
+pub mod impersonation;
 pub mod opened;
 pub mod own_token;
 mod record;
@@ -33,6 +35,7 @@ use carried::{Carrier, NotCarried};
 use code_flow::{CODE_LIFE, CodeFlow, CodeFlowKeys};
 use cookie::{Cookies, Name};
 use http::HeaderValue;
+use impersonation::Impersonation;
 use opened::{Hold, Opened};
 use seal::{NoRandomness, RecordSealer};
 use secrecy::{ExposeSecret, SecretString};
@@ -101,6 +104,8 @@ pub struct Session {
     pub transient: bool,
     /// Where it stands if the browser holds tokens of ours instead of the cookie.
     pub code_flow: Option<CodeFlow>,
+    /// Whose it is, while `identity` is somebody else's.
+    pub impersonation: Option<Impersonation>,
     /// When it was opened.
     pub started: Now,
     /// When it is over whatever happens.
@@ -662,6 +667,7 @@ impl Inner {
             custom: Arc::default(),
             transient: opening.transient,
             code_flow,
+            impersonation: None,
             started: now,
             ends: Mono::default(),
             began: opening.began,
@@ -733,9 +739,9 @@ impl Inner {
     fn sealed_record(&self, session: &Session) -> Result<Record, NoRandomness> {
         let about = About {
             provider: session.provider.to_string(),
-            issuer: session.identity.issuer.clone(),
-            subject: session.identity.subject.clone(),
-            sid: session.identity.sid.clone(),
+            issuer: session.owner().issuer.clone(),
+            subject: session.owner().subject.clone(),
+            sid: session.owner().sid.clone(),
             started: session.started.mono,
             ends: session.ends,
             began: session.began,
@@ -787,15 +793,16 @@ impl Inner {
         session
     }
 
-    /// `absolute_timeout`, the life of a code that is not exchanged, or what the provider allows: its `session_expiry` (IPSIE session lifetime) in
+    /// `absolute_timeout`, the life of a code that is not exchanged, the end of an impersonation, or what the provider allows: its `session_expiry` (IPSIE session lifetime) in
     /// seconds since 1970, honoured early enough for the last request to be over by then.
     fn ends(&self, session: &Session) -> Mono {
         let longest = self.settings.absolute_timeout;
         let longest = if session.awaits_exchange() { longest.min(CODE_LIFE) } else { longest };
         let absolute = session.started.mono.after(longest);
+        let absolute = session.impersonation.as_ref().map_or(absolute, |it| absolute.min(it.until));
         // A JSON number: `1.8e9` is as good as `1800000000`, and whatever is too small or too large stays so.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
-        match session.identity.claims.get("session_expiry").and_then(Value::as_f64) {
+        match session.owner().claims.get("session_expiry").and_then(Value::as_f64) {
             Some(seconds) => absolute.min(Mono(((seconds * 1000.0) as u64).saturating_sub(EXPIRY_MARGIN_MILLIS))),
             None => absolute,
         }
@@ -836,11 +843,16 @@ impl Carried {
 }
 
 impl Session {
-    /// The next state, with these tokens and claims.
+    /// The next state, with these tokens, and these claims of its owner's.
     #[must_use]
     pub fn renewed(&self, tokens: Arc<TokenSet>, claims: Map<String, Value>) -> Session {
-        let identity = Arc::new(Identity { claims, ..Identity::clone(&self.identity) });
-        Session { tokens, identity, ..self.clone() }
+        let owner = Arc::new(Identity { claims, ..Identity::clone(self.owner()) });
+        match self.impersonation.clone() {
+            None => Session { tokens, identity: owner, ..self.clone() },
+            Some(impersonation) => {
+                Session { tokens, impersonation: Some(Impersonation { owner, ..impersonation }), ..self.clone() }
+            }
+        }
     }
 
     /// The next state, with this data of the front end's.

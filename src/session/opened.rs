@@ -261,6 +261,7 @@ mod tests {
             ends: Mono(u64::MAX),
             transient: false,
             code_flow: None,
+            impersonation: None,
             began: Mono(0),
             vitals: Arc::default(),
             version,

@@ -8,6 +8,7 @@ mod cookie_store;
 mod harness;
 mod harness_itself;
 mod hygiene;
+mod impersonation;
 mod login;
 mod logout;
 mod refresh;
