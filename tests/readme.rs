@@ -68,6 +68,8 @@ fn every_key_is_mentioned() {
         "[login]",
         "[refresh]",
         "[limits]",
+        "[tokens]",
+        "[impersonation]",
         "[telemetry]",
         "[providers.x]\nkind = \"oidc\"",
         "[providers.x]\nkind = \"oauth2\"",

@@ -744,6 +744,7 @@ fn loopback_providers_need_no_tls() {
     }
 }
 
+// TG-37: that it is refused otherwise is among `parts_that_are_missing_altogether`
 #[test]
 fn the_mock_may_be_let_into_production() {
     let source = "[server]\nexternal_url = \"https://a.example\"\n[providers.m]\nkind = \"mock\"\nallow_in_production = true\n[upstreams.app]\nurl = \"demo:\"\n[[routes]]\npath = \"/*\"";

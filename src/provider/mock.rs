@@ -564,6 +564,7 @@ mod tests {
         }
     }
 
+    // TG-38
     #[test]
     fn a_code_works_once_and_its_second_use_ends_the_family() {
         let mock = Mock::new();
@@ -584,6 +585,7 @@ mod tests {
         assert_eq!(refused(&mock.redeem(&late)), invalid_grant());
     }
 
+    // TG-38
     #[test]
     fn a_code_is_bound_to_what_it_was_issued_for() {
         let mock = Mock::new();
@@ -731,6 +733,7 @@ mod tests {
         assert_eq!(absent.headers()[WWW_AUTHENTICATE], r#"Bearer realm="mock""#);
     }
 
+    // TG-36
     #[test]
     fn authorization_errors_can_be_rehearsed() {
         let mock = Mock::new();
