@@ -13,6 +13,7 @@
 //! | `record` | a session as the bytes that are sealed |
 //! | `carried` | a session as the cookies that a browser carries it in |
 //! | `seal`, `cookie`, `own_token` | sealing; the names of our cookies; tokens that stand for the cookie |
+//! | `stand_in` | what apps hold that think they hold the tokens |
 
 pub mod carried;
 pub mod cookie;
@@ -20,6 +21,7 @@ pub mod opened;
 pub mod own_token;
 mod record;
 pub mod seal;
+pub mod stand_in;
 pub mod store;
 
 use crate::background::Background;
