@@ -42,6 +42,8 @@ pub enum Fault {
     Json(u16, Value),
     /// This status, this JSON and `Retry-After` in seconds.
     RetryAfter(u16, u64),
+    /// This status, content type and body.
+    Bytes(u16, &'static str, Vec<u8>),
     /// 200 and a page.
     Html,
     /// 302 to this place.
@@ -376,6 +378,11 @@ impl Provider {
         self.state().secrets.clone()
     }
 
+    /// One more thing that a browser must never see.
+    pub fn keep_secret(&self, secret: &str) {
+        self.state().secrets.push(secret.to_owned());
+    }
+
     fn grants_of_type(&self, grant_type: &str) -> usize {
         let calls = self.calls(Endpoint::Token);
         calls.iter().filter(|call| call.parameter("grant_type") == Some(grant_type)).count()
@@ -440,6 +447,7 @@ impl Provider {
         match fault {
             None => Some(self.state().serve(&self.shared, &call)),
             Some(Fault::Json(status, body)) => Some(json_answer(status, &body)),
+            Some(Fault::Bytes(status, content_type, body)) => Some(answer(status, content_type, &[], &body)),
             Some(Fault::RetryAfter(status, seconds)) => Some(answer(
                 status,
                 "application/json",
