@@ -13,7 +13,7 @@ use url::Url;
 /// The checked tables, and what routes must know of all of them, wrong ones included.
 pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> (Vec<Settings>, Known) {
     let fields: Vec<Field> = providers.all().collect();
-    let mut known = Known { names: Vec::new(), mock: false };
+    let mut known = Known { names: Vec::new(), backends: Vec::new(), mock: false };
     let mut first_mock: Option<&Field> = None;
     let mut checked = Vec::new();
     for field in &fields {
@@ -54,6 +54,8 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
 pub(super) struct Known {
     /// In file order.
     pub(super) names: Vec<String>,
+    /// Those of kind `backend`.
+    pub(super) backends: Vec<String>,
     /// Whether `/mock` is taken.
     pub(super) mock: bool,
 }

@@ -10,7 +10,7 @@ use crate::endpoints;
 use crate::gateway::{Attach, Cors, LoginAnswer, RouteSettings};
 use crate::policy::require::Requirement;
 use crate::policy::route::{HostPattern, PathPattern, RoutePattern, RouteTable};
-use crate::policy::{Auth, On401};
+use crate::policy::{Auth, On401, csrf};
 use http::Method;
 use http::header::AUTHORIZATION;
 use std::ops::Range;
@@ -121,7 +121,6 @@ struct Route {
 
 fn route(table: &Table, context: &Context) -> Option<Route> {
     table.unavailable(&["audience", "scope", "xsrf"]);
-    table.only_false("capture");
     table.read("accept", accept);
 
     let path = table.require("path", r#""/*""#, path);
@@ -160,6 +159,12 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
 
     let upstream = upstream(table, context);
     let provider = table.read("provider", |field| reference(field, "provider", &context.providers.names));
+    let capture = table.read("capture", Field::boolean).unwrap_or(false);
+    if capture {
+        check_capture(table, auth, methods.as_deref(), provider.as_deref(), context);
+    }
+    // A wrong password is no end of a session.
+    let on_401 = on_401.or(capture.then_some(On401::Relay));
     let login = table.read("login", login_answer).unwrap_or(LoginAnswer::Auto);
     let cors = table.read("cors", |field| field.table(cors)?);
     let replace_prefix = table.read("replace_prefix", replace_prefix);
@@ -176,6 +181,7 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         attach,
         upstream: upstream?,
         provider,
+        capture,
         login,
         identity,
         require,
@@ -263,6 +269,45 @@ fn check_session_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401:
             "identity",
             "`routes.identity` has no effect: this `auth` never looks at a session",
             "set `auth` to `true` or \"optional\"",
+        );
+    }
+}
+
+/// A route that captures logins has somebody to capture them for, and lets people in who have no session yet.
+fn check_capture(
+    table: &Table,
+    auth: Option<Auth>,
+    methods: Option<&[Method]>,
+    provider: Option<&str>,
+    context: &Context,
+) {
+    let Known { names, backends, .. } = context.providers;
+    match (provider, names.as_slice()) {
+        (Some(name), _) if names.iter().any(|known| known == name) && !backends.iter().any(|known| known == name) => {
+            let message = format!("`routes.capture` needs a provider of kind \"backend\", and `{name}` is none");
+            table.refuse("provider", message, "name the provider whose login this is");
+        }
+        (None, [only]) if backends.contains(only) => {}
+        // The provider that is missing, or that does not exist, is reported where it is named.
+        (Some(_), _) => {}
+        (None, _) => table.refuse(
+            "capture",
+            "`routes.capture` needs a `provider` of kind \"backend\"",
+            "add `provider = …`: the backend whose login this is",
+        ),
+    }
+    if auth == Some(Auth::Required) {
+        table.refuse(
+            "capture",
+            "`routes.capture` cannot go with `auth = true`: who signs in here has no session yet",
+            "set `auth = \"public\"`",
+        );
+    }
+    if methods.is_some_and(|methods| methods.iter().all(csrf::is_safe)) {
+        table.refuse(
+            "methods",
+            "`routes.capture` needs the method of the login among `routes.methods`",
+            "add \"POST\"",
         );
     }
 }

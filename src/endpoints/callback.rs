@@ -184,7 +184,7 @@ impl<F: FnOnce(SecretString) -> CodeRedemption> Exchange<F> {
     }
 }
 
-async fn open_session(
+pub(super) async fn open_session(
     sessions: &Sessions,
     provider: &Provider,
     signed_in: SignedIn,
@@ -214,7 +214,7 @@ fn log(provider: &Provider, error: &ProviderError) -> Refusal {
     provider_refusal(error)
 }
 
-fn not_carried(problem: NotCarried) -> Refusal {
+pub(super) fn not_carried(problem: NotCarried) -> Refusal {
     match problem {
         NotCarried::TooLarge => {
             tracing::error!(target: "latchgate::audit", event = "login_failed", reason = "too_large_for_cookies", "a login brought more than cookies hold: raise limits.header_bytes, or choose another session.store");

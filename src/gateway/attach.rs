@@ -5,7 +5,7 @@ use super::{Attach, Attempted, Complete, Route, Step, TokenChoice};
 use crate::body::Body;
 use crate::policy;
 use crate::policy::require::claim;
-use crate::session::Session;
+use crate::session::{Session, stand_in};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -42,12 +42,20 @@ where
         let Attempted { exchange, mut message, session, token } = attempted;
         let route = &exchange.route;
         let target = route.upstream_target(&exchange.facts.path);
+        let with_token = |target: PathAndQuery, token: Option<&SecretString>| match exchange.shows_stand_in {
+            true => stand_in::replace_in_query(&target, token),
+            false => Some(target),
+        };
         if policy::is_preflight(&message.method, &message.headers) {
             // It has shown no session, so a credential of the gateway's own stays here as well.
+            let target = target.and_then(|target| with_token(target, None));
             return self.inner.call(Complete { exchange, message, session, target });
         }
         let own = session.as_deref().filter(|_| token == TokenChoice::Send);
         attach_credential(&route.settings.attach, &mut message.headers, own);
+        let in_query =
+            own.filter(|_| route.settings.attach.needs_session()).map(|session| &session.tokens.access_token);
+        let target = target.and_then(|target| with_token(target, in_query));
         if let Some(session) = &session {
             attach_identity(route, &mut message.headers, session);
         }

@@ -178,7 +178,7 @@ fn take_own_token(parts: &Parts, known: &mut Known) -> Option<Read> {
 
 fn by_own_token(known: &Known, read: Read) -> Shown {
     match read {
-        _ if !known.exchange.route.auth.depends_on_session() => Shown::Nobody(Credential::Absent),
+        _ if !known.exchange.depends_on_session() => Shown::Nobody(Credential::Absent),
         Read::Session(id) => Shown::Sessions(vec![id.into()], Means::Token),
         Read::Dead => Shown::Nobody(Credential::Ended),
         Read::Foreign => Shown::Nobody(Credential::Absent),
@@ -187,7 +187,7 @@ fn by_own_token(known: &Known, read: Read) -> Shown {
 
 fn by_cookie(parts: &Parts, known: &Known) -> Shown {
     let exchange = &known.exchange;
-    if exchange.cookies.is_empty() || !exchange.route.auth.depends_on_session() {
+    if exchange.cookies.is_empty() || !exchange.depends_on_session() {
         return Shown::Nobody(Credential::Absent);
     }
     let presented = parts.sessions.presented(&parts.cookies, &exchange.cookies);

@@ -58,7 +58,7 @@ struct Recovering<S> {
 
 impl<S: Step<Attempted>> Recovering<S> {
     async fn run(mut self, permitted: Permitted) -> Response<Body> {
-        let Permitted { exchange, message, session } = permitted;
+        let Permitted { exchange, message, session, .. } = permitted;
         let Some(upstream) = exchange.route.upstream().cloned() else {
             return self.send(&exchange, message, session, TokenChoice::Send).await;
         };

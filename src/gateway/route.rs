@@ -5,7 +5,9 @@ use crate::endpoints::Endpoint;
 use crate::policy::path::NormalPath;
 use crate::policy::require::Requirement;
 use crate::policy::route::RoutePattern;
-use crate::policy::{Auth, On401};
+use crate::policy::{Auth, On401, csrf};
+use crate::provider::Provider;
+use crate::provider::backend::Call;
 use crate::upstream::Upstream;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, header};
@@ -27,6 +29,8 @@ pub struct RouteSettings {
     pub upstream: String,
     /// `provider`: the one a login from here uses; None: the only one, or a page to choose.
     pub provider: Option<String>,
+    /// `capture`, default false: a login here is the backend's own, and its tokens are taken out of the answer.
+    pub capture: bool,
     /// `login`, default auto.
     pub login: LoginAnswer,
     /// `identity`: header ← claim path, in file order.
@@ -124,6 +128,19 @@ pub struct Route {
     pub target: Target,
     /// Header names a client may not use here.
     pub owned: OwnedNames,
+    /// The provider whose calls apps make through this route themselves, if it is a backend.
+    pub backend: Option<Arc<Provider>>,
+}
+
+/// A call by which an app that knows of no gateway gets, renews or gives up its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppCall {
+    /// A login on a route with `capture`: it goes to the backend, and the tokens in its answer stay here.
+    Login,
+    /// The backend's refresh: answered here.
+    Refresh,
+    /// The backend's logout: answered here.
+    Logout,
 }
 
 /// Where a request goes.
@@ -135,9 +152,15 @@ pub enum Target {
 }
 
 impl Route {
-    /// A configured route to `upstream`. `identity` names every identity header of every route.
+    /// A configured route to `upstream`. `identity` names every identity header of every route, `backend` is the route's provider, if it
+    /// is one.
     #[must_use]
-    pub fn to_upstream(settings: RouteSettings, upstream: Arc<Upstream>, identity: &[HeaderName]) -> Route {
+    pub fn to_upstream(
+        settings: RouteSettings,
+        upstream: Arc<Upstream>,
+        identity: &[HeaderName],
+        backend: Option<Arc<Provider>>,
+    ) -> Route {
         let attached = match &settings.attach {
             Attach::Bearer { header, .. } if header != header::AUTHORIZATION => Some(header),
             Attach::ApiKeyHeader(header, _) => Some(header),
@@ -149,6 +172,7 @@ impl Route {
             on_401: settings.on_401.unwrap_or(settings.auth.default_on_401()),
             owned: OwnedNames::new(identity.iter().chain(attached)),
             target: Target::Upstream(upstream),
+            backend,
             settings,
         }
     }
@@ -162,6 +186,7 @@ impl Route {
             on_401: On401::Relay,
             owned: OwnedNames::new([].into_iter()),
             target: Target::Endpoint(endpoint),
+            backend: None,
             settings: RouteSettings::open(pattern),
         }
     }
@@ -179,11 +204,35 @@ impl Route {
         Some(path.with_prefix_replaced(prefix, replacement)?.path_and_query().clone())
     }
 
+    /// Which call of an app this is, by method and by the path that the backend would see.
+    #[must_use]
+    pub fn app_call(&self, method: &Method, path: &NormalPath) -> Option<AppCall> {
+        let backend = self.backend.as_ref()?.backend()?;
+        let is = |call: &Call| {
+            call.method == *method && self.upstream_target(path).is_some_and(|target| target.path() == call.url.path())
+        };
+        if backend.refresh.as_ref().is_some_and(|refresh| is(&refresh.call)) {
+            Some(AppCall::Refresh)
+        } else if backend.logout.as_ref().is_some_and(is) {
+            Some(AppCall::Logout)
+        } else {
+            let may_sign_in = !csrf::is_safe(method) || *method == backend.login.method;
+            (self.settings.capture && may_sign_in).then_some(AppCall::Login)
+        }
+    }
+
     /// Whether a session makes a difference here: it lets the request in, or shows in what the
     /// upstream gets.
     #[must_use]
     pub fn relies_on_session(&self) -> bool {
         self.auth == Auth::Required || self.settings.attach.needs_session() || !self.settings.identity.is_empty()
+    }
+
+    /// How long the upstream may take to answer; no time where there is none.
+    #[must_use]
+    pub fn response_timeout(&self) -> Duration {
+        let of_upstream = self.upstream().map(|upstream| upstream.settings().response_timeout);
+        self.settings.response_timeout.or(of_upstream).unwrap_or_default()
     }
 
     /// The upstream, if it is one.
@@ -205,6 +254,7 @@ impl RouteSettings {
             attach: Attach::Never,
             upstream: String::new(),
             provider: None,
+            capture: false,
             login: LoginAnswer::Auto,
             identity: Vec::new(),
             require: Vec::new(),

@@ -1,6 +1,7 @@
 //! Backends that sign users in themselves, with JSON calls of their own (`kind = "backend"`): where their endpoints are, what they
 //! are sent, and what their answers mean.
 
+use super::json;
 use super::{HttpClient, ProviderError, SignedIn, TokenResponse};
 use http::{HeaderMap, Method};
 use secrecy::SecretString;
@@ -98,6 +99,26 @@ pub(super) struct Backend {
 }
 
 impl BackendSettings {
+    /// What an answer says, if it is a JSON object that no two readers can understand differently.
+    #[must_use]
+    pub fn read_object(answer: &[u8]) -> Option<Map<String, Value>> {
+        json::object(answer)
+    }
+
+    /// An answer to a refresh, as the backend would give it.
+    #[must_use]
+    pub fn refresh_answer(&self, access_token: &str, refresh_token: Option<&str>, life: Option<Duration>) -> Value {
+        let mut answer = Map::new();
+        if let Some(life) = life {
+            answer.insert("expires_in".to_owned(), life.as_secs().into());
+        }
+        if let Some(token) = refresh_token {
+            json::put_at_path(&mut answer, &self.refresh_token_property, token.into());
+        }
+        json::put_at_path(&mut answer, &self.token_property, access_token.into());
+        Value::Object(answer)
+    }
+
     /// The tokens in an answer to a login or refresh; None when there is no access token at `token_property`.
     #[must_use]
     pub fn tokens(&self, _answer: &Value) -> Option<TokenResponse> {

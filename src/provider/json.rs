@@ -18,6 +18,11 @@ pub(super) fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'
     members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
+/// Puts `value` where [`at_path`] finds it.
+pub(super) fn put_at_path(members: &mut Map<String, Value>, path: &str, value: Value) {
+    members.insert(path.to_owned(), value);
+}
+
 struct Unambiguous(Value);
 
 impl<'de> Deserialize<'de> for Unambiguous {

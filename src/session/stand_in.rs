@@ -115,9 +115,8 @@ mod tests {
         let token = jwt(&json!({"sub": "ada", "exp": 1_900_000_000}));
         let stand_in = for_token(&token.clone().into());
         let segments: Vec<&str> = stand_in.split('.').collect();
-        let decoded = |segment: &str| -> Value {
-            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(segment).unwrap()).unwrap()
-        };
+        let decoded =
+            |segment: &str| -> Value { serde_json::from_slice(&URL_SAFE_NO_PAD.decode(segment).unwrap()).unwrap() };
         assert_eq!(segments.len(), 3);
         assert_eq!(decoded(segments[0]), json!({"alg": "latchgate", "typ": "stand-in"}));
         assert_eq!(decoded(segments[1]), json!({"sub": "ada", "exp": 1_900_000_000}));
