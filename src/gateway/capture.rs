@@ -157,7 +157,7 @@ where
     };
     let form = Form::watch(&parts, &mut permitted);
     permitted.message.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let login = Login { parts: Arc::clone(&parts), exchange: Arc::clone(&exchange), backend, form, previous };
+    let login = Login { parts: Arc::clone(&parts), exchange: Arc::clone(&exchange), backend, previous };
     let (announce, answer) = oneshot::channel();
     tokio::spawn(async move {
         let response = match inner.call(permitted).await {
@@ -166,7 +166,7 @@ where
         };
         if response.status().is_success() && !response.body().is_end_stream() {
             let background = login.parts.endpoints.background.clone();
-            background.run(login.finish(response, announce));
+            background.run(login.finish(form, response, announce));
         } else {
             // Whoever has hung up needs no answer.
             let _ = announce.send(response);
@@ -180,12 +180,11 @@ struct Login {
     parts: Arc<Parts>,
     exchange: Arc<Exchange>,
     backend: Arc<Provider>,
-    form: Form,
     previous: Option<Arc<Session>>,
 }
 
 impl Login {
-    async fn finish(self, response: Response<Body>, announce: oneshot::Sender<Response<Body>>) {
+    async fn finish(self, form: Form, response: Response<Body>, announce: oneshot::Sender<Response<Body>>) {
         let (head, body) = response.into_parts();
         let read = match self.read(&head, body).await {
             Ok(read) => read,
@@ -202,7 +201,7 @@ impl Login {
             provider: Arc::clone(&self.backend),
             tokens: tokens.clone(),
             answer,
-            username: self.form.username(self.backend.backend()).await,
+            username: form.username(self.backend.backend()).await,
             began: self.exchange.facts.now.mono,
         };
         let endpoints = &self.parts.endpoints;
@@ -381,13 +380,15 @@ fn end_of_string(text: &str) -> usize {
 /// The backend's answer without its tokens, and with the session's cookies.
 fn disguised(mut head: Head, text: &[u8], cookies: Vec<HeaderValue>, disguise: &Disguise) -> Response<Body> {
     let headers = &mut head.headers;
-    OF_THE_OLD_BODY.iter().for_each(|name| drop(headers.remove(name)));
+    for name in OF_THE_OLD_BODY {
+        headers.remove(name);
+    }
     remove_lines(headers, |value| {
         disguise.is_needed_for(&String::from_utf8_lossy(value))
             || disguise.is_needed_for(&String::from_utf8_lossy(&percent_decode(value).collect::<Vec<u8>>()))
     });
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    cookies.into_iter().for_each(|line| drop(headers.append(header::SET_COOKIE, line)));
+    headers.extend(cookies.into_iter().map(|line| (header::SET_COOKIE, line)));
     Response::from_parts(head, disguise.json(&String::from_utf8_lossy(text)).into())
 }
 
@@ -400,7 +401,7 @@ fn remove_lines(headers: &mut HeaderMap, is_unwanted: impl Fn(&[u8]) -> bool) {
         {
             let kept: Vec<HeaderValue> = entry.iter().filter(|value| !is_unwanted(value.as_bytes())).cloned().collect();
             entry.remove_entry_mult();
-            kept.into_iter().for_each(|value| drop(headers.append(&name, value)));
+            headers.extend(kept.into_iter().map(|value| (name.clone(), value)));
         }
     }
 }
@@ -440,3 +441,86 @@ const MOST_OF_CALL: usize = 16 * 1024;
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// However long the backend took to begin.
 const LEAST_FOR_BODY: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn disguise(access_token: &str, refresh_token: &str) -> Disguise {
+        Disguise::of(&TokenResponse {
+            access_token: access_token.into(),
+            expires_in: None,
+            refresh_token: Some(refresh_token.into()),
+            id_token: None,
+            scope: None,
+        })
+    }
+
+    #[test]
+    fn a_json_text_keeps_every_byte_but_those_of_the_tokens() {
+        let disguise = disguise("a/t", "a/t+rt");
+        let text = r#"{ "token" : "a\/t", "n":1.0, "big":123456789012345678901234567890,"é\u00e9\"":"\\",
+            "both":"Bearer a/t, a\u002ft+rt", "a/t":["x", {"r":"a/t+rt"}]}"#;
+        let (access, refresh) = (stand_in_of(&disguise, "a/t"), stand_in_of(&disguise, "a/t+rt"));
+        let expected = text
+            .replace(r#""a\/t""#, &format!("\"{access}\""))
+            .replace(r#"Bearer a/t, a\u002ft+rt"#, &format!("Bearer {access}, {refresh}"))
+            .replace("\"a/t\":[", &format!("\"{access}\":["))
+            .replace("\"a/t+rt\"", &format!("\"{refresh}\""));
+        assert_eq!(disguise.json(text), expected);
+    }
+
+    fn stand_in_of(disguise: &Disguise, token: &str) -> String {
+        disguise.0.iter().find(|(known, _)| known.expose_secret() == token).unwrap().1.clone()
+    }
+
+    #[test]
+    fn header_lines_with_a_token_go_and_the_others_stay() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("set-cookie", "a=1"),
+            ("set-cookie", "t=a%2ft; HttpOnly"),
+            ("set-cookie", "r=a/t+rt"),
+            ("set-cookie", "b=2"),
+            ("x-token", "a/t"),
+            ("etag", "\"1\""),
+            ("content-length", "7"),
+            ("cache-control", "public"),
+            ("x-more", "kept"),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let mut head = Response::new(()).into_parts().0;
+        head.headers = headers;
+        let cookies = vec![HeaderValue::from_static("latchgate=x")];
+        let response = disguised(head, b"{}", cookies, &disguise("a/t", "a/t+rt"));
+        let mut left: Vec<(&str, &str)> =
+            response.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        left.sort_by_key(|&(name, _)| name);
+        assert_eq!(
+            left,
+            [
+                ("cache-control", "no-store"),
+                ("set-cookie", "a=1"),
+                ("set-cookie", "b=2"),
+                ("set-cookie", "latchgate=x"),
+                ("x-more", "kept"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_called_like_a_token_is_seen_at_any_depth() {
+        for (answer, seen) in [
+            (json!({"data": [{"accessToken": "x"}]}), true),
+            (json!({"refresh_token": "x"}), true),
+            (json!({"token": ""}), false),
+            (json!({"token": null, "access_token": {"of": "x"}}), false),
+            (json!({"error": "token"}), false),
+            (json!({"mfaToken": "x"}), false),
+        ] {
+            assert_eq!(has_member_of(&answer, &NAMES_OF_TOKENS), seen, "{answer}");
+        }
+    }
+}
