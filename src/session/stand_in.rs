@@ -138,7 +138,8 @@ mod tests {
         #[test]
         fn every_stand_in_is_recognised_and_fit_for_a_header(token: String) {
             let stand_in = for_token(&token.into());
-            prop_assert!(is_stand_in(&stand_in) && is_in(format!("a{stand_in}b").as_bytes()));
+            let among_others = ["a", &stand_in, "b"].concat();
+            prop_assert!(is_stand_in(&stand_in) && is_in(among_others.as_bytes()));
             prop_assert!(HeaderValue::try_from(&stand_in).is_ok());
             let encoded: String = stand_in.bytes().map(|byte| format!("%{byte:02x}")).collect();
             prop_assert!(is_in(encoded.as_bytes()));
