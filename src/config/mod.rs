@@ -12,6 +12,7 @@
 //! this version does not have yet.
 
 mod attach;
+mod backend;
 mod headers;
 mod mask;
 mod providers;

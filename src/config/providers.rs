@@ -1,5 +1,6 @@
 //! `[providers.NAME]`
 
+use super::backend::backend;
 use super::raw::{Field, Table, quoted};
 use super::report::Problem;
 use super::values::{claim_path, positive_duration, provider_url, secret};
@@ -32,10 +33,14 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
                     ),
                 }
             }
+            if matches!(kind, Some(KindName::Backend) | None) {
+                known.backends.push(field.key().to_owned());
+            }
             match kind {
                 Some(KindName::Oidc) => oidc(table),
                 Some(KindName::OAuth2) => oauth2(table),
                 Some(KindName::Mock) => mock(table, external_url),
+                Some(KindName::Backend) => backend(table).map(|settings| Client::none(Kind::Backend(settings))),
                 None => {
                     table.accept_any_key();
                     None
@@ -54,7 +59,7 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
 pub(super) struct Known {
     /// In file order.
     pub(super) names: Vec<String>,
-    /// Those of kind `backend`.
+    /// Those of kind `backend`, and those whose kind is a problem by itself.
     pub(super) backends: Vec<String>,
     /// Whether `/mock` is taken.
     pub(super) mock: bool,
@@ -87,11 +92,13 @@ enum KindName {
     Oidc,
     OAuth2,
     Mock,
+    Backend,
 }
 
-const KINDS: &[(&str, KindName)] = &[("oidc", KindName::Oidc), ("oauth2", KindName::OAuth2), ("mock", KindName::Mock)];
+const KINDS: &[(&str, KindName)] =
+    &[("oidc", KindName::Oidc), ("oauth2", KindName::OAuth2), ("mock", KindName::Mock), ("backend", KindName::Backend)];
 
-const KINDS_TO_COME: &[&str] = &["backend", "google", "github", "auth0"];
+const KINDS_TO_COME: &[&str] = &["google", "github", "auth0"];
 
 struct Client {
     kind: Kind,
@@ -99,6 +106,19 @@ struct Client {
     client_secret: Option<SecretString>,
     client_auth: ClientAuth,
     scopes: Vec<String>,
+}
+
+impl Client {
+    /// Who speaks no OAuth knows no clients.
+    fn none(kind: Kind) -> Client {
+        Client {
+            kind,
+            client_id: String::new(),
+            client_secret: None,
+            client_auth: ClientAuth::None,
+            scopes: Vec::new(),
+        }
+    }
 }
 
 fn check_name(field: &Field) {

@@ -228,7 +228,11 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
     let prefix = &context.login.prefix;
     if is_below(&path, prefix, context.case_insensitive_paths) {
         let message = format!("`{path}` is inside `login.prefix` (`{prefix}`), where the gateway answers itself");
-        table.refuse("path", message, "choose another path, or another `login.prefix`");
+        table.refuse(
+            "path",
+            message,
+            r#"choose another path, or set `login.prefix` to something else, as in "/_auth""#,
+        );
     }
     if context.providers.mock && is_below(&path, "/mock", context.case_insensitive_paths) {
         let message = format!("`{path}` is inside `/mock`, where the mock provider answers");

@@ -255,7 +255,7 @@ fn routes() {
     assert_refused(&[
         ("[[routes]]\nupstream = \"app\"", 1, "`routes.path` is missing", "add `path = \"/*\"`"),
         ("[[routes]]\nupstream = \"app\"\npath = \"a\"", 3, "`routes.path` is not a path", "\"/a/*\" is all below it"),
-        ("[[routes]]\nupstream = \"app\"\npath = \"/auth/login\"", 3, "`/auth/login` is inside `login.prefix` (`/auth`)", "another `login.prefix`"),
+        ("[[routes]]\nupstream = \"app\"\npath = \"/auth/login\"", 3, "`/auth/login` is inside `login.prefix` (`/auth`)", "set `login.prefix` to something else, as in \"/_auth\""),
         ("[[routes]]\nupstream = \"app\"\npath = \"/auth/*\"", 3, "is inside `login.prefix`", "choose another path"),
         ("[[routes]]\nupstream = \"app\"\npath = \"/AUTH/x\"\n[server]\ncase_insensitive_paths = true", 3, "is inside `login.prefix`", "choose another path"),
         ("[[routes]]\nupstream = \"app\"\npath = \"/mock/*\"", 3, "is inside `/mock`", "choose another path"),

@@ -1,7 +1,7 @@
 //! For apps that know of no gateway and think they handle their tokens themselves (SPEC §6 "Capture"): their login becomes a session,
 //! and their refresh and logout are answered as their backend would, with stand-ins for tokens.
 
-use super::{Asked, Endpoints, callback, logout, provider_refusal, refresh};
+use super::{Asked, Endpoints, logout, opening, refresh};
 use crate::body::Body;
 use crate::clock::Mono;
 use crate::provider::backend::BackendSettings;
@@ -49,21 +49,18 @@ impl Endpoints {
     ) -> Result<(Arc<Session>, Vec<HeaderValue>), Refusal> {
         let Granted { provider, tokens, answer, username, began } = granted;
         let signed_in = provider.identify(tokens, &answer, username.as_deref()).await.map_err(|error| {
-            tracing::warn!(target: "latchgate::audit", event = "login_failed", provider = provider.name(), reason = error.reason(), "a captured login failed");
-            match error {
-                // The backend has signed somebody in: it is not about their credentials.
-                ProviderError::Refused { .. } => Refusal::ProviderBroken,
-                error => provider_refusal(&error),
-            }
+            let refusal = opening::login_failed(&provider, &error);
+            // The backend has signed somebody in: it is not about their credentials.
+            if let ProviderError::Refused { .. } = error { Refusal::ProviderBroken } else { refusal }
         })?;
         let now = self.clock.now();
-        let session = callback::open_session(&self.sessions, &provider, signed_in, false, began, now).await?;
+        let session = opening::open_session(&self.sessions, &provider, signed_in, false, began, now).await?;
         match self.sessions.set_cookies(&session, &self.cookies, lines, now) {
             Ok(cookies) => Ok((session, cookies)),
             Err(problem) => {
                 // It is over in time if it cannot be ended now: nobody has its id.
                 let _ = self.sessions.end(session.key).await;
-                Err(callback::not_carried(problem))
+                Err(opening::not_carried(problem))
             }
         }
     }

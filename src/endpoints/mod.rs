@@ -11,6 +11,7 @@ mod login;
 mod logout;
 mod me;
 mod mock;
+mod opening;
 mod refresh;
 mod session;
 
@@ -341,10 +342,7 @@ impl Endpoint {
 
 /// The refresh token, or the access token when there is none (RFC 7009).
 async fn revoke(provider: &Provider, tokens: &TokenSet) -> Result<(), ProviderError> {
-    let revoked = match &tokens.refresh_token {
-        Some(token) => provider.revoke(token).await,
-        None => provider.revoke_access_token(&tokens.access_token).await,
-    };
+    let revoked = provider.revoke(&tokens.access_token, tokens.refresh_token.as_ref()).await;
     if let Err(error) = &revoked {
         tracing::info!(provider = provider.name(), reason = error.reason(), "token not revoked");
     }

@@ -217,9 +217,9 @@ impl Login {
                 false
             }
         };
-        if !delivered && let Some(token) = &tokens.refresh_token {
+        if !delivered {
             // Best effort: the backend forgets it in time.
-            let _ = self.backend.revoke(token).await;
+            let _ = self.backend.revoke(&tokens.access_token, tokens.refresh_token.as_ref()).await;
         }
     }
 

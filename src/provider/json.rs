@@ -18,9 +18,81 @@ pub(super) fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'
     members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-/// Puts `value` where [`at_path`] finds it.
+/// What names somebody for good: a text, or a whole number written out.
+pub(super) fn identifier(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// What stands at a path, as in `data.attributes.token` or `tokens[0].value`: names into objects, numbers into arrays. A member
+/// that is called like the whole path wins.
+pub(super) fn at_path<'a>(members: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    if let Some(value) = members.get(path) {
+        return Some(value);
+    }
+    let mut steps = steps(path)?.into_iter();
+    let first = members.get(steps.next()?)?;
+    steps.try_fold(first, |value, step| match value {
+        Value::Object(members) => members.get(step),
+        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// Puts `value` where [`at_path`] finds it, in objects that are made on the way: to a script, `a[0]` of `{"0": …}` is the same.
 pub(super) fn put_at_path(members: &mut Map<String, Value>, path: &str, value: Value) {
-    members.insert(path.to_owned(), value);
+    let steps = steps(path).unwrap_or_else(|| vec![path]);
+    let Some((last, before)) = steps.split_last() else { return };
+    let mut place = members;
+    for step in before {
+        let entry = place.entry(*step).or_insert_with(|| Value::Object(Map::new()));
+        let Value::Object(inner) = entry else { return };
+        place = inner;
+    }
+    place.insert((*last).to_owned(), value);
+}
+
+/// The object that the last step of a path leads out of.
+pub(super) fn around<'a>(members: &'a Map<String, Value>, path: &str) -> Option<&'a Map<String, Value>> {
+    if members.contains_key(path) {
+        return Some(members);
+    }
+    let steps = steps(path)?;
+    let (_, before) = steps.split_last()?;
+    match before {
+        [] => Some(members),
+        before => at_path(members, &before.join("."))?.as_object(),
+    }
+}
+
+/// Whether a text can be a path.
+#[must_use]
+pub fn is_json_path(path: &str) -> bool {
+    steps(path).is_some()
+}
+
+/// `a[0].b` is `a.0.b`.
+fn steps(path: &str) -> Option<Vec<&str>> {
+    let mut steps = Vec::new();
+    for part in path.split('.') {
+        let (name, mut indexes) = part.split_at(part.find('[').unwrap_or(part.len()));
+        if name.is_empty() || name.contains(']') {
+            return None;
+        }
+        steps.push(name);
+        while !indexes.is_empty() {
+            let (index, rest) = indexes.strip_prefix('[')?.split_once(']')?;
+            if index.is_empty() || !index.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            steps.push(index);
+            indexes = rest;
+        }
+    }
+    Some(steps)
 }
 
 struct Unambiguous(Value);
@@ -104,6 +176,45 @@ mod tests {
         ];
         for text in refused {
             assert_eq!(object(text), None, "{}", String::from_utf8_lossy(&text[..text.len().min(40)]));
+        }
+    }
+
+    // TN-35
+    #[test]
+    fn paths_lead_into_objects_and_arrays() {
+        let members =
+            object(br#"{"a":{"b":[{"c":"deep"},"second"]},"a.b":"plain","x":{"0":"zero"},"n":null}"#).unwrap();
+        for (path, expected) in [
+            ("a.b", Some("plain")),
+            ("a.b[0].c", Some("deep")),
+            ("a.b.0.c", Some("deep")),
+            ("a.b[1]", Some("second")),
+            ("a.b[2]", None),
+            ("a.b.x", None),
+            ("x.0", Some("zero")),
+            ("x[0]", Some("zero")),
+            ("n.m", None),
+            ("y", None),
+        ] {
+            assert_eq!(at_path(&members, path).and_then(Value::as_str), expected, "{path}");
+        }
+        for malformed in ["", ".", "a.", ".a", "a..b", "a[", "a[]", "a[x]", "a[-1]", "a[0", "a]", "[0]", "a[0]b"] {
+            assert!(!is_json_path(malformed), "{malformed}");
+            assert_eq!(at_path(&members, malformed), None, "{malformed}");
+        }
+        assert!(around(&members, "a.b[0].c").unwrap().contains_key("c"));
+        assert!(around(&members, "y").unwrap().contains_key("x"));
+        assert_eq!(around(&members, "a.b[1]"), None);
+    }
+
+    #[test]
+    fn what_is_put_at_a_path_is_found_there() {
+        let mut members = Map::new();
+        for path in ["token", "data.attributes.token", "data.attributes.refresh", "list[0].value"] {
+            put_at_path(&mut members, path, path.into());
+        }
+        for path in ["token", "data.attributes.token", "data.attributes.refresh", "list[0].value"] {
+            assert_eq!(at_path(&members, path), Some(&path.into()), "{path}");
         }
     }
 

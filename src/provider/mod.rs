@@ -10,6 +10,7 @@
 //! | `logout_token` | logout tokens, in the steps of OIDC Back-Channel Logout §2.6 |
 //! | `keys` | the keys to verify them with, fetched and kept |
 //! | `userinfo` | claims the ID token does not have |
+//! | `backend` | what speaks no OAuth: backends with a login of their own |
 //! | `error` | what can go wrong, and whose fault it is |
 //! | `http`, `turns`, `breaker` | the way out, whose turn it is to take it, when not to take it |
 //! | `json`, `random` | reading answers, making secrets |
@@ -39,6 +40,7 @@ mod tests;
 
 pub use self::error::{LogoutTokenError, ProviderError, RefreshError};
 pub use self::http::HttpClient;
+pub use self::json::is_json_path;
 pub use self::logout_token::LogoutToken;
 pub use self::random::{code_challenge, random_token};
 pub use self::token_endpoint::TokenResponse;
@@ -52,11 +54,11 @@ use self::logout_token::Recipient;
 use self::metadata::{Metadata, MetadataSource};
 use self::random::random_fraction;
 use self::token_endpoint::Client;
-use self::turns::Turns;
+use self::turns::{Refresher, Turns};
 use self::verify::{Expectations, Jws, Occasion, Purpose, TokenError};
 use crate::clock::Clock;
 use crate::fault;
-use ::http::{Response, StatusCode};
+use ::http::{Request, Response, StatusCode};
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
@@ -143,7 +145,15 @@ pub struct Provider {
     logout_keys: KeyCache,
     refreshes: Breaker,
     turns: Turns,
-    backend: Option<Backend>,
+    speaks: Protocol,
+}
+
+/// How a provider is spoken to.
+enum Protocol {
+    /// OAuth 2.0, with OpenID Connect or without.
+    OAuth,
+    /// JSON calls of its own.
+    Backend(Backend),
 }
 
 /// What the browser is sent to the provider with.
@@ -232,11 +242,14 @@ impl Provider {
             logout_keys: KeyCache::new(&settings.name),
             refreshes: Breaker::new(FAILURES_BEFORE_PAUSE, LONGEST_PAUSE),
             turns: Turns::new(MOST_REFRESHES, MOST_QUEUED),
-            backend: match &settings.kind {
-                Kind::Backend(backend) => {
-                    Some(Backend { settings: backend.clone(), http: http.clone(), timeout: settings.timeout })
-                }
-                _ => None,
+            speaks: match &settings.kind {
+                Kind::Backend(backend) => Protocol::Backend(Backend {
+                    settings: backend.clone(),
+                    http: http.clone(),
+                    clock: clock.clone(),
+                    timeout: settings.timeout,
+                }),
+                Kind::Oidc { .. } | Kind::OAuth2 { .. } | Kind::Mock(_) => Protocol::OAuth,
             },
             settings,
             client,
@@ -251,7 +264,7 @@ impl Provider {
         &self.settings.name
     }
 
-    /// `issuer`, as configured. None for plain OAuth 2.0, which has no tokens that would name it.
+    /// `issuer`, as configured. None for plain OAuth 2.0 and backends, which have no tokens that would name it.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         match &self.settings.kind {
@@ -264,7 +277,10 @@ impl Provider {
     /// What there is to know of a backend, if it is one.
     #[must_use]
     pub fn backend(&self) -> Option<&BackendSettings> {
-        self.backend.as_ref().map(|backend| &backend.settings)
+        match &self.speaks {
+            Protocol::Backend(backend) => Some(&backend.settings),
+            Protocol::OAuth => None,
+        }
     }
 
     /// Signs in at a backend with what a person typed.
@@ -273,9 +289,9 @@ impl Provider {
     /// The backend refuses or does not answer, its answer has no token, or nobody knows whose it is. [`ProviderError::Misconfigured`] where
     /// this is no backend.
     pub async fn log_in(&self, credentials: &Credentials) -> Result<SignedIn, ProviderError> {
-        match &self.backend {
-            Some(backend) => backend.log_in(credentials).await,
-            None => Err(NO_BACKEND),
+        match &self.speaks {
+            Protocol::Backend(backend) => backend.log_in(credentials).await,
+            Protocol::OAuth => Err(NO_BACKEND),
         }
     }
 
@@ -289,9 +305,9 @@ impl Provider {
         answer: &Map<String, Value>,
         username: Option<&str>,
     ) -> Result<SignedIn, ProviderError> {
-        match &self.backend {
-            Some(backend) => backend.identify(tokens, answer, username).await,
-            None => Err(NO_BACKEND),
+        match &self.speaks {
+            Protocol::Backend(backend) => backend.identify(tokens, answer, username).await,
+            Protocol::OAuth => Err(NO_BACKEND),
         }
     }
 
@@ -380,12 +396,15 @@ impl Provider {
     /// # Errors
     /// A pause after failures, a full queue, no metadata: [`RefreshError::Unavailable`].
     pub async fn turn(&self) -> Result<Turn<'_>, RefreshError> {
-        let metadata = self.metadata.current().await?;
+        let with = match &self.speaks {
+            Protocol::OAuth => Refresher::TokenEndpoint(self.metadata.current().await?),
+            Protocol::Backend(backend) => Refresher::Backend(backend),
+        };
         let full = RefreshError::Unavailable { reason: "refresh_queue_full", retry_after: None };
         let ahead = self.turns.next().await.ok_or(full)?;
         match self.refreshes.pause(self.clock.now().mono) {
             Some(wait) => Err(paused(wait)),
-            None => Ok(Turn::new(metadata, ahead)),
+            None => Ok(Turn::new(with, ahead)),
         }
     }
 
@@ -395,12 +414,11 @@ impl Provider {
     /// [`RefreshError`].
     pub async fn exchange(&self, turn: &Turn<'_>, refresh_token: &SecretString) -> Result<TokenResponse, RefreshError> {
         self.refreshes.admit(self.clock.now().mono, self.settings.timeout).map_err(paused)?;
-        let parameters = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose_secret())];
-        let request = self.client.request(&turn.metadata.token_endpoint, &parameters).map_err(ProviderError::from)?;
+        let request = self.refresh_request(turn, refresh_token).map_err(ProviderError::from)?;
         let (answer, ()) = tokio::join!(self.http.send(request, self.settings.timeout), fault::point("request_sent"));
         fault::point("response_received").await;
         let outcome = match answer {
-            Ok(answer) => self.read_token_answer(&answer).map_err(RefreshError::from),
+            Ok(answer) => self.read_refresh_answer(&answer).map_err(RefreshError::from),
             Err(HttpError::Broken) => Err(RefreshError::ConnectionLost),
             Err(error @ (HttpError::Timeout | HttpError::TooLarge)) => {
                 Err(RefreshError::Unanswered { reason: error.reason() })
@@ -430,6 +448,9 @@ impl Provider {
         subject: &str,
         earlier: Option<&SecretString>,
     ) -> Result<Renewed, RefreshError> {
+        if let Protocol::Backend(backend) = &self.speaks {
+            return backend.check_renewal(tokens, subject, USERINFO_WITHIN).await;
+        }
         let Some(id_token) = tokens.id_token.as_ref().filter(|_| self.speaks_oidc()) else {
             let tokens = TokenResponse { id_token: None, ..tokens };
             return self.renewed(tokens, None, earlier.and_then(said_before), subject).await;
@@ -502,20 +523,22 @@ impl Provider {
         }
     }
 
-    /// Revokes a refresh token, and with it what was made from it (RFC 7009). Nothing happens at a provider without the endpoint.
+    /// Revokes what a session could be used with: the refresh token, and with it what was made from it, or the access token where
+    /// there is nothing else (RFC 7009). At a backend that is its logout, which takes both. Nothing happens at a provider without
+    /// the endpoint.
     ///
     /// # Errors
     /// The provider does not answer or refuses.
-    pub async fn revoke(&self, refresh_token: &SecretString) -> Result<(), ProviderError> {
-        self.call_revocation_endpoint(refresh_token, "refresh_token").await
-    }
-
-    /// Revokes an access token: all there is to revoke where there is no refresh token.
-    ///
-    /// # Errors
-    /// As for [`Provider::revoke`].
-    pub async fn revoke_access_token(&self, access_token: &SecretString) -> Result<(), ProviderError> {
-        self.call_revocation_endpoint(access_token, "access_token").await
+    pub async fn revoke(
+        &self,
+        access_token: &SecretString,
+        refresh_token: Option<&SecretString>,
+    ) -> Result<(), ProviderError> {
+        match (&self.speaks, refresh_token) {
+            (Protocol::Backend(backend), _) => backend.log_out(access_token, refresh_token).await,
+            (Protocol::OAuth, Some(token)) => self.call_revocation_endpoint(token, "refresh_token").await,
+            (Protocol::OAuth, None) => self.call_revocation_endpoint(access_token, "access_token").await,
+        }
     }
 
     /// Where RP-initiated logout goes (OpenID Connect RP-Initiated Logout §2). None when the provider has no such endpoint.
@@ -528,6 +551,9 @@ impl Provider {
         post_logout_redirect_uri: &Url,
         state: &str,
     ) -> Result<Option<Url>, ProviderError> {
+        if let Protocol::Backend(_) = &self.speaks {
+            return Ok(None);
+        }
         let metadata = self.metadata.current().await?;
         let Some(mut url) = metadata.end_session_endpoint.clone() else {
             return Ok(None);
@@ -587,6 +613,23 @@ impl Provider {
         let (answer, ()) = tokio::join!(self.http.send(request, self.settings.timeout), fault::point("code_sent"));
         fault::point("code_redeemed").await;
         self.read_token_answer(&answer?)
+    }
+
+    fn refresh_request(&self, turn: &Turn<'_>, refresh_token: &SecretString) -> Result<Request<Bytes>, HttpError> {
+        match &turn.with {
+            Refresher::TokenEndpoint(metadata) => {
+                let parameters = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose_secret())];
+                self.client.request(&metadata.token_endpoint, &parameters)
+            }
+            Refresher::Backend(backend) => backend.refresh_request(refresh_token),
+        }
+    }
+
+    fn read_refresh_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {
+        match &self.speaks {
+            Protocol::OAuth => self.read_token_answer(answer),
+            Protocol::Backend(backend) => backend.read_refresh(answer),
+        }
     }
 
     fn read_token_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {

@@ -122,8 +122,8 @@ fn tokens(body: &Map<String, Value>) -> Option<TokenResponse> {
     })
 }
 
-/// Some providers send the number as a string.
-fn lifetime(value: &Value) -> Option<Duration> {
+/// `expires_in`, between a second and a year. Some providers send the number as a string.
+pub(super) fn lifetime(value: &Value) -> Option<Duration> {
     let seconds = value.as_f64().or_else(|| value.as_str()?.parse().ok())?;
     (seconds >= 1.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())))
 }

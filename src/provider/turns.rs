@@ -1,5 +1,6 @@
 //! Whose turn it is to call a provider: many sessions that expire at once are not a flood to it (RF-20).
 
+use super::backend::Backend;
 use super::metadata::Metadata;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
@@ -12,8 +13,14 @@ pub(super) struct Turns {
 
 /// The right to make one call at a time, for as long as this lives.
 pub struct Turn<'a> {
-    pub(super) metadata: Arc<Metadata>,
+    pub(super) with: Refresher<'a>,
     _ahead: Ahead<'a>,
+}
+
+/// Who exchanges refresh tokens, with all that it takes to ask.
+pub(super) enum Refresher<'a> {
+    TokenEndpoint(Arc<Metadata>),
+    Backend(&'a Backend),
 }
 
 /// A place at the head of the queue.
@@ -39,8 +46,8 @@ impl Turns {
 }
 
 impl<'a> Turn<'a> {
-    pub(super) fn new(metadata: Arc<Metadata>, ahead: Ahead<'a>) -> Turn<'a> {
-        Turn { metadata, _ahead: ahead }
+    pub(super) fn new(with: Refresher<'a>, ahead: Ahead<'a>) -> Turn<'a> {
+        Turn { with, _ahead: ahead }
     }
 }
 

@@ -58,11 +58,7 @@ pub(super) fn subject(profile: &Map<String, Value>, member: Option<&str>) -> Opt
         Some(name) => std::slice::from_ref(name),
         None => &["sub", "id"],
     };
-    names.iter().find_map(|name| match profile.get(*name)? {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
-        _ => None,
-    })
+    names.iter().find_map(|name| json::identifier(profile.get(*name)?))
 }
 
 /// It is about somebody else.
