@@ -4,7 +4,7 @@
 use crate::background::Background;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, LoginAttempts};
 use crate::gateway::{self, Budget, Parts, Route, Tunnels};
 use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
@@ -181,6 +181,7 @@ impl Shared {
             own_tokens: Arc::clone(&own_tokens),
             sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
             logout_turns: Arc::new(Semaphore::new(LOGOUTS_AT_ONCE)),
+            login_attempts: Arc::new(LoginAttempts::new(config.limits.login_attempts)),
             background: background.clone(),
             clock: clock.clone(),
         });

@@ -42,6 +42,13 @@ pub enum Refusal {
     LoginInvalid(&'static str),
     /// client: the provider says that the user, or their settings, refused.
     LoginRefused,
+    /// client: a user name or a password that the backend does not know, and nobody says which.
+    CredentialsRefused,
+    /// client: too many of those.
+    TooManyAttempts {
+        /// Seconds.
+        retry_after: u64,
+    },
     /// client: a forced refresh without a session that could be refreshed.
     RefreshInvalid,
     /// client: there is no access token to hand out; the code says why.
@@ -115,6 +122,14 @@ impl Refusal {
             }
             R::LoginInvalid(why) => (StatusCode::BAD_REQUEST, "login_invalid", (*why).into()),
             R::LoginRefused => (StatusCode::UNAUTHORIZED, "login_refused", "The sign-in was not completed".into()),
+            R::CredentialsRefused => {
+                (StatusCode::UNAUTHORIZED, "credentials_refused", "The user name or password is not right".into())
+            }
+            R::TooManyAttempts { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_attempts",
+                "There were too many attempts to sign in. Please try again later".into(),
+            ),
             R::RefreshInvalid => {
                 (StatusCode::UNAUTHORIZED, "refresh_invalid", "Invalid or expired refresh token".into())
             }
@@ -161,7 +176,7 @@ impl Refusal {
         match self {
             Refusal::LoginLoop => "Signing in does not help",
             Refusal::LoginInvalid(_) => "This sign-in cannot be finished",
-            Refusal::LoginRefused => "You are not signed in",
+            Refusal::LoginRefused | Refusal::CredentialsRefused => "You are not signed in",
             Refusal::ProviderBroken | Refusal::ProviderUnavailable { .. } => "The sign-in service is not available",
             Refusal::NotFound => "Not found",
             _ => self.parts().0.canonical_reason().unwrap_or("Error"),
@@ -216,6 +231,15 @@ pub fn refuse_with_login(asker: Asker<'_>, refusal: &Refusal, login_url: Option<
     response
 }
 
+/// The same on a page of its own, which is given the sentence: what was asked for once more, for example.
+#[must_use]
+pub fn refuse_on_page<P: Template>(refusal: &Refusal, page: impl FnOnce(String) -> P) -> Response<Body> {
+    let (status, _, message) = refusal.parts();
+    let mut response = html(status, &page(sentence(&message)));
+    complete(&mut response, refusal);
+    response
+}
+
 /// The loop guard's page: why, and where to go from here.
 #[must_use]
 pub fn login_loop(asker: Asker<'_>, login_url: &str, logout_url: &str) -> Response<Body> {
@@ -259,6 +283,16 @@ pub fn html(status: StatusCode, page: &impl Template) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
     response
+}
+
+/// Lets the page post its form to where it came from, and be led on to the origin `elsewhere`, if it is not empty. The browser
+/// may say where the form was: some say it with `Origin` alone.
+pub fn allow_form(response: &mut Response<Body>, elsewhere: &str) {
+    let policy = PAGE_POLICY.replace("form-action 'none'", format!("form-action 'self' {elsewhere}").trim_end());
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
 }
 
 /// A JSON answer of ours.
@@ -320,7 +354,10 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
     response.extensions_mut().insert(Outcome(refusal.code()));
     let headers = response.headers_mut();
     match refusal {
-        Refusal::Login(Reason::Unauthorized) | Refusal::LoginRefused | Refusal::LoginLoop => {
+        Refusal::Login(Reason::Unauthorized)
+        | Refusal::LoginRefused
+        | Refusal::LoginLoop
+        | Refusal::CredentialsRefused => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid | Refusal::NoAccessToken(_) => {
@@ -333,7 +370,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
                 headers.insert(header::ALLOW, allow);
             }
         }
-        Refusal::ProviderUnavailable { retry_after } => {
+        Refusal::ProviderUnavailable { retry_after } | Refusal::TooManyAttempts { retry_after } => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from((*retry_after).max(1)));
         }
         Refusal::Overloaded | Refusal::StoreUnavailable => {

@@ -4,6 +4,7 @@ use super::{Config, Report, Severity};
 use crate::gateway::Attach;
 use crate::policy::require::Requirement;
 use crate::policy::{Auth, On401};
+use crate::provider::backend::{BackendSettings, Call};
 use crate::provider::{ClientAuth, Kind};
 use crate::server::Listen;
 use crate::upstream::ServerAddress;
@@ -231,6 +232,120 @@ fn providers() {
 
 #[test]
 #[rustfmt::skip] // a table
+fn backends() {
+    const P: &str = "[providers.p]\nkind = \"backend\"\nbase_url = \"http://h/api\"\n";
+    let with = |lines: &str| format!("{P}preset = \"nuxt\"\n{lines}");
+    let cases = [
+        ("[providers.p]\nkind = \"backend\"\npreset = \"nuxt\"".to_owned(), 1, "`providers.p.base_url` is missing", "add `base_url = \"http://127.0.0.1:3000\"`"),
+        (format!("{P}preset = \"nuxtt\""), 4, "`providers.p.preset` has a value that is not known", "did you mean `nuxt`?; one of `nuxt`, `sneat`, `vuexy`, `axios`, `custom`"),
+        (format!("{P}preset = \"custom\""), 1, "`providers.p.login` is missing", "add `login = { url = \"/login\" }`"),
+        (P.trim_end().to_owned(), 1, "`providers.p.login` is missing", "add `login = { url = \"/login\" }`"),
+        (format!("{P}login = {{}}"), 4, "`providers.p.login.url` is missing", "add `url = \"/login\"`"),
+        (with("base_ur = \"http://h\""), 5, "unknown key `base_ur` in `providers.p`", "did you mean `base_url`?"),
+        (with("client_id = \"app\""), 5, "unknown key `client_id` in `providers.p`", "known keys: `kind`, `preset`, `base_url`, `login`, `refresh`, `logout`, `user`, `token_property`, `refresh_token_property`, `access_ttl`"),
+        (with("login = { metod = \"POST\" }"), 5, "unknown key `metod` in `providers.p.login`", "did you mean `method`?"),
+        (with("login = { method = \"GET\" }"), 5, "`providers.p.login.method` is `GET`, which would put the password into a URL, which logs keep", "POST, PUT or PATCH"),
+        (with("login = { method = \"post\" }"), 5, "`providers.p.login.method` is not a method", "upper-case: `POST`"),
+        (with("login = { url = \"login\" }"), 5, "`providers.p.login.url` is neither a path nor a URL", "a path below `base_url`"),
+        (with("login = { url = \"//evil.test/login\" }"), 5, "`providers.p.login.url` is not a path", "a path below `base_url`"),
+        (with("login = { url = \"/../login\" }"), 5, "`providers.p.login.url` is not a path", "a path below `base_url`"),
+        (with("login = { url = \"http://u:canary-Zu7@h/login\" }"), 5, "has a user name or a password in it", "up to the `@`"),
+        (with("login = { url = \"ftp://h/login\" }"), 5, "is neither http nor https", "a whole URL"),
+        (with("login = { fields = { username = \"x\", password = \"x\" } }"), 5, "the user name and the password are called the same", "a name of its own"),
+        (with("login = { fields = { user = \"x\" } }"), 5, "unknown key `user` in `providers.p.login.fields`", "known keys: `username`, `password`"),
+        (with("login = { headers = { Content-Type = \"x\" } }"), 5, "`content-type` is written by the gateway", "take it out"),
+        (with("login = { headers = { X-Key = { env = \"NOPE\" } } }"), 5, "names the environment variable `NOPE`, which is not set", "set `NOPE`"),
+        (with("login = { headers = { X-Key = \"canary-Zu7\\u0007\" } }"), 5, "`providers.p.login.headers.X-Key` cannot be the value of a header", "visible ASCII"),
+        (with("login = false"), 5, "`providers.p.login` has the wrong type", "a table"),
+        (with("logout = true"), 5, "`providers.p.logout` has the wrong type: a boolean", "or `false` where there is no such endpoint"),
+        (with("logout = { headers = { Authorization = \"canary-Zu7\" } }"), 5, "`authorization` is written by the gateway", "take it out"),
+        (with("refresh = { token_in = \"query\" }"), 5, "`providers.p.refresh.token_in` has a value that is not known", "one of `body`, `header`"),
+        (with("refresh = { token_in = \"header\", token_name = \"a b\" }"), 5, "`providers.p.refresh.token_name` is not the name of a header", "letters"),
+        (with("refresh = { method = \"GET\" }"), 5, "`providers.p.refresh.method` is `GET`, which has no body that the refresh token could stand in", "token_in = \"header\""),
+        (with("user = { method = \"DELETE\" }"), 5, "`providers.p.user.method` is `DELETE`", "GET or POST"),
+        (with("user = { property = \"a..b\" }"), 5, "`providers.p.user.property` is not a JSON path", "tokens[0].value"),
+        (with("user = { sub = \"a[x]\" }"), 5, "`providers.p.user.sub` is not a JSON path", "names with dots"),
+        (with("token_property = \"\""), 5, "`providers.p.token_property` is empty", "give it a value"),
+        (with("token_property = \"data.\""), 5, "`providers.p.token_property` is not a JSON path", "names with dots"),
+        (with("refresh_token_property = \"token\""), 5, "cannot both stand at `token`", "a path of its own"),
+        (with("access_ttl = \"0s\""), 5, "`providers.p.access_ttl` is zero", "longer"),
+        ("[providers.p]\nkind = \"backend\"\npreset = \"nuxt\"\nbase_url = \"http://h/?a=1\"".to_owned(), 4, "`providers.p.base_url` has a query", "scheme, host and path"),
+        ("[providers.p]\nkind = \"backend\"\npreset = \"nuxt\"\nbase_url = \"h:3000\"".to_owned(), 4, "`providers.p.base_url` is neither http nor https", "a whole URL"),
+    ];
+    let cases: Vec<_> = cases.iter().map(|(case, line, message, help)| (case.as_str(), *line, *message, *help)).collect();
+    assert_refused(&cases);
+}
+
+// TS-13
+#[test]
+fn presets_of_backends_and_what_a_table_says_otherwise() {
+    let read = |lines: &str| {
+        let source = format!("[providers.p]\nkind = \"backend\"\nbase_url = \"http://h:3000/api/\"\n{lines}{REST}");
+        let config = parse(&source).unwrap();
+        let Kind::Backend(backend) = config.providers.into_iter().next().unwrap().kind else { panic!("a backend") };
+        backend
+    };
+    let call = |call: &Call| format!("{} {}", call.method, call.url);
+    let all = |backend: &BackendSettings| {
+        let refresh =
+            backend.refresh.as_ref().map(|it| format!("{} {:?} {}", call(&it.call), it.token_in, it.token_name));
+        [
+            call(&backend.login),
+            refresh.unwrap_or_default(),
+            backend.logout.as_ref().map(call).unwrap_or_default(),
+            backend.user.as_ref().map(|user| call(&user.call)).unwrap_or_default(),
+            format!("{} {}", backend.token_property, backend.refresh_token_property),
+        ]
+    };
+    let refresh = "POST http://h:3000/api";
+    for (preset, expected) in [
+        ("nuxt", ["/login", "/refresh_tokens Body token", "DELETE /logout", "GET /me", "token refresh_token"]),
+        ("sneat", ["/auth/login", "/auth/refresh-token Body refreshToken", "", "", "accessToken refreshToken"]),
+        (
+            "vuexy",
+            ["/jwt/login", "/jwt/refresh-token Body refreshToken", "POST /jwt/logout", "", "accessToken refreshToken"],
+        ),
+        ("axios", ["/auth/login", "/auth/refresh Body refreshToken", "", "", "access_token refresh_token"]),
+    ] {
+        let [login, renewal, logout, user, properties] = expected;
+        let at = |text: &str| text.replace(" /", " http://h:3000/api/");
+        let expected =
+            [format!("{refresh}{login}"), format!("{refresh}{renewal}"), at(logout), at(user), properties.to_owned()];
+        assert_eq!(all(&read(&format!("preset = \"{preset}\""))), expected, "{preset}");
+    }
+    let backend = read(
+        r#"
+preset = "nuxt"
+login = { url = "/v2/login?tenant=a", fields = { username = "email" }, headers = { X-Key = { env = "SET" } } }
+refresh = { method = "GET", token_in = "header", token_name = "X-Refresh" }
+logout = false
+user = { url = "https://other.example/me", property = "data", sub = "user.id" }
+token_property = "data.attributes.token"
+access_ttl = "15m""#,
+    );
+    assert_eq!(
+        all(&backend),
+        [
+            "POST http://h:3000/api/v2/login?tenant=a",
+            "GET http://h:3000/api/refresh_tokens Header x-refresh",
+            "",
+            "GET https://other.example/me",
+            "data.attributes.token refresh_token",
+        ]
+    );
+    assert_eq!((backend.fields.username.as_str(), backend.fields.password.as_str()), ("email", "password"));
+    assert!(backend.login.headers["x-key"] == CANARY && backend.login.headers["x-key"].is_sensitive());
+    assert_eq!(backend.user.unwrap().property.as_deref(), Some("data"));
+    assert_eq!(backend.subject.as_deref(), Some("user.id"));
+    assert_eq!(backend.access_ttl, Some(Duration::from_secs(900)));
+    let bare = read("refresh = false\nuser = false\nlogout = false\npreset = \"nuxt\"");
+    assert!(bare.refresh.is_none() && bare.user.is_none() && bare.logout.is_none());
+    let custom = read("login = { url = \"/in\" }");
+    assert_eq!(all(&custom), ["POST http://h:3000/api/in", "", "", "", "access_token refresh_token"]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
 fn upstreams() {
     assert_refused(&[
         ("[upstreams.u]\nconnect_timeout = \"1s\"", 1, "`upstreams.u.url` is missing", "add `url"),
@@ -380,7 +495,6 @@ fn what_this_version_does_not_have() {
     assert_refused(&[
         ("[server.tls]\ncertificate = \"c.pem\"", 1, "`server.tls` is not available in this version", "take it out"),
         ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
-        ("[providers.p]\nkind = \"backend\"\nbase_url = \"http://x\"", 2, "`kind = \"backend\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
         ("[providers.p]\nkind = \"google\"\nbase_url = \"http://x\"", 2, "`kind = \"google\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
         ("[providers.p]\nkind = \"github\"\nbase_url = \"http://x\"", 2, "`kind = \"github\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
         ("[providers.p]\nkind = \"auth0\"\nbase_url = \"http://x\"", 2, "`kind = \"auth0\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),

@@ -74,13 +74,7 @@ async fn claim(
     answer: &Answer,
     provider: &Provider,
 ) -> Result<LoginRecord, Refusal> {
-    let label = LoginRecord::label(&answer.state).ok_or(Refusal::LoginInvalid(UNKNOWN_STATE))?;
-    let now = asked.facts.now;
-    let record = endpoints
-        .cookies
-        .values(asked.cookies, Name::Login(label))
-        .filter_map(|value| LoginRecord::open(endpoints, label, value, now.unix))
-        .find(|record| record.state == answer.state && record.provider == provider.name())
+    let record = LoginRecord::begun_here(endpoints, asked, &answer.state, provider)
         .ok_or(Refusal::LoginInvalid(UNKNOWN_STATE))?;
     match endpoints.sessions.take_once(OnceName::new("login state", &record.state), LOGIN_LIFE).await {
         Ok(true) => Ok(record),

@@ -6,6 +6,7 @@ mod access_token;
 mod app_calls;
 mod backchannel;
 mod callback;
+mod credentials;
 mod frontchannel;
 mod login;
 mod logout;
@@ -15,7 +16,8 @@ mod opening;
 mod refresh;
 mod session;
 
-pub use app_calls::Granted;
+pub use self::app_calls::Granted;
+pub use self::credentials::LoginAttempts;
 
 use crate::background::Background;
 use crate::body::Body;
@@ -68,6 +70,8 @@ pub enum Endpoint {
     Login,
     /// `{prefix}/{provider}`: starts a login, and takes the provider's answer.
     Provider(Arc<str>),
+    /// `{prefix}/{provider}` of a backend: a form, and the credentials that are posted there.
+    Credentials(Arc<str>),
     /// `{prefix}/logout`
     Logout,
     /// `{prefix}/backchannel-logout`
@@ -145,6 +149,8 @@ pub struct Endpoints {
     pub sealer: Arc<Sealer>,
     /// For the logouts that providers send: anybody may, so few are looked at at once.
     pub logout_turns: Arc<Semaphore>,
+    /// Guesses at passwords.
+    pub login_attempts: Arc<LoginAttempts>,
     /// Code exchanges and revocations end whoever hangs up.
     pub background: Background,
     /// The time.
@@ -171,11 +177,12 @@ impl Endpoints {
         if self.settings.user_path != format!("{prefix}/me") {
             paths.push((self.settings.user_path.clone(), Endpoint::Me));
         }
-        paths.extend(
-            self.providers
-                .iter()
-                .map(|provider| (format!("{prefix}/{}", provider.name()), Endpoint::Provider(provider.name().into()))),
-        );
+        paths.extend(self.providers.iter().map(|provider| {
+            let name = provider.name().into();
+            let is_backend = provider.backend().is_some();
+            let endpoint = if is_backend { Endpoint::Credentials(name) } else { Endpoint::Provider(name) };
+            (format!("{prefix}/{}", provider.name()), endpoint)
+        }));
         if self.settings.expose_access_token {
             paths.push((format!("{prefix}/access-token"), Endpoint::AccessToken));
         }
@@ -236,13 +243,17 @@ impl Endpoints {
             return asked.refuse(&Refusal::NotFound);
         }
         match endpoint {
-            Endpoint::Login | Endpoint::Provider(_) if is_prefetch(&asked.headers) => {
+            Endpoint::Login | Endpoint::Provider(_) | Endpoint::Credentials(_) if is_prefetch(&asked.headers) => {
                 asked.refuse(&Refusal::Malformed("a sign-in cannot be fetched beforehand"))
             }
             Endpoint::Login => login::choose_or_start(self, &asked).await,
             Endpoint::Provider(name) => match self.provider(name) {
                 Some(provider) if callback::is_one(&asked) => callback::finish(self, &asked, provider).await,
                 Some(provider) => login::start(self, &asked, provider).await,
+                None => asked.refuse(&Refusal::NotFound),
+            },
+            Endpoint::Credentials(name) => match self.provider(name) {
+                Some(provider) => credentials::credentials(self, &asked, provider, body).await,
                 None => asked.refuse(&Refusal::NotFound),
             },
             Endpoint::Logout => logout::logout(self, &asked).await,
@@ -328,6 +339,7 @@ impl Endpoint {
             Endpoint::Login => &[Method::GET, Method::HEAD],
             // A code is not spent on a HEAD.
             Endpoint::Provider(_) => &[Method::GET],
+            Endpoint::Credentials(_) => &[Method::GET, Method::HEAD, Method::POST],
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod answers;
+mod backend_login;
 mod capture;
 mod cookie_store;
 mod harness;
