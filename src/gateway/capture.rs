@@ -23,7 +23,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts as Head;
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
-use percent_encoding::percent_decode;
+use percent_encoding::percent_decode_str;
 use pin_project_lite::pin_project;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
@@ -343,6 +343,15 @@ impl Disguise {
         text
     }
 
+    /// A string without its tokens, which may be percent-encoded, as in a URL; None when there are none.
+    fn string(&self, value: &str) -> Option<String> {
+        if self.is_needed_for(value) {
+            return Some(self.text(value));
+        }
+        let decoded = percent_decode_str(value).decode_utf8_lossy();
+        self.is_needed_for(&decoded).then(|| self.text(&decoded))
+    }
+
     /// In every string of a JSON text; all other bytes stay as they are.
     fn json(&self, text: &str) -> String {
         let mut result = String::with_capacity(text.len());
@@ -350,11 +359,9 @@ impl Disguise {
         while let Some(start) = rest.find('"') {
             result.push_str(&rest[..start]);
             let (literal, after) = rest[start..].split_at(end_of_string(&rest[start..]));
-            match serde_json::from_str::<String>(literal) {
-                Ok(value) if self.is_needed_for(&value) => {
-                    result.push_str(&Value::String(self.text(&value)).to_string());
-                }
-                _ => result.push_str(literal),
+            match serde_json::from_str(literal).ok().and_then(|value: String| self.string(&value)) {
+                Some(value) => result.push_str(&Value::String(value).to_string()),
+                None => result.push_str(literal),
             }
             rest = after;
         }
@@ -383,10 +390,7 @@ fn disguised(mut head: Head, text: &[u8], cookies: Vec<HeaderValue>, disguise: &
     for name in OF_THE_OLD_BODY {
         headers.remove(name);
     }
-    remove_lines(headers, |value| {
-        disguise.is_needed_for(&String::from_utf8_lossy(value))
-            || disguise.is_needed_for(&String::from_utf8_lossy(&percent_decode(value).collect::<Vec<u8>>()))
-    });
+    remove_lines(headers, |value| disguise.string(&String::from_utf8_lossy(value)).is_some());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.extend(cookies.into_iter().map(|line| (header::SET_COOKIE, line)));
     Response::from_parts(head, disguise.json(&String::from_utf8_lossy(text)).into())
@@ -461,13 +465,14 @@ mod tests {
     fn a_json_text_keeps_every_byte_but_those_of_the_tokens() {
         let disguise = disguise("a/t", "a/t+rt");
         let text = r#"{ "token" : "a\/t", "n":1.0, "big":123456789012345678901234567890,"é\u00e9\"":"\\",
-            "both":"Bearer a/t, a\u002ft+rt", "a/t":["x", {"r":"a/t+rt"}]}"#;
+            "both":"Bearer a/t, a\u002ft+rt", "a/t":["x", {"r":"a/t+rt"}], "u":"/x?t=a%2Ft"}"#;
         let (access, refresh) = (stand_in_of(&disguise, "a/t"), stand_in_of(&disguise, "a/t+rt"));
         let expected = text
             .replace(r#""a\/t""#, &format!("\"{access}\""))
             .replace(r#"Bearer a/t, a\u002ft+rt"#, &format!("Bearer {access}, {refresh}"))
             .replace("\"a/t\":[", &format!("\"{access}\":["))
-            .replace("\"a/t+rt\"", &format!("\"{refresh}\""));
+            .replace("\"a/t+rt\"", &format!("\"{refresh}\""))
+            .replace("a%2Ft", &access);
         assert_eq!(disguise.json(text), expected);
     }
 

@@ -88,6 +88,28 @@ async fn journey(shape: Shape, jwt: bool, backend: &Backend, site: &Site) {
     no_stand_in_reached(backend);
 }
 
+// TS-12
+#[tokio::test]
+async fn a_wrong_password_ends_no_session_whatever_the_route_does_with_sessions() {
+    for auth in ["\"optional\"", "false", "\"guest\""] {
+        let backend = Backend::start(VUEXY, Clock::system()).await;
+        let site = Site::plan()
+            .backend(&backend, "")
+            .app(&format!("url = \"{}\"", backend.url()))
+            .route(VUEXY.login, &format!("auth = {auth}\nprovider = \"legacy\"\ncapture = true"))
+            .route("/*", API)
+            .start()
+            .await;
+        let mut app = App::new(&site, &backend, VUEXY);
+        app.log_in("ada").await;
+        relayed(&app.log_in_with("bob", "wrong").await, 401);
+        assert_eq!(app.fetch("GET", "/api/x").await.json()["user"], "ada", "{auth}");
+        assert_eq!(backend.count(Part::Refresh), 0, "{auth}");
+        app.log_in("bob").await;
+        assert_eq!(app.fetch("GET", "/api/x").await.json()["user"], "bob", "{auth}");
+    }
+}
+
 // TA-09, TA-13, TS-11
 #[tokio::test]
 async fn five_401s_at_once_are_one_refresh_and_later_ones_another() {
@@ -157,7 +179,7 @@ async fn nested_tokens_are_found_and_answered_where_they_were() {
         habits.login_answer = Box::new(nest);
         habits.refresh_answer = Box::new(nest);
     });
-    let mut app = App::new(&site, &backend, NUXT);
+    let app = App::new(&site, &backend, NUXT);
     let login = app.log_in_with("ada", &password_of("ada")).await.json();
     let stand_in = login["data"]["attributes"]["token"].as_str().unwrap();
     assert_eq!(login["copies"][0], format!("Bearer {stand_in}"));
