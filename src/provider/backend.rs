@@ -466,3 +466,139 @@ const SECRET_MEMBERS: [&str; 9] = [
 ];
 /// So many characters in a row are no word that a name has in common with a token.
 const UNLIKELY_WORD: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn settings(token_property: &str, refresh_token_property: &str) -> BackendSettings {
+        let url = Url::parse("http://backend.test/api").unwrap();
+        BackendSettings {
+            login: Call { method: Method::POST, url: url.clone(), headers: HeaderMap::new() },
+            base_url: url,
+            fields: Fields { username: "username".to_owned(), password: "password".to_owned() },
+            refresh: None,
+            logout: None,
+            user: None,
+            subject: None,
+            token_property: token_property.to_owned(),
+            refresh_token_property: refresh_token_property.to_owned(),
+            access_ttl: None,
+        }
+    }
+
+    fn jwt(claims: &Value) -> String {
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
+    }
+
+    // N-22, TN-35
+    #[test]
+    fn tokens_stand_where_the_table_says_and_nowhere_else() {
+        for (token, refresh_token, answer, expected) in [
+            ("token", "refresh_token", json!({ "token": "a", "refresh_token": "r" }), Some(("a", Some("r")))),
+            ("token", "refresh_token", json!({ "access_token": "a" }), None),
+            ("data.token", "data.rt", json!({ "data": { "token": "a", "rt": "r" } }), Some(("a", Some("r")))),
+            ("data.token", "rt", json!({ "data.token": "a", "data": { "token": "b" } }), Some(("a", None))),
+            ("t[1].v", "t[0].v", json!({ "t": [{ "v": "r" }, { "v": "a" }] }), Some(("a", Some("r")))),
+            ("token", "rt", json!({ "token": "a", "rt": "r\r\nX: 1" }), Some(("a", None))),
+            ("token", "rt", json!({ "token": "a b" }), None),
+            ("token", "rt", json!({ "token": "" }), None),
+            ("token", "rt", json!({ "token": 7 }), None),
+            ("token", "rt", json!({ "token": null }), None),
+            ("token", "rt", json!(["a"]), None),
+        ] {
+            let tokens = settings(token, refresh_token).tokens(&answer);
+            let found = tokens.as_ref().map(|tokens| {
+                let refresh_token = tokens.refresh_token.as_ref().map(ExposeSecret::expose_secret);
+                (tokens.access_token.expose_secret(), refresh_token)
+            });
+            assert_eq!(found, expected, "{token} in {answer}");
+        }
+    }
+
+    // N-24
+    #[test]
+    fn a_life_is_told_beside_the_token_or_in_it() {
+        let told = jwt(&json!({ "iat": 1000, "exp": 1300 }));
+        for (answer, seconds) in [
+            (json!({ "d": { "token": "a", "expires_in": 60 }, "expires_in": 5 }), Some(60)),
+            (json!({ "d": { "token": "a", "expiresIn": "60" } }), Some(60)),
+            (json!({ "d": { "token": told, "expires_in": 60 } }), Some(60)),
+            (json!({ "d": { "token": told } }), Some(300)),
+            (json!({ "d": { "token": told, "expires_in": 0 } }), Some(300)),
+            (json!({ "d": { "token": "a" }, "expires_in": 5 }), None),
+            (json!({ "d": { "token": jwt(&json!({ "exp": 1300 })) } }), None),
+            (json!({ "d": { "token": jwt(&json!({ "iat": 1300, "exp": 1000 })) } }), None),
+            (json!({ "d": { "token": "not.base64!.jwt" } }), None),
+        ] {
+            let tokens = settings("d.token", "d.rt").tokens(&answer).unwrap();
+            assert_eq!(tokens.expires_in.map(|life| life.as_secs()), seconds, "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_user_has_no_token_in_it() {
+        let other = jwt(&json!({ "sub": "ada" }));
+        let user = json!({
+            "id": 1, "name": "Ada at-1", "email": "ada@corp.test", "token": "x", "accessToken": "x", "refresh-token": "x",
+            "avatar": "https://cdn.test/1?t=access-token-1", "session": { "id": "refresh-token-1", "jwt": other, "since": 5 },
+            "devices": ["phone", "access-token-1", { "password": "x", "kind": "tablet" }], "auth": format!("Bearer {other}"),
+        });
+        let tokens = TokenResponse {
+            access_token: "access-token-1".into(),
+            expires_in: None,
+            refresh_token: Some("refresh-token-1".into()),
+            id_token: None,
+            scope: None,
+        };
+        let expected = json!({
+            "id": 1, "name": "Ada at-1", "email": "ada@corp.test", "session": { "since": 5 },
+            "devices": ["phone", { "kind": "tablet" }], "sub": "1",
+        });
+        let claims = claims(user.as_object().unwrap().clone(), &tokens, "1");
+        assert_eq!(Value::Object(claims), expected);
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        let outcome = |status: u16, body: &'static str| {
+            let answer = Response::builder().status(status).body(Bytes::from(body)).unwrap();
+            match read(&answer, Clock::system().now()) {
+                Ok(_) => "read".to_owned(),
+                Err(ProviderError::Refused { reason }) => format!("refused {reason}"),
+                Err(ProviderError::Unavailable { reason, .. }) => format!("unavailable {reason}"),
+                Err(error) => error.to_string(),
+            }
+        };
+        for (status, body, expected) in [
+            (200, r#"{"token":"a"}"#, "read"),
+            (201, "{}", "read"),
+            (200, "<html>", "unavailable answer_not_json"),
+            (204, "", "unavailable answer_not_json"),
+            (200, r#"{"token":"a","token":"b"}"#, "unavailable answer_not_json"),
+            (302, r#"{"token":"a"}"#, "unavailable redirect"),
+            (400, "<html>", "refused client_error_status"),
+            (401, r#"{"token":"a"}"#, "refused client_error_status"),
+            (422, "", "refused client_error_status"),
+            (429, "", "unavailable too_many_requests"),
+            (500, r#"{"token":"a"}"#, "unavailable server_error_status"),
+        ] {
+            assert_eq!(outcome(status, body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn headers_of_the_table_go_along_and_never_in_place_of_the_token() {
+        let headers = [("accept", "text/plain"), ("x-tenant", "acme"), ("authorization", "Basic eDp5")];
+        let headers = headers.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let call = Call { headers: headers.into_iter().collect(), ..settings("a", "b").login };
+        let token = SecretString::from("a");
+        let request = request(&call, Some((AUTHORIZATION, &token)), Some(member("token", &token))).unwrap();
+        let sent = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!((sent("accept"), sent("x-tenant")), (Some("text/plain"), Some("acme")));
+        assert_eq!((sent("authorization"), sent("content-type")), (Some("Bearer a"), Some("application/json")));
+        assert!(request.headers()["authorization"].is_sensitive());
+        assert_eq!(request.body(), r#"{"token":"a"}"#);
+    }
+}

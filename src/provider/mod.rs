@@ -153,7 +153,7 @@ enum Protocol {
     /// OAuth 2.0, with OpenID Connect or without.
     OAuth,
     /// JSON calls of its own.
-    Backend(Backend),
+    Backend(Box<Backend>),
 }
 
 /// What the browser is sent to the provider with.
@@ -243,12 +243,12 @@ impl Provider {
             refreshes: Breaker::new(FAILURES_BEFORE_PAUSE, LONGEST_PAUSE),
             turns: Turns::new(MOST_REFRESHES, MOST_QUEUED),
             speaks: match &settings.kind {
-                Kind::Backend(backend) => Protocol::Backend(Backend {
+                Kind::Backend(backend) => Protocol::Backend(Box::new(Backend {
                     settings: backend.clone(),
                     http: http.clone(),
                     clock: clock.clone(),
                     timeout: settings.timeout,
-                }),
+                })),
                 Kind::Oidc { .. } | Kind::OAuth2 { .. } | Kind::Mock(_) => Protocol::OAuth,
             },
             settings,
