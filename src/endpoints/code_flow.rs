@@ -10,7 +10,7 @@
 //! browser that was given a code has a cookie with its label, and the page exchanges no other. Scripts that exchange a code by
 //! themselves know where it comes from.
 
-use super::login::LoginRecord;
+use super::login::{self, LoginRecord};
 use super::{Asked, Endpoints, read_body};
 use crate::body::Body;
 use crate::reply::{self, Outcome, Refusal};
@@ -83,8 +83,7 @@ fn to_page(endpoints: &Endpoints, record: &LoginRecord, status: StatusCode, name
 
 /// `GET {prefix}/callback`
 pub(super) fn page(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
-    let wanted = asked.parameter("return_to");
-    let return_to = endpoints.return_to(wanted.as_deref(), &endpoints.settings.after_login);
+    let return_to = login::return_to(endpoints, asked);
     let login_url = format!("{}&flow=code", endpoints.login_url(&return_to));
     let refuse = |refusal: &Refusal| reply::refuse_with_login(asked.asker(), refusal, Some(&login_url));
     match (asked.parameter("error").as_deref(), asked.parameter("code")) {

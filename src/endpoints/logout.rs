@@ -6,13 +6,14 @@ use crate::body::Body;
 use crate::policy::Client;
 use crate::provider::random_token;
 use crate::reply::{self, Outcome, Refusal};
-use crate::session::Session;
 use crate::session::cookie::Name;
 use crate::session::store::StoreError;
+use crate::session::{Found, Session};
 use askama::Template;
 use http::{Method, Response, StatusCode, header};
 use secrecy::ExposeSecret;
 use serde_json::json;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,15 +62,17 @@ async fn sign_out(endpoints: &Endpoints, asked: &Asked<'_>, navigates: bool) -> 
     response
 }
 
-/// Ends what the request shows: the session, and the one that the refresh cookie names, if that is another. If another hand was
-/// faster with one that lived when the request came, what follows does no harm twice.
+/// Ends what the request shows: the session of its token, and of each cookie that the answer takes away. If another hand was faster
+/// with one that lived when the request came, what follows does no harm twice.
 async fn end_shown(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Vec<Arc<Session>>, StoreError> {
     let mut shown: Vec<Arc<Session>> = asked.session.iter().map(Arc::clone).collect();
-    if let Some(by_refresh_token) = refresh::shown(endpoints, asked).await?
-        && shown.iter().all(|session| session.key != by_refresh_token.session.key)
-    {
-        shown.push(by_refresh_token.session);
+    let presented = endpoints.sessions.presented(&endpoints.cookies, asked.cookies);
+    if let Found::Live(by_cookie) = endpoints.sessions.find(presented, asked.facts.now).await? {
+        shown.push(by_cookie);
     }
+    shown.extend(refresh::shown(endpoints, asked).await?.map(|by_refresh_token| by_refresh_token.session));
+    let mut seen = HashSet::new();
+    shown.retain(|session| seen.insert(session.key));
     for session in &shown {
         endpoints.sessions.end(session.key).await?;
     }
