@@ -661,6 +661,17 @@ fn clients_with_a_credential_of_their_own() {
 
 #[test]
 #[rustfmt::skip] // a table
+fn how_a_login_looks() {
+    let look = parse(&format!("[login]\nbrand = \"Example\"\ntheme = {{ accent = \"#7a1fa2\", text = \"rgb(0 0 0 / 90%)\" }}{REST}")).unwrap().login.look;
+    assert_eq!((look.brand.as_str(), look.theme.as_str()), ("Example", "--text: rgb(0 0 0 / 90%); --accent: #7a1fa2;"));
+    assert_refused(&[
+        ("[login.theme]\naccent = \"red; } </style><script>\"", 2, "`login.theme.accent` is not a colour", "teal"),
+        ("[login.theme]\nacent = \"red\"", 2, "unknown key `acent` in `login.theme`", "did you mean `accent`?"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
 fn who_may_act_as_others() {
     let claim = |path: &str, value: &str| Requirement::Claim { path: path.into(), any_of: vec![value.into()] };
     let config = parse(&format!("[impersonation]\nrequire = {{ role = [\"admin\"], groups = \"support\" }}{REST}")).unwrap();
