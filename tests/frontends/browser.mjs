@@ -34,7 +34,10 @@ function watched(profile) {
   profile.on('response', async (response) => {
     // A redirect has no body to read.
     const body = response.status() >= 300 && response.status() < 400 ? '' : response.text();
-    answers.push(Promise.all([response.allHeaders(), body]));
+    const answer = Promise.all([response.allHeaders(), body]);
+    // What nobody asks for may get lost when the profile closes.
+    answer.catch(() => {});
+    answers.push(answer);
     for (const line of await response.headerValues('set-cookie').catch(() => [])) keep(line.match(/^[^=]+=([^;]*)/)?.[1]);
   });
   return {
@@ -68,7 +71,9 @@ export const held = (page) => page.evaluate(() => ({
 }));
 
 /** `fetch` as a script of the page does it; its status. */
-export const statusOf = (page, path, headers = {}) => page.evaluate(
-  async ([path, headers]) => (await fetch(path, { headers })).status,
-  [path, headers],
-);
+export const statusOf = (page, path, headers = {}) => page.evaluate(async ([path, headers]) => {
+  const answer = await fetch(path, { headers });
+  // An answer is not over before it is read.
+  await answer.arrayBuffer();
+  return answer.status;
+}, [path, headers]);

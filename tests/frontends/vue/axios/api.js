@@ -30,7 +30,7 @@ api.interceptors.response.use((response) => response, async (error) => {
     remember(data);
     api.defaults.headers.common.Authorization = `Bearer ${data.access_token}`;
     processQueue(null, data.access_token);
-    return await api(originalRequest);
+    return api(originalRequest);
   } catch (refreshError) {
     processQueue(refreshError);
     forget();
