@@ -2,9 +2,10 @@
 //! worker, and the way to stop it all.
 
 use crate::background::Background;
+use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, LoginAttempts};
 use crate::gateway::{self, Budget, Parts, Route, Tunnels};
 use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
@@ -20,6 +21,7 @@ use crate::session::store::{Bounds, CookieStore, FileSettings, FileStore, Memory
 use crate::session::{Sessions, StoreSettings};
 use crate::tls;
 use crate::tokens::Tokens;
+use crate::tokens::assertion::Assertions;
 use crate::upstream::Upstream;
 use crate::upstream::demo::DemoUpstream;
 use std::collections::HashMap;
@@ -148,6 +150,8 @@ struct Shared {
     sessions: Sessions,
     tokens: Arc<Tokens>,
     own_tokens: Arc<OwnTokens>,
+    assertions: Arc<Assertions>,
+    clients: Arc<Clients>,
     endpoints: Arc<Endpoints>,
     replay_budget: Arc<Budget>,
     demo: Arc<DemoUpstream>,
@@ -161,11 +165,14 @@ impl Shared {
         let external_url = config.server.external_url.clone();
         let cookies = Cookies::new(external_url.scheme() == "https");
         let sessions = sessions(config, clock, background)?;
-        let own_tokens =
-            Arc::new(OwnTokens::new(external_url.origin().ascii_serialization(), secrets).map_err(no_randomness)?);
+        let own_tokens = Arc::new(OwnTokens::new(config.tokens.clone(), secrets).map_err(no_randomness)?);
+        let assertions = Assertions::new(config.tokens.issuer.clone(), Arc::clone(own_tokens.keys()));
         // The roots of this machine are read once.
         let tls = tls::client_config();
-        let (providers, mock) = providers(config, clock, HttpClient::network(tls.clone()));
+        let network = HttpClient::network(tls.clone());
+        let clients =
+            Clients::new(&config.clients, &network, config.refresh.timeout, clock.clone(), background.clone());
+        let (providers, mock) = providers(config, clock, network);
         let by_name: HashMap<Arc<str>, Arc<Provider>> =
             providers.iter().map(|provider| (provider.name().into(), Arc::clone(provider))).collect();
         let tokens =
@@ -181,6 +188,7 @@ impl Shared {
             own_tokens: Arc::clone(&own_tokens),
             sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
             logout_turns: Arc::new(Semaphore::new(LOGOUTS_AT_ONCE)),
+            login_attempts: Arc::new(LoginAttempts::new(config.limits.login_attempts)),
             background: background.clone(),
             clock: clock.clone(),
         });
@@ -189,6 +197,8 @@ impl Shared {
             sessions,
             tokens,
             own_tokens,
+            assertions: Arc::new(assertions),
+            clients,
             endpoints,
             replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
             demo: Arc::new(DemoUpstream::new(clock.clone())),
@@ -303,7 +313,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
         .iter()
         .map(|settings| {
             let upstream = Arc::clone(&upstreams[settings.upstream.as_str()]);
-            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity))
+            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity, &shared.clients))
         })
         .collect();
     let patterns: Vec<_> = config.routes.iter().map(|route| route.pattern.clone()).collect();
@@ -322,6 +332,8 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
         sessions: shared.sessions.clone(),
         tokens: Arc::clone(&shared.tokens),
         own_tokens: Arc::clone(&shared.own_tokens),
+        assertions: Arc::clone(&shared.assertions),
+        clients: Arc::clone(&shared.clients),
         cookies: shared.cookies.clone(),
         external_url: config.server.external_url.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),

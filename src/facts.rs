@@ -36,6 +36,10 @@ pub struct Facts {
     pub authority: HeaderValue,
     /// The page that a script's request came from, if it is one of ours at all.
     pub referer: Option<HeaderValue>,
+    /// Asked for by htmx, which follows `HX-Redirect` whatever the status.
+    pub htmx: bool,
+    /// `HX-Current-URL`: the page that htmx works on.
+    pub htmx_page: Option<HeaderValue>,
     /// Asks for an exchange that stays open: an upgrade, an event stream, gRPC.
     pub stays_open: bool,
 }

@@ -13,7 +13,7 @@
 //!  server                          sockets, HTTP versions, limits, drain, the admin listener
 //!  gateway                         THE REQUEST PATH
 //!  endpoints                       /auth/* and /mock/*
-//!  tokens                          is the token fit to be sent; the one refresh flight
+//!  tokens     clients              is the token fit to be sent, the one refresh flight; who comes with a credential of their own
 //!  provider   session   upstream   the identity provider, who is signed in, the backend
 //!  reply                           everything we answer ourselves
 //!  facts                           what we know of this request
@@ -36,6 +36,7 @@
 //! | add a key to `gateway.toml` | its reader in `config`, its field in the owner's `Settings`, its row in `docs/configuration.md` |
 //! | change who may pass | the table of [`policy::admit`] |
 //! | change what a 401 leads to | the table of [`policy::recover`], then `gateway/recover.rs` |
+//! | accept another credential of API clients | [`clients::Verification`], `config/clients.rs`, `gateway/accept.rs` |
 //! | add a credential to attach | [`gateway::Attach`], `config/attach.rs`, `gateway/attach.rs` |
 //! | add an endpoint | [`endpoints::Endpoint`], `Endpoints::patterns` and a file in `endpoints` |
 //! | add a kind of provider | [`provider::Kind`], `config/providers.rs` |
@@ -53,6 +54,7 @@ pub mod gateway;
 
 pub mod endpoints;
 
+pub mod clients;
 pub mod tokens;
 
 pub mod provider;

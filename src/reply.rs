@@ -32,8 +32,18 @@ pub enum Refusal {
     LoginLoop,
     /// client: an unsafe request from a foreign page.
     CrossOrigin,
+    /// client: an unsafe request whose header does not repeat the XSRF cookie.
+    XsrfMismatch,
     /// client: signed in, but not one of those who may.
     NotAllowed,
+    /// client: a bearer token that is worth nothing here (RFC 6750 §3.1).
+    InvalidToken,
+    /// client: an API key that nobody has, or not any more.
+    InvalidApiKey,
+    /// client: no credential, where a login is none.
+    CredentialMissing,
+    /// client: a bearer token without one of these scopes, space-separated (RFC 6750 §3.1).
+    InsufficientScope(String),
     /// client: no route, no endpoint.
     NotFound,
     /// client: the path is there, for other methods.
@@ -42,8 +52,19 @@ pub enum Refusal {
     LoginInvalid(&'static str),
     /// client: the provider says that the user, or their settings, refused.
     LoginRefused,
+    /// client: a user name or a password that the backend does not know, and nobody says which.
+    CredentialsRefused,
+    /// client: too many of those.
+    TooManyAttempts {
+        /// Seconds.
+        retry_after: u64,
+    },
     /// client: a forced refresh without a session that could be refreshed.
     RefreshInvalid,
+    /// client: `tokens.update_claims` is off.
+    ClaimsUpdateDisabled,
+    /// client: nothing to read the claims again with.
+    NoRefreshToken,
     /// client: there is no access token to hand out; the code says why.
     NoAccessToken(&'static str),
     /// provider: it answered, and wrongly.
@@ -104,8 +125,27 @@ impl Refusal {
             R::CrossOrigin => {
                 (StatusCode::FORBIDDEN, "cross_origin", "this request must come from a page of this site".into())
             }
+            R::XsrfMismatch => (
+                StatusCode::FORBIDDEN,
+                "xsrf_mismatch",
+                "this request must repeat the value of the XSRF cookie in its header".into(),
+            ),
             R::NotAllowed => {
                 (StatusCode::FORBIDDEN, "not_allowed", "you are signed in, but you may not use this page".into())
+            }
+            R::InvalidToken => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_token",
+                "the access token is not valid here, or not any more".into(),
+            ),
+            R::InvalidApiKey => {
+                (StatusCode::UNAUTHORIZED, "invalid_api_key", "the API key is not valid, or not any more".into())
+            }
+            R::CredentialMissing => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "this address asks for a credential".into())
+            }
+            R::InsufficientScope(_) => {
+                (StatusCode::FORBIDDEN, "insufficient_scope", "the access token's scope does not reach this far".into())
             }
             R::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is nothing at this address".into()),
             R::MethodNotAllowed(_) => {
@@ -113,9 +153,21 @@ impl Refusal {
             }
             R::LoginInvalid(why) => (StatusCode::BAD_REQUEST, "login_invalid", (*why).into()),
             R::LoginRefused => (StatusCode::UNAUTHORIZED, "login_refused", "The sign-in was not completed".into()),
+            R::CredentialsRefused => {
+                (StatusCode::UNAUTHORIZED, "credentials_refused", "The user name or password is not right".into())
+            }
+            R::TooManyAttempts { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_attempts",
+                "There were too many attempts. Please try again later".into(),
+            ),
             R::RefreshInvalid => {
                 (StatusCode::UNAUTHORIZED, "refresh_invalid", "Invalid or expired refresh token".into())
             }
+            R::ClaimsUpdateDisabled => {
+                (StatusCode::FORBIDDEN, "claims_update_disabled", "Claims update feature is disabled".into())
+            }
+            R::NoRefreshToken => (StatusCode::UNAUTHORIZED, "no_refresh_token", "No refresh token found".into()),
             R::NoAccessToken(code) => {
                 (StatusCode::UNAUTHORIZED, code, "There is no access token. Please sign in".into())
             }
@@ -154,7 +206,7 @@ impl Refusal {
         match self {
             Refusal::LoginLoop => "Signing in does not help",
             Refusal::LoginInvalid(_) => "This sign-in cannot be finished",
-            Refusal::LoginRefused => "You are not signed in",
+            Refusal::LoginRefused | Refusal::CredentialsRefused => "You are not signed in",
             Refusal::ProviderBroken | Refusal::ProviderUnavailable { .. } => "The sign-in service is not available",
             Refusal::NotFound => "Not found",
             _ => self.parts().0.canonical_reason().unwrap_or("Error"),
@@ -209,6 +261,15 @@ pub fn refuse_with_login(asker: Asker<'_>, refusal: &Refusal, login_url: Option<
     response
 }
 
+/// The same on a page of its own, which is given the sentence: what was asked for once more, for example.
+#[must_use]
+pub fn refuse_on_page<P: Template>(refusal: &Refusal, page: impl FnOnce(String) -> P) -> Response<Body> {
+    let (status, _, message) = refusal.parts();
+    let mut response = html(status, &page(sentence(&message)));
+    complete(&mut response, refusal);
+    response
+}
+
 /// The loop guard's page: why, and where to go from here.
 #[must_use]
 pub fn login_loop(asker: Asker<'_>, login_url: &str, logout_url: &str) -> Response<Body> {
@@ -254,11 +315,30 @@ pub fn html(status: StatusCode, page: &impl Template) -> Response<Body> {
     response
 }
 
+/// Lets the page post its form to where it came from, and be led on to the origin `elsewhere`, if it is not empty. The browser
+/// may say where the form was: some say it with `Origin` alone.
+pub fn allow_form(response: &mut Response<Body>, elsewhere: &str) {
+    let policy = PAGE_POLICY.replace("form-action 'none'", format!("form-action 'self' {elsewhere}").trim_end());
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+}
+
 /// A JSON answer of ours.
 #[must_use]
 pub fn json(status: StatusCode, body: &Value) -> Response<Body> {
     let mut response = ours(status, Body::from(body.to_string()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A script of ours (RFC 9239).
+#[must_use]
+pub fn script(text: &'static str) -> Response<Body> {
+    let mut response = ours(StatusCode::OK, Body::from(text.to_owned()));
+    let content_type = HeaderValue::from_static("text/javascript; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 
@@ -313,10 +393,25 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
     response.extensions_mut().insert(Outcome(refusal.code()));
     let headers = response.headers_mut();
     match refusal {
-        Refusal::Login(Reason::Unauthorized) | Refusal::LoginRefused | Refusal::LoginLoop => {
+        Refusal::Login(Reason::Unauthorized)
+        | Refusal::LoginRefused
+        | Refusal::LoginLoop
+        | Refusal::CredentialsRefused
+        | Refusal::NoRefreshToken
+        | Refusal::CredentialMissing => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        Refusal::Login(Reason::Expired) | Refusal::RefreshInvalid | Refusal::NoAccessToken(_) => {
+        Refusal::InsufficientScope(scope) => {
+            let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+            let challenge = HeaderValue::try_from(challenge);
+            let without = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge.unwrap_or(without));
+        }
+        Refusal::Login(Reason::Expired)
+        | Refusal::RefreshInvalid
+        | Refusal::NoAccessToken(_)
+        | Refusal::InvalidToken
+        | Refusal::InvalidApiKey => {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
@@ -326,7 +421,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
                 headers.insert(header::ALLOW, allow);
             }
         }
-        Refusal::ProviderUnavailable { retry_after } => {
+        Refusal::ProviderUnavailable { retry_after } | Refusal::TooManyAttempts { retry_after } => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from((*retry_after).max(1)));
         }
         Refusal::Overloaded | Refusal::StoreUnavailable => {

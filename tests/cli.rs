@@ -190,13 +190,19 @@ fn what_the_drain_timeout_cuts_off_is_an_error() {
 
 #[test]
 fn secrets_are_in_no_output() {
-    const SECRETS: [&str; 6] = [
+    /// Of `hush-api-key`.
+    const HASH: &str = "a40263fe71e37f9b7449943e3d5faa4b9d66102086bf4f5027143a6768c276b0";
+    const SECRETS: [&str; 10] = [
         "hush-from-the-environment-0123456789abcdef",
         "hush-from-a-file-0123456789abcdef012345678",
         "hush-in-the-clear-0123456789abcdef01234567",
         "hush-client",
         "hush-basic",
         "hush-key",
+        "hush-introspection",
+        "hush-api-key",
+        "hush-token",
+        HASH,
     ];
     let file = File::new(&format!(
         r#"
@@ -212,6 +218,14 @@ client_id = "app"
 client_secret = "{}"
 [upstreams.app]
 url = "http://127.0.0.1:9"
+[bearer.opaque]
+introspection = {{ url = "http://127.0.0.1:9/i", client_id = "c", client_secret = "{}" }}
+[api_keys.ci]
+query = "api_key"
+keys = [{{ id = "a", sha256 = "{HASH}" }}]
+[[routes]]
+path = "/clients"
+accept = ["opaque", "ci"]
 [[routes]]
 path = "/basic"
 attach = {{ basic = {{ username = "u", password = "{}" }} }}
@@ -221,7 +235,7 @@ path = "/key"
 attach = {{ api_key = {{ query = "k", value = "{}" }} }}
 auth = false
 "#,
-        SECRETS[2], SECRETS[3], SECRETS[4], SECRETS[5],
+        SECRETS[2], SECRETS[3], SECRETS[6], SECRETS[4], SECRETS[5],
     ));
     fs::write(file.directory.path().join("hush"), SECRETS[1]).unwrap();
     let with_environment = |command: &mut Command| {
@@ -245,9 +259,23 @@ auth = false
         request(address, path).read_to_string(&mut answer).unwrap();
         said += &answer;
     }
+    for target in ["/clients?api_key=hush-api-key", "/clients?api_key=wrong-hush-api-key"] {
+        let mut answer = String::new();
+        request(address, target).read_to_string(&mut answer).unwrap();
+        said += &answer;
+    }
+    let mut connection = TcpStream::connect(address).unwrap();
+    let head =
+        "GET /clients HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer hush-token\r\n\r\n";
+    connection.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    said += &answer;
     gateway.signal("TERM");
     said += &gateway.wait().1;
-    assert!(said.contains("is fine: 2 routes") && said.contains("error: ") && said.contains("path=\"/key\""), "{said}");
+    assert!(said.contains("api_key_unknown") && said.contains("a token could not be introspected"), "{said}");
+    assert!(said.contains("is fine: 3 routes") && said.contains("error: ") && said.contains("path=\"/key\""), "{said}");
     for secret in SECRETS {
         assert!(!said.contains(secret), "{secret} was printed:\n{said}");
     }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use latchgate::clock::Clock;
-use latchgate::provider::{ClientAuth, HttpClient, Kind, Provider, Settings};
+use latchgate::provider::{ClientAuth, Dialect, HttpClient, Kind, Provider, Settings};
 use latchgate::tls;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -60,6 +60,8 @@ impl TokenEndpoint {
             client_auth: ClientAuth::None,
             scopes: Vec::new(),
             timeout: Duration::from_secs(10),
+            title: None,
+            dialect: Dialect::default(),
         };
         Provider::new(settings, HttpClient::network(tls::client_config()), clock.clone())
     }

@@ -1,19 +1,26 @@
 //! `attach`: the credential of a route (SPEC §4).
 
 use super::headers::{Use, own};
+use super::own_tokens::{claims, is_unverifiable, ttl};
+use super::providers::{Known, scope};
 use super::raw::{Field, Table};
+use super::routes::reference;
 use super::values::{header_name, secret};
 use crate::gateway::Attach;
+use crate::session::own_token;
+use crate::tokens::{ClientCredentials, assertion};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
 use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
+use std::sync::Arc;
+use std::time::Duration;
 use toml::de::DeValue;
 
 /// `attach`
-pub(super) fn attach(field: &Field) -> Option<Attach> {
-    const FORMS: &str = r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `basic` or `api_key`"#;
+pub(super) fn attach(field: &Field, tokens: &own_token::Settings, providers: &Known) -> Option<Attach> {
+    const FORMS: &str = r#"it must be "bearer", "id_token", "never", or a table with `bearer`, `assertion`, `basic`, `api_key` or `client_credentials`"#;
     match field.value() {
         DeValue::String(_) => {
             let words = [("bearer", bearer()), ("id_token", Attach::IdToken), ("never", Attach::Never)];
@@ -24,11 +31,14 @@ pub(super) fn attach(field: &Field) -> Option<Attach> {
             field.refuse("does not say one thing", FORMS)
         }
         DeValue::Table(_) => field.table(|table| {
-            table.unavailable(&["client_credentials", "exchange", "connection", "assertion"]);
+            table.unavailable(&["exchange", "connection"]);
             let bearer = table.read("bearer", |field| field.table(attach_bearer)?);
+            let assertion = table.read("assertion", |field| field.table(|table| attach_assertion(table, tokens))?);
             let basic = table.read("basic", |field| field.table(attach_basic)?);
             let api_key = table.read("api_key", |field| field.table(attach_api_key)?);
-            bearer.or(basic).or(api_key)
+            let client_credentials =
+                table.read("client_credentials", |field| field.table(|table| client_credentials(table, providers))?);
+            bearer.or(assertion).or(basic).or(api_key).or(client_credentials)
         })?,
         _ => field.refuse_type(FORMS),
     }
@@ -40,6 +50,48 @@ pub(super) fn bearer() -> Attach {
 }
 
 fn attach_bearer(table: &Table) -> Option<Attach> {
+    let (header, scheme) = header_and_scheme(table);
+    Some(Attach::Bearer { header: header?, scheme: scheme? })
+}
+
+fn attach_assertion(table: &Table, tokens: &own_token::Settings) -> Option<Attach> {
+    let audience = table.require("audience", r#""https://api.internal""#, |field| audience(field, tokens));
+    let claims = match table.field("claims") {
+        Some(field) => field.table(claims),
+        None => Some(tokens.claims.clone()),
+    };
+    let ttl = match table.field("ttl") {
+        Some(field) => assertion_ttl(&field, tokens),
+        None => Some(tokens.ttl.min(DEFAULT_ASSERTION_TTL)),
+    };
+    let (header, scheme) = header_and_scheme(table);
+    if is_unverifiable(tokens) {
+        let message =
+            "nobody can verify `routes.attach.assertion`: it is signed with a secret that only the gateway has";
+        table.warn("audience", message, r#"set `tokens.algorithm` to "EdDSA" or "ES256", or share a `tokens.key`"#);
+    }
+    let (audience, claims, ttl, header, scheme) = (audience?, claims?, ttl?, header?, scheme?);
+    Some(Attach::Assertion(Arc::new(assertion::Settings { audience, claims, ttl, header, scheme })))
+}
+
+/// The issuer as its own audience is what tells the gateway's own tokens.
+fn audience(field: &Field, tokens: &own_token::Settings) -> Option<String> {
+    let audience = field.string()?;
+    if audience == tokens.issuer {
+        return field.refuse("is `tokens.issuer`: its own tokens are for the gateway itself", "name the upstream");
+    }
+    Some(audience.to_owned())
+}
+
+fn assertion_ttl(field: &Field, tokens: &own_token::Settings) -> Option<Duration> {
+    let ttl = ttl(field)?;
+    if ttl > tokens.ttl {
+        return field.refuse("is longer than `tokens.ttl`", "make it shorter, or the other longer");
+    }
+    Some(ttl)
+}
+
+fn header_and_scheme(table: &Table) -> (Option<HeaderName>, Option<String>) {
     let header = match table.field("header") {
         Some(field) => header_name(&field).and_then(|name| own(&field, name, Use::Credential)),
         None => Some(AUTHORIZATION),
@@ -48,8 +100,10 @@ fn attach_bearer(table: &Table) -> Option<Attach> {
         Some(field) => scheme(&field),
         None => Some("Bearer".to_owned()),
     };
-    Some(Attach::Bearer { header: header?, scheme: scheme? })
+    (header, scheme)
 }
+
+const DEFAULT_ASSERTION_TTL: Duration = Duration::from_secs(300);
 
 /// A token (RFC 9110 §11.1), or nothing for the bare access token.
 fn scheme(field: &Field) -> Option<String> {
@@ -100,6 +154,22 @@ fn attach_api_key(table: &Table) -> Option<Attach> {
             None
         }
     }
+}
+
+fn client_credentials(table: &Table, providers: &Known) -> Option<Attach> {
+    let provider = table.require("provider", r#""corp""#, |field| reference(field, "provider", &providers.names));
+    let audience = table.read("audience", |field| Some(field.string()?.to_owned()));
+    let scope = table.read("scope", |field| field.one_or_more(scope));
+    let provider = provider?;
+    if providers.without_own_tokens.contains(&provider) {
+        let message = format!("`{provider}` gives the gateway no tokens in its own name");
+        table.refuse("provider", message, "an OAuth provider where the gateway has a secret (RFC 6749 §4.4)");
+    }
+    Some(Attach::ClientCredentials(ClientCredentials {
+        provider: provider.into(),
+        audience,
+        scope: scope.map(|scope| scope.join(" ")),
+    }))
 }
 
 fn api_key(field: &Field, for_header: bool) -> Option<SecretString> {

@@ -47,6 +47,7 @@ pub(super) fn header_edits(table: &Table, uses: (Use, Use)) -> HeaderEdits {
 pub(super) enum Use {
     Credential,
     Identity,
+    ReadFromRequest,
     SetOnRequest,
     RemoveFromRequest,
     SetOnResponse,
@@ -93,8 +94,12 @@ pub(super) fn own(field: &Field, name: HeaderName, used: Use) -> Option<HeaderNa
             (Use::SetOnResponse, "set-cookie") => "could overwrite the session cookie",
             (Use::SetOnResponse | Use::RemoveFromResponse, _) => return Some(name),
             (_, text) if WRITTEN_ON_REQUESTS.contains(&text) => "is written by the gateway",
-            (Use::Credential | Use::Identity | Use::SetOnRequest, "cookie") => "is written by the gateway",
-            (Use::Identity | Use::SetOnRequest, "authorization") => "carries credentials, which `attach` puts in",
+            (Use::Credential | Use::Identity | Use::ReadFromRequest | Use::SetOnRequest, "cookie") => {
+                "is written by the gateway"
+            }
+            (Use::Identity | Use::ReadFromRequest | Use::SetOnRequest, "authorization") => {
+                "carries credentials, which `attach` puts in"
+            }
             _ => return Some(name),
         }
     };
@@ -110,7 +115,8 @@ pub(super) fn check_credential_header(
 ) {
     let header = match attach {
         Attach::Bearer { header, .. } | Attach::ApiKeyHeader(header, _) => header,
-        Attach::IdToken | Attach::Basic(_) => &AUTHORIZATION,
+        Attach::Assertion(assertion) => &assertion.header,
+        Attach::IdToken | Attach::Basic(_) | Attach::ClientCredentials(_) => &AUTHORIZATION,
         Attach::ApiKeyQuery(..) | Attach::Never => return,
     };
     let same = |name: &HeaderName| spelling(name) == spelling(header);

@@ -96,7 +96,7 @@ fn mask_value(
 }
 
 /// Under a secret's name: where it comes from, and what goes beside it.
-const PUBLIC_PARTS: &[&str] = &["env", "file", "header", "query", "username"];
+const PUBLIC_PARTS: &[&str] = &["audience", "env", "file", "header", "provider", "query", "scope", "username"];
 
 /// Keys whose values are shown even in a file that does not parse.
 const PUBLIC_KEYS: &[&str] = &[
@@ -105,9 +105,12 @@ const PUBLIC_KEYS: &[&str] = &[
     "admin_listen",
     "after_login",
     "after_logout",
+    "algorithm",
     "allow_encoded_slash",
     "allow_in_production",
     "auth",
+    "authorization_server",
+    "base_url",
     "cache_memory",
     "case_insensitive_paths",
     "client_auth",
@@ -115,6 +118,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "connect_timeout",
     "connections",
     "cooldown",
+    "domain",
     "drain_timeout",
     "early",
     "external_url",
@@ -122,6 +126,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "header_bytes",
     "header_timeout",
     "host",
+    "hosted_domain",
     "idle_timeout",
     "kind",
     "listen",
@@ -135,7 +140,10 @@ const PUBLIC_KEYS: &[&str] = &[
     "on_401",
     "path",
     "prefix",
+    "preset",
     "provider",
+    "realm",
+    "refresh_token_property",
     "replace_prefix",
     "replay_body",
     "replay_memory",
@@ -144,8 +152,13 @@ const PUBLIC_KEYS: &[&str] = &[
     "scopes",
     "store",
     "strip_prefix",
+    "tenant",
     "timeout",
+    "title",
+    "token_property",
     "trusted_proxies",
+    "ttl",
+    "update_claims",
     "upstream",
     "user_path",
     "workers",

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `raw` | the parsed document: where a value stands, which keys nobody asked for |
 //! | `values` | one kind of value each: durations, URLs, secrets, headers |
-//! | `sections`, `providers`, `upstreams`, `routes` | the tables of the file |
+//! | `sections`, `providers`, `clients`, `upstreams`, `routes` | the tables of the file |
+//! | `own_tokens` | the gateway's own tokens and assertions |
+//! | `presets` | the providers that everybody knows |
 //! | `attach`, `headers` | what a route puts into a request |
 //! | `report`, `mask` | how a problem is shown, and what is never shown |
 //!
@@ -12,8 +14,12 @@
 //! this version does not have yet.
 
 mod attach;
+mod backend;
+mod clients;
 mod headers;
 mod mask;
+mod own_tokens;
+mod presets;
 mod providers;
 mod raw;
 mod report;
@@ -46,10 +52,14 @@ pub struct Config {
     pub login: endpoints::Settings,
     /// `[refresh]`
     pub refresh: tokens::Settings,
+    /// `[tokens]`
+    pub tokens: session::own_token::Settings,
     /// `[telemetry]`
     pub telemetry: telemetry::Settings,
     /// `[providers.*]`, in file order
     pub providers: Vec<provider::Settings>,
+    /// `[bearer.*]` and `[api_keys.*]`
+    pub clients: crate::clients::Settings,
     /// `[upstreams.*]`, in file order
     pub upstreams: Vec<upstream::Settings>,
     /// `[[routes]]`, in file order
@@ -102,27 +112,45 @@ impl Config {
 
     /// Defaults stand in for whatever has a problem: the result counts only if there is none.
     fn read(document: &Table) -> Config {
-        document.unavailable(&["bearer", "api_keys", "tokens", "impersonation"]);
+        document.unavailable(&["impersonation"]);
         let server = document.table("server", sections::server);
         let auth = document.table("defaults", |table| table.read("auth", routes::auth)).unwrap_or(Auth::Required);
         let session = document.table("session", sections::session);
         let login = document.table("login", sections::login);
         let refresh = document.table("refresh", sections::refresh);
         let limits = document.table("limits", |table| sections::limits(table, &session.store));
+        let tokens = document.table("tokens", |table| own_tokens::read(table, &session.store, &server.external_url));
         let telemetry = document.table("telemetry", sections::telemetry);
         let (providers, known_providers) =
             document.table("providers", |table| providers::read(table, &server.external_url, refresh.timeout));
+        let (clients, client_names) = clients::read(document);
         let (upstreams, upstream_names) = document.table("upstreams", upstreams::read);
         let context = Context {
             auth,
             login: &login,
+            tokens: &tokens,
             upstreams: &upstream_names,
             providers: &known_providers,
+            clients: &client_names,
             case_insensitive_paths: server.case_insensitive_paths,
+            https: server.external_url.scheme() == "https",
         };
         let routes = routes::read(document, &context);
         let warnings = Report::default();
-        Config { server, limits, session, login, refresh, telemetry, providers, upstreams, routes, warnings }
+        Config {
+            server,
+            limits,
+            session,
+            login,
+            refresh,
+            tokens,
+            telemetry,
+            providers,
+            clients,
+            upstreams,
+            routes,
+            warnings,
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! `[providers.NAME]`
 
+use super::backend::backend;
+use super::presets::{self, Preset};
 use super::raw::{Field, Table, quoted};
 use super::report::Problem;
 use super::values::{claim_path, positive_duration, provider_url, secret};
-use crate::provider::{ClientAuth, Kind, MockSettings, Settings};
+use crate::provider::{ClientAuth, Dialect, Kind, MockSettings, Settings};
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -13,14 +15,15 @@ use url::Url;
 /// The checked tables, and what routes must know of all of them, wrong ones included.
 pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> (Vec<Settings>, Known) {
     let fields: Vec<Field> = providers.all().collect();
-    let mut known = Known { names: Vec::new(), mock: false };
+    let mut known = Known { names: Vec::new(), without_own_tokens: Vec::new(), mock: false };
     let mut first_mock: Option<&Field> = None;
     let mut checked = Vec::new();
     for field in &fields {
         check_name(field);
         known.names.push(field.key().to_owned());
+        let mut title = None;
         let settings = field.table(|table| {
-            let kind = table.require("kind", r#""oidc""#, |kind| kind.choice(KINDS, KINDS_TO_COME));
+            let kind = table.require("kind", r#""oidc""#, |kind| kind.choice(KINDS, &[]));
             if matches!(kind, Some(KindName::Mock)) {
                 known.mock = true;
                 match first_mock {
@@ -32,19 +35,31 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
                     ),
                 }
             }
-            match kind {
-                Some(KindName::Oidc) => oidc(table),
-                Some(KindName::OAuth2) => oauth2(table),
-                Some(KindName::Mock) => mock(table, external_url),
+            let client = match kind {
+                Some(KindName::Oidc) => presets::customized(table, oidc(table)),
+                Some(KindName::OAuth2) => presets::customized(table, oauth2(table)),
+                Some(KindName::Preset(preset)) => presets::customized(table, presets::read(preset, table)),
+                Some(KindName::Mock) => presets::customized(table, mock(table, external_url)),
+                Some(KindName::Backend) => backend(table).map(|settings| Client::none(Kind::Backend(settings))),
                 None => {
                     table.accept_any_key();
                     None
                 }
+            };
+            title = table.read("title", |title| Some(title.string()?.to_owned()));
+            if let (None, Some(KindName::Preset(preset))) = (&title, kind) {
+                title = Some(preset.title().to_owned());
             }
+            client
         });
-        if let Some(Client { kind, client_id, client_secret, client_auth, scopes }) = settings.flatten() {
+        if let Some(Client { kind, client_id, client_secret, client_auth, scopes, dialect }) = settings.flatten() {
             let name = field.key().to_owned();
-            checked.push(Settings { name, kind, client_id, client_secret, client_auth, scopes, timeout });
+            let settings =
+                Settings { name, kind, client_id, client_secret, client_auth, scopes, timeout, title, dialect };
+            if !settings.grants_client_credentials() {
+                known.without_own_tokens.push(settings.name.clone());
+            }
+            checked.push(settings);
         }
     }
     (checked, known)
@@ -54,6 +69,8 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
 pub(super) struct Known {
     /// In file order.
     pub(super) names: Vec<String>,
+    /// Those of which the gateway cannot have a token in its own name.
+    pub(super) without_own_tokens: Vec<String>,
     /// Whether `/mock` is taken.
     pub(super) mock: bool,
 }
@@ -85,18 +102,47 @@ enum KindName {
     Oidc,
     OAuth2,
     Mock,
+    Backend,
+    Preset(Preset),
 }
 
-const KINDS: &[(&str, KindName)] = &[("oidc", KindName::Oidc), ("oauth2", KindName::OAuth2), ("mock", KindName::Mock)];
+const KINDS: &[(&str, KindName)] = &[
+    ("oidc", KindName::Oidc),
+    ("oauth2", KindName::OAuth2),
+    ("google", KindName::Preset(Preset::Google)),
+    ("github", KindName::Preset(Preset::GitHub)),
+    ("auth0", KindName::Preset(Preset::Auth0)),
+    ("microsoft", KindName::Preset(Preset::Microsoft)),
+    ("gitlab", KindName::Preset(Preset::GitLab)),
+    ("keycloak", KindName::Preset(Preset::Keycloak)),
+    ("okta", KindName::Preset(Preset::Okta)),
+    ("discord", KindName::Preset(Preset::Discord)),
+    ("mock", KindName::Mock),
+    ("backend", KindName::Backend),
+];
 
-const KINDS_TO_COME: &[&str] = &["backend", "google", "github", "auth0"];
+/// What all kinds come down to.
+pub(super) struct Client {
+    pub(super) kind: Kind,
+    pub(super) client_id: String,
+    pub(super) client_secret: Option<SecretString>,
+    pub(super) client_auth: ClientAuth,
+    pub(super) scopes: Vec<String>,
+    pub(super) dialect: Dialect,
+}
 
-struct Client {
-    kind: Kind,
-    client_id: String,
-    client_secret: Option<SecretString>,
-    client_auth: ClientAuth,
-    scopes: Vec<String>,
+impl Client {
+    /// Who speaks no OAuth knows no clients.
+    fn none(kind: Kind) -> Client {
+        Client {
+            kind,
+            client_id: String::new(),
+            client_secret: None,
+            client_auth: ClientAuth::None,
+            scopes: Vec::new(),
+            dialect: Dialect::default(),
+        }
+    }
 }
 
 fn check_name(field: &Field) {
@@ -117,7 +163,16 @@ fn check_name(field: &Field) {
 
 fn oidc(table: &Table) -> Option<Client> {
     let issuer = table.require("issuer", r#""https://login.example.com""#, issuer);
-    let scopes = table.read("scopes", scopes).unwrap_or_else(default_oidc_scopes);
+    let scopes = oidc_scopes(table, &DEFAULT_OIDC_SCOPES);
+    let client = registered_client(table, ClientAuth::ClientSecretBasic);
+    let (client_id, client_secret, client_auth) = client?;
+    let kind = Kind::Oidc { issuer: issuer? };
+    Some(Client { kind, client_id, client_secret, client_auth, scopes, dialect: Dialect::default() })
+}
+
+/// `scopes` of a provider with ID tokens.
+pub(super) fn oidc_scopes(table: &Table, default: &[&str]) -> Vec<String> {
+    let scopes = table.read("scopes", scopes).unwrap_or_else(|| owned(default));
     if !scopes.iter().any(|scope| scope == "openid") {
         table.refuse(
             "scopes",
@@ -125,9 +180,7 @@ fn oidc(table: &Table) -> Option<Client> {
             r#"add "openid" (OIDC Core §3.1.2.1), or use `kind = "oauth2"`"#,
         );
     }
-    let client = registered_client(table);
-    let (client_id, client_secret, client_auth) = client?;
-    Some(Client { kind: Kind::Oidc { issuer: issuer? }, client_id, client_secret, client_auth, scopes })
+    scopes
 }
 
 fn oauth2(table: &Table) -> Option<Client> {
@@ -139,7 +192,7 @@ fn oauth2(table: &Table) -> Option<Client> {
     let subject = table.read("subject", claim_path);
     // without OpenID Connect there is no scope that every provider knows
     let scopes = table.read("scopes", scopes).unwrap_or_default();
-    let client = registered_client(table);
+    let client = registered_client(table, ClientAuth::ClientSecretBasic);
     let (client_id, client_secret, client_auth) = client?;
     let kind = Kind::OAuth2 {
         authorization_endpoint: authorization_endpoint?,
@@ -148,7 +201,7 @@ fn oauth2(table: &Table) -> Option<Client> {
         revocation_endpoint,
         subject,
     };
-    Some(Client { kind, client_id, client_secret, client_auth, scopes })
+    Some(Client { kind, client_id, client_secret, client_auth, scopes, dialect: Dialect::default() })
 }
 
 fn mock(table: &Table, external_url: &Url) -> Option<Client> {
@@ -168,12 +221,16 @@ fn mock(table: &Table, external_url: &Url) -> Option<Client> {
         client_id: String::new(),
         client_secret: None,
         client_auth: ClientAuth::None,
-        scopes: table.read("scopes", scopes).unwrap_or_else(default_oidc_scopes),
+        scopes: table.read("scopes", scopes).unwrap_or_else(|| owned(&DEFAULT_OIDC_SCOPES)),
+        dialect: Dialect::default(),
     })
 }
 
 /// Who we are at the token endpoint: `client_id`, `client_secret`, `client_auth`.
-fn registered_client(table: &Table) -> Option<(String, Option<SecretString>, ClientAuth)> {
+pub(super) fn registered_client(
+    table: &Table,
+    default_auth: ClientAuth,
+) -> Option<(String, Option<SecretString>, ClientAuth)> {
     const METHODS: &[(&str, ClientAuth)] = &[
         ("client_secret_basic", ClientAuth::ClientSecretBasic),
         ("client_secret_post", ClientAuth::ClientSecretPost),
@@ -183,7 +240,7 @@ fn registered_client(table: &Table) -> Option<(String, Option<SecretString>, Cli
     let client_secret = table.read("client_secret", secret);
     let client_auth = match table.field("client_auth") {
         Some(field) => field.choice(METHODS, &["private_key_jwt", "tls_client_auth"])?,
-        None => ClientAuth::ClientSecretBasic,
+        None => default_auth,
     };
     match (client_auth, table.has("client_secret")) {
         (ClientAuth::None, true) => {
@@ -206,24 +263,31 @@ fn registered_client(table: &Table) -> Option<(String, Option<SecretString>, Cli
 }
 
 /// Kept exactly as written (Discovery §4.3 compares it as a string).
-fn issuer(field: &Field) -> Option<String> {
+pub(super) fn issuer(field: &Field) -> Option<String> {
     if provider_url(field)?.query().is_some() {
         return field.refuse("has a query", "an issuer is scheme, host and path (OIDC Discovery §3)");
     }
     Some(field.string()?.to_owned())
 }
 
-fn scopes(field: &Field) -> Option<Vec<String>> {
-    // RFC 6749 §3.3: scope-token
-    let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
-    field.list(|item| match item.string()? {
-        scope if scope.bytes().all(allowed) => Some(scope.to_owned()),
-        _ => item.refuse("has an item that is not a scope", r#"one scope an item, as in ["openid", "profile"]"#),
-    })
+pub(super) fn scopes(field: &Field) -> Option<Vec<String>> {
+    field.list(scope)
 }
 
-fn default_oidc_scopes() -> Vec<String> {
-    ["openid", "profile", "email", "offline_access"].map(str::to_owned).to_vec()
+/// A scope-token (RFC 6749 §3.3).
+pub(super) fn scope(item: &Field) -> Option<String> {
+    let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    match item.string()? {
+        scope if scope.bytes().all(allowed) => Some(scope.to_owned()),
+        _ => item.refuse("has an item that is not a scope", r#"one scope an item, as in ["openid", "profile"]"#),
+    }
+}
+
+/// Without `offline_access` there is no refresh token (OIDC Core §11).
+pub(super) const DEFAULT_OIDC_SCOPES: [&str; 4] = ["openid", "profile", "email", "offline_access"];
+
+pub(super) fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 fn users(field: &Field) -> Option<Vec<Map<String, Value>>> {
@@ -247,7 +311,7 @@ fn user(field: &Field) -> Option<Map<String, Value>> {
     })?
 }
 
-fn json_object(table: &Table) -> Option<Map<String, Value>> {
+pub(super) fn json_object(table: &Table) -> Option<Map<String, Value>> {
     table.all().map(|member| Some((member.key().to_owned(), json_value(&member)?))).collect()
 }
 

@@ -1,18 +1,20 @@
 //! `[[routes]]`: each by itself, then all of them together.
 
 use super::attach::{attach, bearer};
-use super::headers::{REQUEST, RESPONSE, check_credential_header, header_edits, identity};
+use super::clients::{Named, SESSION};
+use super::headers::{REQUEST, RESPONSE, Use, check_credential_header, header_edits, identity, own};
 use super::providers::Known;
 use super::raw::{Field, Table, did_you_mean, quoted};
 use super::report::Problem;
 use super::values::{duration, header_name, method, origin, path_prefix, positive_duration, size};
-use crate::endpoints;
-use crate::gateway::{Attach, Cors, LoginAnswer, RouteSettings};
+use crate::endpoints::{self, JWKS_PATH};
+use crate::gateway::{Accept, Attach, Cors, LoginAnswer, RouteSettings, Xsrf};
 use crate::policy::require::Requirement;
 use crate::policy::route::{HostPattern, PathPattern, RoutePattern, RouteTable};
 use crate::policy::{Auth, On401};
-use http::Method;
+use crate::session::{cookie, own_token};
 use http::header::AUTHORIZATION;
+use http::{HeaderName, Method};
 use std::ops::Range;
 use toml::de::DeValue;
 use url::Host;
@@ -22,10 +24,15 @@ pub(super) struct Context<'a> {
     /// `[defaults] auth`
     pub(super) auth: Auth,
     pub(super) login: &'a endpoints::Settings,
+    pub(super) tokens: &'a own_token::Settings,
     /// Every `[upstreams.*]`, wrong ones included.
     pub(super) upstreams: &'a [String],
     pub(super) providers: &'a Known,
+    /// Every `[bearer.*]` and `[api_keys.*]`, wrong ones included.
+    pub(super) clients: &'a [Named],
     pub(super) case_insensitive_paths: bool,
+    /// Whether browsers see https.
+    pub(super) https: bool,
 }
 
 /// `auth`: `true`, `false` or a word.
@@ -78,7 +85,9 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
         let Some(Some(route)) = table.table(|table| route(table, context)) else {
             continue;
         };
-        if matches!(route.settings.auth, Auth::Required | Auth::Optional | Auth::Guest) {
+        if matches!(route.settings.auth, Auth::Required | Auth::Optional | Auth::Guest)
+            && route.settings.takes_sessions()
+        {
             needs_provider.get_or_insert(route.span.clone());
         }
         needs_upstream.get_or_insert(route.span.clone());
@@ -95,6 +104,9 @@ pub(super) fn read(document: &Table, context: &Context) -> Vec<RouteSettings> {
         document.check().report(Problem::error(span, message).help(help));
     }
     check_together(document, &routes, context);
+    if routes.len() == tables.len() {
+        check_all_accepted(document, &routes, context);
+    }
     routes.into_iter().map(|route| route.settings).collect()
 }
 
@@ -120,9 +132,8 @@ struct Route {
 }
 
 fn route(table: &Table, context: &Context) -> Option<Route> {
-    table.unavailable(&["audience", "scope", "xsrf"]);
+    table.unavailable(&["audience", "scope"]);
     table.only_false("capture");
-    table.read("accept", accept);
 
     let path = table.require("path", r#""/*""#, path);
     if let Some(path) = &path {
@@ -135,12 +146,17 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         Some(field) => auth(&field),
         None => Some(context.auth),
     };
-    let attach = table.read("attach", attach);
+    let attach = table.read("attach", |field| attach(field, context.tokens, context.providers));
     let on_401 = table.read("on_401", on_401);
+    let accept = match table.field("accept") {
+        Some(field) => accept(&field, context),
+        None => Some(vec![Accept::Session]),
+    };
     let identity = table.read("identity", |field| field.table(identity)).unwrap_or_default();
     let require = table.read("require", |field| field.table(requirements)).unwrap_or_default();
     if let Some(auth) = auth {
         check_session_use(table, auth, attach.as_ref(), on_401);
+        check_clients_use(table, auth, attach.as_ref(), on_401, accept.as_deref().unwrap_or(&[Accept::Session]));
     }
 
     let strip_prefix = table.read("strip_prefix", path_prefix);
@@ -151,8 +167,10 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         table.refuse("strip_prefix", message, "it is taken off at whole segments");
     }
     let request_headers = table.table("request_headers", |table| header_edits(table, REQUEST));
+    let takes_sessions = accept.as_ref().is_none_or(|accept| accept.contains(&Accept::Session));
     let attach = match (attach, auth) {
         (Some(attach), _) => attach,
+        (None, _) if !takes_sessions => Attach::Never,
         (None, Some(Auth::Required | Auth::Optional) | None) => bearer(),
         (None, Some(Auth::Anonymous | Auth::Public | Auth::Guest)) => Attach::Never,
     };
@@ -162,6 +180,7 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
     let provider = table.read("provider", |field| reference(field, "provider", &context.providers.names));
     let login = table.read("login", login_answer).unwrap_or(LoginAnswer::Auto);
     let cors = table.read("cors", |field| field.table(cors)?);
+    let xsrf = table.read("xsrf", |field| xsrf(field, context.https)).flatten();
     let replace_prefix = table.read("replace_prefix", replace_prefix);
     let response_headers = table.table("response_headers", |table| header_edits(table, RESPONSE));
     let max_body = table.read("max_body", size);
@@ -178,8 +197,10 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         provider,
         login,
         identity,
+        accept: accept?,
         require,
         cors,
+        xsrf,
         strip_prefix,
         replace_prefix,
         request_headers,
@@ -222,11 +243,18 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
     let prefix = &context.login.prefix;
     if is_below(&path, prefix, context.case_insensitive_paths) {
         let message = format!("`{path}` is inside `login.prefix` (`{prefix}`), where the gateway answers itself");
-        table.refuse("path", message, "choose another path, or another `login.prefix`");
+        table.refuse(
+            "path",
+            message,
+            r#"choose another path, or set `login.prefix` to something else, as in "/_auth""#,
+        );
     }
     if context.providers.mock && is_below(&path, "/mock", context.case_insensitive_paths) {
         let message = format!("`{path}` is inside `/mock`, where the mock provider answers");
         table.refuse("path", message, "choose another path");
+    }
+    if path == JWKS_PATH {
+        table.refuse("path", format!("`{path}` is where the gateway publishes its keys"), "choose another path");
     }
     if path == context.login.user_path {
         let message = format!("`{path}` is `login.user_path`, where the gateway answers itself");
@@ -237,14 +265,22 @@ fn check_path(table: &Table, path: &PathPattern, context: &Context) {
 /// What a route says about sessions must fit its `auth`: nothing is silently ignored.
 fn check_session_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401: Option<On401>) {
     let has_token = matches!(auth, Auth::Required | Auth::Optional);
-    if matches!(attach, Some(Attach::Bearer { .. } | Attach::IdToken)) && !has_token {
+    if attach.is_some_and(Attach::needs_session) && !has_token {
         table.refuse(
             "attach",
             "`routes.attach` needs a session, and this `auth` never uses one",
             "set `auth` to `true` or \"optional\", or attach a credential of the gateway's own",
         );
     }
-    if on_401 == Some(On401::Refresh) && !has_token {
+    let is_machine = matches!(attach, Some(Attach::ClientCredentials(_)));
+    if is_machine && on_401 == Some(On401::Login) {
+        table.refuse(
+            "on_401",
+            "`routes.on_401` cannot be \"login\": the upstream refuses the gateway's token, and not the user's",
+            "\"refresh\" or \"relay\"",
+        );
+    }
+    if on_401 == Some(On401::Refresh) && !has_token && !is_machine {
         table.refuse(
             "on_401",
             "`routes.on_401` cannot be \"refresh\": this `auth` never uses a token",
@@ -264,6 +300,45 @@ fn check_session_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401:
             "`routes.identity` has no effect: this `auth` never looks at a session",
             "set `auth` to `true` or \"optional\"",
         );
+    }
+}
+
+/// The same for clients with a credential of their own.
+fn check_clients_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401: Option<On401>, accept: &[Accept]) {
+    let takes_sessions = accept.contains(&Accept::Session);
+    if matches!(auth, Auth::Anonymous | Auth::Public | Auth::Guest) {
+        if accept != [Accept::Session] {
+            table.warn(
+                "accept",
+                "`routes.accept` decides nothing: this `auth` lets everybody in",
+                "set `auth` to `true` or \"optional\"",
+            );
+        }
+    } else if !takes_sessions && attach.is_some_and(Attach::needs_session) {
+        table.refuse(
+            "attach",
+            "`routes.attach` needs a session, and `accept` has none",
+            "add \"session\" to `accept`; a client's own `Authorization` goes through as it is",
+        );
+    }
+    if !takes_sessions && matches!(on_401, Some(On401::Refresh | On401::Login)) {
+        table.refuse(
+            "on_401",
+            "`routes.on_401` needs a session, and `accept` has none",
+            "add \"session\" to `accept`, or take `on_401` out: a 401 is relayed",
+        );
+    }
+}
+
+/// A client that no route lets in is most likely a mistake.
+fn check_all_accepted(document: &Table, routes: &[Route], context: &Context) {
+    for Named { name, span } in context.clients {
+        let accepts_it = |route: &Route| route.settings.accept.contains(&Accept::Client(name.clone()));
+        if !routes.iter().any(accepts_it) {
+            let help = format!("add `accept = [\"session\", \"{name}\"]` to a route");
+            let message = format!("no route accepts `{name}`");
+            document.check().report(Problem::warning(span.clone(), message).help(help));
+        }
     }
 }
 
@@ -305,7 +380,7 @@ fn upstream(table: &Table, context: &Context) -> Option<String> {
 }
 
 /// The name of a table that must exist.
-fn reference(field: &Field, kind: &str, names: &[String]) -> Option<String> {
+pub(super) fn reference(field: &Field, kind: &str, names: &[String]) -> Option<String> {
     let name = field.string()?;
     if names.iter().any(|known| known == name) {
         return Some(name.to_owned());
@@ -317,12 +392,26 @@ fn reference(field: &Field, kind: &str, names: &[String]) -> Option<String> {
     field.refuse(format!("names the {kind} `{name}`, which does not exist"), help)
 }
 
-fn accept(field: &Field) -> Option<()> {
-    let only_session = |item: &Field| match item.string()? {
-        "session" => Some(()),
-        _ => item.refuse("other than `session` is not available in this version", "leave `accept` out"),
-    };
-    field.nonempty_list(only_session).map(|_| ())
+fn accept(field: &Field, context: &Context) -> Option<Vec<Accept>> {
+    let mut accepted: Vec<Accept> = Vec::new();
+    field.nonempty_list(|item| {
+        let accept = match item.string()? {
+            SESSION => Accept::Session,
+            name if context.clients.iter().any(|named| named.name == name) => Accept::Client(name.to_owned()),
+            name => {
+                let names: Vec<&str> =
+                    std::iter::once(SESSION).chain(context.clients.iter().map(|named| named.name.as_str())).collect();
+                let help = did_you_mean(name, &names)
+                    .unwrap_or_else(|| format!("add a `[bearer.{name}]` or an `[api_keys.{name}]` table"));
+                return item.refuse(format!("names `{name}`, which does not exist"), help);
+            }
+        };
+        if accepted.contains(&accept) {
+            return item.refuse("names something twice", "take one of them out");
+        }
+        accepted.push(accept.clone());
+        Some(accept)
+    })
 }
 
 fn on_401(field: &Field) -> Option<On401> {
@@ -395,6 +484,42 @@ fn cors(table: &Table) -> Option<Cors> {
     Some(Cors { allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age })
 }
 
+/// `true` for the names that axios and Angular use, or a table with others.
+fn xsrf(field: &Field, https: bool) -> Option<Option<Xsrf>> {
+    let defaults = || Xsrf { cookie: "XSRF-TOKEN".to_owned(), header: HeaderName::from_static("x-xsrf-token") };
+    match field.value() {
+        DeValue::Boolean(wanted) => Some(wanted.then(defaults)),
+        DeValue::Table(_) => field.table(|table| {
+            let cookie = table.read("cookie", |field| xsrf_cookie(field, https));
+            let header = table
+                .read("header", |field| header_name(field).and_then(|name| own(field, name, Use::ReadFromRequest)));
+            Some(Some(Xsrf {
+                cookie: cookie.unwrap_or(defaults().cookie),
+                header: header.unwrap_or(defaults().header),
+            }))
+        })?,
+        _ => field.refuse_type("true, false, or a table with `cookie` and `header`"),
+    }
+}
+
+/// The name of a cookie (RFC 6265 §4.1.1) that browsers take and that is not ours.
+fn xsrf_cookie(field: &Field, https: bool) -> Option<String> {
+    let name = field.string()?;
+    let is_token = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if !is_token {
+        return field.refuse("is not the name of a cookie", r#"letters, digits, `-` and `_`, as in "XSRF-TOKEN""#);
+    }
+    if cookie::is_ours(name.as_bytes()) {
+        return field.refuse("is the name of a cookie of the gateway's own", "another name");
+    }
+    let lower = name.to_ascii_lowercase();
+    if !https && (lower.starts_with("__host-") || lower.starts_with("__secure-")) {
+        return field
+            .refuse("has a prefix that browsers take on https only", "a name without `__Host-` or `__Secure-`");
+    }
+    Some(name.to_owned())
+}
+
 fn cors_origin(field: &Field) -> Option<String> {
     match field.string()? {
         "*" => Some("*".to_owned()),
@@ -425,15 +550,17 @@ fn columns(route: &RouteSettings) -> [String; 7] {
         Attach::Bearer { header, .. } if *header == AUTHORIZATION => "bearer".to_owned(),
         Attach::Bearer { header, .. } => format!("bearer in {header}"),
         Attach::IdToken => "id_token".to_owned(),
+        Attach::Assertion(assertion) => format!("assertion for {}", assertion.audience),
         Attach::Basic(_) => "basic".to_owned(),
+        Attach::ClientCredentials(which) => format!("client_credentials of {}", which.provider),
         Attach::ApiKeyHeader(header, _) => format!("api_key in {header}"),
         Attach::ApiKeyQuery(name, _) => format!("api_key in ?{name}"),
         Attach::Never => "never".to_owned(),
     };
-    let on_401 = match (route.on_401, route.auth) {
-        (Some(On401::Refresh), _) | (None, Auth::Required) => "refresh",
-        (Some(On401::Login), _) | (None, Auth::Optional | Auth::Anonymous) => "login",
-        (Some(On401::Relay), _) | (None, Auth::Public | Auth::Guest) => "relay",
+    let on_401 = match route.on_401() {
+        On401::Refresh => "refresh",
+        On401::Login => "login",
+        On401::Relay => "relay",
     };
     [
         methods,

@@ -174,6 +174,9 @@ pub(super) fn login(table: &Table) -> endpoints::Settings {
         let message = format!("`login.user_path` is inside `login.prefix` (`{prefix}`), where other endpoints are");
         table.refuse("user_path", message, "choose another path; `/me` is there in any case");
     }
+    if user_path == endpoints::JWKS_PATH {
+        table.refuse("user_path", "`login.user_path` is where the gateway publishes its keys", "choose another path");
+    }
     endpoints::Settings {
         prefix,
         after_login: table.read("after_login", target).unwrap_or_else(|| "/".to_owned()),

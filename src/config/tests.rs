@@ -4,6 +4,7 @@ use super::{Config, Report, Severity};
 use crate::gateway::Attach;
 use crate::policy::require::Requirement;
 use crate::policy::{Auth, On401};
+use crate::provider::backend::{BackendSettings, Call};
 use crate::provider::{ClientAuth, Kind};
 use crate::server::Listen;
 use crate::upstream::ServerAddress;
@@ -203,7 +204,7 @@ fn secrets_that_are_not_there() {
 fn providers() {
     assert_refused(&[
         ("[providers.p]\nissuer = \"https://i.example\"", 1, "`providers.p.kind` is missing", "add `kind = \"oidc\"`"),
-        ("[providers.p]\nkind = \"openid\"", 2, "`providers.p.kind` has a value that is not known", "one of `oidc`, `oauth2`, `mock`"),
+        ("[providers.p]\nkind = \"openid\"", 2, "`providers.p.kind` has a value that is not known", "one of `oidc`, `oauth2`, `google`"),
         ("[providers.p]\nkind = \"oidcc\"", 2, "has a value that is not known", "did you mean `oidc`?"),
         ("[providers.Corp]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "`Corp` cannot be the name of a provider", "lower-case letters"),
         ("[providers.callback]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "`callback` cannot be the name of a provider: an endpoint", "another name than `login`"),
@@ -227,6 +228,120 @@ fn providers() {
         ("[providers.p]\nkind = \"oauth2\"\nclient_id = \"c\"\nclient_secret = \"s\"\nauthorization_endpoint = \"https://i.example/a\"\ntoken_endpoint = \"http://i.example/t\"\nuserinfo_endpoint = \"https://i.example/u\"", 6, "`providers.p.token_endpoint` is not https", "loopback"),
         ("[providers.p]\nkind = \"oauth2\"\nclient_id = \"c\"\nclient_secret = \"s\"\nauthorization_endpoint = \"https://i.example/a\"\ntoken_endpoint = \"https://i.example/t\"", 1, "`providers.p.userinfo_endpoint` is missing", "add `userinfo_endpoint"),
     ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn backends() {
+    const P: &str = "[providers.p]\nkind = \"backend\"\nbase_url = \"http://h/api\"\n";
+    let with = |lines: &str| format!("{P}preset = \"nuxt\"\n{lines}");
+    let cases = [
+        ("[providers.p]\nkind = \"backend\"\npreset = \"nuxt\"".to_owned(), 1, "`providers.p.base_url` is missing", "add `base_url = \"http://127.0.0.1:3000\"`"),
+        (format!("{P}preset = \"nuxtt\""), 4, "`providers.p.preset` has a value that is not known", "did you mean `nuxt`?; one of `nuxt`, `sneat`, `vuexy`, `axios`, `custom`"),
+        (format!("{P}preset = \"custom\""), 1, "`providers.p.login` is missing", "add `login = { url = \"/login\" }`"),
+        (P.trim_end().to_owned(), 1, "`providers.p.login` is missing", "add `login = { url = \"/login\" }`"),
+        (format!("{P}login = {{}}"), 4, "`providers.p.login.url` is missing", "add `url = \"/login\"`"),
+        (with("base_ur = \"http://h\""), 5, "unknown key `base_ur` in `providers.p`", "did you mean `base_url`?"),
+        (with("client_id = \"app\""), 5, "unknown key `client_id` in `providers.p`", "known keys: `kind`, `preset`, `base_url`, `login`, `refresh`, `logout`, `user`, `token_property`, `refresh_token_property`, `access_ttl`"),
+        (with("login = { metod = \"POST\" }"), 5, "unknown key `metod` in `providers.p.login`", "did you mean `method`?"),
+        (with("login = { method = \"GET\" }"), 5, "`providers.p.login.method` is `GET`, which would put the password into a URL, which logs keep", "POST, PUT or PATCH"),
+        (with("login = { method = \"post\" }"), 5, "`providers.p.login.method` is not a method", "upper-case: `POST`"),
+        (with("login = { url = \"login\" }"), 5, "`providers.p.login.url` is neither a path nor a URL", "a path below `base_url`"),
+        (with("login = { url = \"//evil.test/login\" }"), 5, "`providers.p.login.url` is not a path", "a path below `base_url`"),
+        (with("login = { url = \"/../login\" }"), 5, "`providers.p.login.url` is not a path", "a path below `base_url`"),
+        (with("login = { url = \"http://u:canary-Zu7@h/login\" }"), 5, "has a user name or a password in it", "up to the `@`"),
+        (with("login = { url = \"ftp://h/login\" }"), 5, "is neither http nor https", "a whole URL"),
+        (with("login = { fields = { username = \"x\", password = \"x\" } }"), 5, "the user name and the password are called the same", "a name of its own"),
+        (with("login = { fields = { user = \"x\" } }"), 5, "unknown key `user` in `providers.p.login.fields`", "known keys: `username`, `password`"),
+        (with("login = { headers = { Content-Type = \"x\" } }"), 5, "`content-type` is written by the gateway", "take it out"),
+        (with("login = { headers = { X-Key = { env = \"NOPE\" } } }"), 5, "names the environment variable `NOPE`, which is not set", "set `NOPE`"),
+        (with("login = { headers = { X-Key = \"canary-Zu7\\u0007\" } }"), 5, "`providers.p.login.headers.X-Key` cannot be the value of a header", "visible ASCII"),
+        (with("login = false"), 5, "`providers.p.login` has the wrong type", "a table"),
+        (with("logout = true"), 5, "`providers.p.logout` has the wrong type: a boolean", "or `false` where there is no such endpoint"),
+        (with("logout = { headers = { Authorization = \"canary-Zu7\" } }"), 5, "`authorization` is written by the gateway", "take it out"),
+        (with("refresh = { token_in = \"query\" }"), 5, "`providers.p.refresh.token_in` has a value that is not known", "one of `body`, `header`"),
+        (with("refresh = { token_in = \"header\", token_name = \"a b\" }"), 5, "`providers.p.refresh.token_name` is not the name of a header", "letters"),
+        (with("refresh = { method = \"GET\" }"), 5, "`providers.p.refresh.method` is `GET`, which has no body that the refresh token could stand in", "token_in = \"header\""),
+        (with("user = { method = \"DELETE\" }"), 5, "`providers.p.user.method` is `DELETE`", "GET or POST"),
+        (with("user = { property = \"a..b\" }"), 5, "`providers.p.user.property` is not a JSON path", "tokens[0].value"),
+        (with("user = { sub = \"a[x]\" }"), 5, "`providers.p.user.sub` is not a JSON path", "names with dots"),
+        (with("token_property = \"\""), 5, "`providers.p.token_property` is empty", "give it a value"),
+        (with("token_property = \"data.\""), 5, "`providers.p.token_property` is not a JSON path", "names with dots"),
+        (with("refresh_token_property = \"token\""), 5, "cannot both stand at `token`", "a path of its own"),
+        (with("access_ttl = \"0s\""), 5, "`providers.p.access_ttl` is zero", "longer"),
+        ("[providers.p]\nkind = \"backend\"\npreset = \"nuxt\"\nbase_url = \"http://h/?a=1\"".to_owned(), 4, "`providers.p.base_url` has a query", "scheme, host and path"),
+        ("[providers.p]\nkind = \"backend\"\npreset = \"nuxt\"\nbase_url = \"h:3000\"".to_owned(), 4, "`providers.p.base_url` is neither http nor https", "a whole URL"),
+    ];
+    let cases: Vec<_> = cases.iter().map(|(case, line, message, help)| (case.as_str(), *line, *message, *help)).collect();
+    assert_refused(&cases);
+}
+
+// TS-13
+#[test]
+fn presets_of_backends_and_what_a_table_says_otherwise() {
+    let read = |lines: &str| {
+        let source = format!("[providers.p]\nkind = \"backend\"\nbase_url = \"http://h:3000/api/\"\n{lines}{REST}");
+        let config = parse(&source).unwrap();
+        let Kind::Backend(backend) = config.providers.into_iter().next().unwrap().kind else { panic!("a backend") };
+        backend
+    };
+    let call = |call: &Call| format!("{} {}", call.method, call.url);
+    let all = |backend: &BackendSettings| {
+        let refresh =
+            backend.refresh.as_ref().map(|it| format!("{} {:?} {}", call(&it.call), it.token_in, it.token_name));
+        [
+            call(&backend.login),
+            refresh.unwrap_or_default(),
+            backend.logout.as_ref().map(call).unwrap_or_default(),
+            backend.user.as_ref().map(|user| call(&user.call)).unwrap_or_default(),
+            format!("{} {}", backend.token_property, backend.refresh_token_property),
+        ]
+    };
+    let refresh = "POST http://h:3000/api";
+    for (preset, expected) in [
+        ("nuxt", ["/login", "/refresh_tokens Body token", "DELETE /logout", "GET /me", "token refresh_token"]),
+        ("sneat", ["/auth/login", "/auth/refresh-token Body refreshToken", "", "", "accessToken refreshToken"]),
+        (
+            "vuexy",
+            ["/jwt/login", "/jwt/refresh-token Body refreshToken", "POST /jwt/logout", "", "accessToken refreshToken"],
+        ),
+        ("axios", ["/auth/login", "/auth/refresh Body refreshToken", "", "", "access_token refresh_token"]),
+    ] {
+        let [login, renewal, logout, user, properties] = expected;
+        let at = |text: &str| text.replace(" /", " http://h:3000/api/");
+        let expected =
+            [format!("{refresh}{login}"), format!("{refresh}{renewal}"), at(logout), at(user), properties.to_owned()];
+        assert_eq!(all(&read(&format!("preset = \"{preset}\""))), expected, "{preset}");
+    }
+    let backend = read(
+        r#"
+preset = "nuxt"
+login = { url = "/v2/login?tenant=a", fields = { username = "email" }, headers = { X-Key = { env = "SET" } } }
+refresh = { method = "GET", token_in = "header", token_name = "X-Refresh" }
+logout = false
+user = { url = "https://other.example/me", property = "data", sub = "user.id" }
+token_property = "data.attributes.token"
+access_ttl = "15m""#,
+    );
+    assert_eq!(
+        all(&backend),
+        [
+            "POST http://h:3000/api/v2/login?tenant=a",
+            "GET http://h:3000/api/refresh_tokens Header x-refresh",
+            "",
+            "GET https://other.example/me",
+            "data.attributes.token refresh_token",
+        ]
+    );
+    assert_eq!((backend.fields.username.as_str(), backend.fields.password.as_str()), ("email", "password"));
+    assert!(backend.login.headers["x-key"] == CANARY && backend.login.headers["x-key"].is_sensitive());
+    assert_eq!(backend.user.unwrap().property.as_deref(), Some("data"));
+    assert_eq!(backend.subject.as_deref(), Some("user.id"));
+    assert_eq!(backend.access_ttl, Some(Duration::from_secs(900)));
+    let bare = read("refresh = false\nuser = false\nlogout = false\npreset = \"nuxt\"");
+    assert!(bare.refresh.is_none() && bare.user.is_none() && bare.logout.is_none());
+    let custom = read("login = { url = \"/in\" }");
+    assert_eq!(all(&custom), ["POST http://h:3000/api/in", "", "", "", "access_token refresh_token"]);
 }
 
 #[test]
@@ -255,7 +370,7 @@ fn routes() {
     assert_refused(&[
         ("[[routes]]\nupstream = \"app\"", 1, "`routes.path` is missing", "add `path = \"/*\"`"),
         ("[[routes]]\nupstream = \"app\"\npath = \"a\"", 3, "`routes.path` is not a path", "\"/a/*\" is all below it"),
-        ("[[routes]]\nupstream = \"app\"\npath = \"/auth/login\"", 3, "`/auth/login` is inside `login.prefix` (`/auth`)", "another `login.prefix`"),
+        ("[[routes]]\nupstream = \"app\"\npath = \"/auth/login\"", 3, "`/auth/login` is inside `login.prefix` (`/auth`)", "set `login.prefix` to something else, as in \"/_auth\""),
         ("[[routes]]\nupstream = \"app\"\npath = \"/auth/*\"", 3, "is inside `login.prefix`", "choose another path"),
         ("[[routes]]\nupstream = \"app\"\npath = \"/AUTH/x\"\n[server]\ncase_insensitive_paths = true", 3, "is inside `login.prefix`", "choose another path"),
         ("[[routes]]\nupstream = \"app\"\npath = \"/mock/*\"", 3, "is inside `/mock`", "choose another path"),
@@ -297,6 +412,16 @@ fn credentials() {
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = true", 4, "`routes.attach` has the wrong type", "\"id_token\""),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = {}", 4, "`routes.attach` does not say one thing", "a table with `bearer`"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { bearer = {}, basic = { username = \"u\", password = \"canary-Zu7\" } }", 4, "does not say one thing", "a table with `bearer`"),
+        ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_auth = \"none\"\n[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\nattach = { client_credentials = { provider = \"p\" } }", 10, "`p` gives the gateway no tokens in its own name", "RFC 6749 §4.4"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = {} }", 4, "`routes.attach.client_credentials.provider` is missing", "\"corp\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"crop\" } }", 4, "names the provider `crop`, which does not exist", "one of `mocked`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"mocked\", scope = \"a b\" } }", 4, "is not a scope", "one scope an item"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\non_401 = \"login\"\nattach = { client_credentials = { provider = \"mocked\" } }", 5, "cannot be \"login\"", "\"relay\""),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = \"on\"", 4, "`routes.xsrf` has the wrong type", "`cookie` and `header`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = { cookie = \"a b\" }", 4, "`routes.xsrf.cookie` is not the name of a cookie", "XSRF-TOKEN"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = { cookie = \"__Host-latchgate\" }", 4, "is the name of a cookie of the gateway's own", "another name"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = { cookie = \"__Host-XSRF\" }", 4, "a prefix that browsers take on https only", "without `__Host-`"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = { header = \"Authorization\" }", 4, "names `authorization`, which carries credentials", "another header"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { basic = \"u:canary-Zu7\" }", 4, "`routes.attach.basic` has the wrong type", "a table"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { basic = { username = \"u\" } }", 4, "`routes.attach.basic.password` is missing", "{ env = \"PASSWORD\" }"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { basic = { username = \"u:v\", password = \"p\" } }", 4, "cannot be a user name", "RFC 7617"),
@@ -373,6 +498,83 @@ fn stores() {
     ]);
 }
 
+// TG-32
+#[test]
+#[rustfmt::skip] // a table
+fn tg_32_tokens_and_assertions() {
+    let assertion = |keys: &str| format!("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = {{ assertion = {{ {keys} }} }}\n[tokens]\nalgorithm = \"EdDSA\"");
+    let no_audience = assertion("");
+    let own_audience = assertion("audience = \"http://localhost:8080\"");
+    let long = assertion("audience = \"a\", ttl = \"2h\"");
+    let reserved = assertion("audience = \"a\", claims = { sub = \"email\" }");
+    let header = assertion("audience = \"a\", header = \"Host\"");
+    let scheme = assertion("audience = \"a\", scheme = \"a b\"");
+    let too_large = format!("[tokens]\nclaims = {{ x = {{ value = \"{}\" }} }}", "x".repeat(1023));
+    let wrong_key = |algorithm: &str| format!("[tokens]\nalgorithm = \"{algorithm}\"\nkey = {{ env = \"SET\" }}");
+    let (es256, eddsa) = (wrong_key("ES256"), wrong_key("EdDSA"));
+    assert_refused(&[
+        ("[tokens]\nalgorithm = \"RS256\"", 2, "`tokens.algorithm` has a value that is not known", "one of `HS256`, `ES256`, `EdDSA`"),
+        ("[tokens]\nalgorithm = \"none\"", 2, "`tokens.algorithm` has a value that is not known", "one of `HS256`"),
+        ("[tokens]\nttl = \"0s\"", 2, "`tokens.ttl` is zero", "longer"),
+        ("[tokens]\nttl = \"999ms\"", 2, "`tokens.ttl` is shorter than a second", "seconds"),
+        ("[tokens]\nissuer = \"a b\"", 2, "`tokens.issuer` is neither a URL nor a name", "RFC 7519"),
+        ("[tokens]\nissuer = \"1:b\"", 2, "`tokens.issuer` is neither a URL nor a name", "RFC 7519"),
+        ("[tokens]\nupdate_claims = \"yes\"", 2, "wrong type", "`true` or `false`"),
+        ("[tokens]\nkey = { env = \"SHORT\" }", 2, "`tokens.key` is shorter than 32 bytes", "openssl rand"),
+        ("[tokens]\nkey = \"-----BEGIN PRIVATE KEY-----canary-Zu7\"", 2, "`tokens.key` is a PEM", "\"ES256\" or \"EdDSA\""),
+        ("[tokens]\nkey = [{ env = \"SET\" }, { env = \"SET\" }]", 2, "`tokens.key` names a key twice", "take one"),
+        (&es256, 3, "`tokens.key` is no private key for this algorithm", "ec_paramgen_curve:P-256"),
+        (&eddsa, 3, "`tokens.key` is no private key for this algorithm", "openssl genpkey -algorithm ed25519"),
+        ("[session]\nstore = \"redis\"\nsecret = { env = \"SET\" }\n[tokens]\nalgorithm = \"ES256\"", 4, "`tokens.key` is missing", "openssl genpkey -algorithm EC"),
+        ("[session]\nstore = \"cookie\"\nsecret = { env = \"SET\" }\n[tokens]\nalgorithm = \"ES256\"", 4, "`tokens.key` is missing", "openssl genpkey -algorithm EC"),
+        ("[tokens]\nclaims = { role = 7 }", 2, "`tokens.claims.role` has the wrong type", "{ value = … }"),
+        ("[tokens]\nclaims = { role = \"a..b\" }", 2, "is not the path of a claim", "address.country"),
+        ("[tokens]\nclaims = { role = {} }", 2, "`tokens.claims.role.value` is missing", "value ="),
+        ("[tokens]\nclaims = { role = { value = { a = 1 } } }", 2, "wrong type", "a list of them"),
+        (&too_large, 2, "`tokens.claims.x.value` is too large for a claim", "1024 bytes"),
+        (&no_audience, 4, "`routes.attach.assertion.audience` is missing", "audience ="),
+        (&own_audience, 4, "`routes.attach.assertion.audience` is `tokens.issuer`", "name the upstream"),
+        (&long, 4, "`routes.attach.assertion.ttl` is longer than `tokens.ttl`", "shorter"),
+        (&reserved, 4, "`sub` is a claim that the gateway writes", "another name than `iss`"),
+        (&header, 4, "names `host`", "another header"),
+        (&scheme, 4, "is not an authentication scheme", "one word"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\nattach = { assertion = { audience = \"a\" } }\n[tokens]\nalgorithm = \"EdDSA\"", 5, "`routes.attach` needs a session", "set `auth`"),
+        ("[[routes]]\npath = \"/.well-known/latchgate/jwks.json\"\nupstream = \"app\"", 2, "where the gateway publishes its keys", "another path"),
+        ("[login]\nuser_path = \"/.well-known/latchgate/jwks.json\"", 2, "where the gateway publishes its keys", "another path"),
+    ]);
+    for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "act", "azp", "scope", "client_id", "cnf", "provider"] {
+        let case = format!("[tokens]\nclaims = {{ {name} = \"email\" }}");
+        assert_refused(&[(&case, 2, "is a claim that the gateway writes, or that means something else", "another name than")]);
+    }
+}
+
+#[test]
+fn assertions_choose_their_claims_or_take_those_of_tokens() {
+    let route = |path: &str, keys: &str| {
+        format!(
+            "[[routes]]\npath = \"{path}\"\nupstream = \"app\"\nattach = {{ assertion = {{ audience = \"a\"{keys} }} }}\n"
+        )
+    };
+    let plain = route("/plain", "");
+    let own = route("/own", ", claims = { mail = \"email\" }, ttl = \"10s\", header = \"X-User\", scheme = \"\"");
+    let tokens = "[tokens]\nalgorithm = \"EdDSA\"\nttl = \"1m\"\nclaims = { role = \"realm.role\", tags = { value = [\"a\", 1, true] } }\n";
+    let config = parse(&format!("{tokens}{plain}{own}{REST}")).unwrap();
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    let assertion_of = |route: usize| match &config.routes[route].attach {
+        Attach::Assertion(assertion) => assertion,
+        other => panic!("{other:?}"),
+    };
+    let (plain, own) = (assertion_of(0), assertion_of(1));
+    assert_eq!((plain.claims.len(), plain.ttl), (2, Duration::from_secs(60)), "never longer than tokens live");
+    assert_eq!((own.claims[0].name.as_str(), own.claims.len(), own.ttl), ("mail", 1, Duration::from_secs(10)));
+    assert_eq!((own.header.as_str(), own.scheme.as_str()), ("x-user", ""));
+
+    let unverifiable = parse(&format!("{}{REST}", route("/a", ""))).unwrap();
+    assert!(unverifiable.warnings.to_string().contains("nobody can verify"), "{}", unverifiable.warnings);
+    let shared = parse(&format!("[tokens]\nkey = {{ env = \"SET\" }}\n{}{REST}", route("/a", ""))).unwrap();
+    assert!(shared.warnings.is_empty() && !format!("{shared:?}").contains(CANARY), "{}", shared.warnings);
+}
+
 /// SPEC names all of these; none may be silently ignored.
 #[test]
 #[rustfmt::skip] // a table
@@ -380,28 +582,83 @@ fn what_this_version_does_not_have() {
     assert_refused(&[
         ("[server.tls]\ncertificate = \"c.pem\"", 1, "`server.tls` is not available in this version", "take it out"),
         ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
-        ("[providers.p]\nkind = \"backend\"\nbase_url = \"http://x\"", 2, "`kind = \"backend\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
-        ("[providers.p]\nkind = \"google\"\nbase_url = \"http://x\"", 2, "`kind = \"google\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
-        ("[providers.p]\nkind = \"github\"\nbase_url = \"http://x\"", 2, "`kind = \"github\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
-        ("[providers.p]\nkind = \"auth0\"\nbase_url = \"http://x\"", 2, "`kind = \"auth0\"` is not available in this version", "one of `oidc`, `oauth2`, `mock`"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"private_key_jwt\"", 6, "`client_auth = \"private_key_jwt\"` is not available in this version", "`client_secret_basic`"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"tls_client_auth\"", 6, "`client_auth = \"tls_client_auth\"` is not available in this version", "`client_secret_basic`"),
-        ("[bearer.b]\nissuer = \"https://i.example\"", 1, "`bearer` is not available in this version", "take it out"),
-        ("[api_keys.ci]\nheader = \"X\"", 1, "`api_keys` is not available in this version", "take it out"),
-        ("[tokens]\nttl = \"1h\"", 1, "`tokens` is not available in this version", "take it out"),
         ("[impersonation]\nrequire = { role = [\"admin\"] }", 1, "`impersonation` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = \"dpop\"", 4, "`attach = \"dpop\"` is not available in this version", "one of `bearer`"),
-        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"p\" } }", 4, "`routes.attach.client_credentials` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { exchange = { audience = \"a\" } }", 4, "`routes.attach.exchange` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { connection = \"github\" }", 4, "`routes.attach.connection` is not available in this version", "take it out"),
-        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { assertion = { audience = \"a\" } }", 4, "`routes.attach.assertion` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naudience = \"a\"", 4, "`routes.audience` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nscope = \"a\"", 4, "`routes.scope` is not available in this version", "take it out"),
-        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"session\", \"ci\"]", 4, "`routes.accept` other than `session` is not available in this version", "leave `accept` out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\ncapture = true", 4, "`routes.capture` is not available in this version", "take it out"),
-        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = { cookie = \"c\", header = \"h\" }", 4, "`routes.xsrf` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { acr = [\"mfa\"] }", 4, "`routes.require.acr` is not available in this version", "take it out"),
     ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn clients_with_a_credential_of_their_own() {
+    let hash = "0b14d501a594442a01c6859541bcb3e8164d183d32937b851835442f69d5c94e";
+    let other = "6cf615d5bcaac778352a8f1f3360d23f02f34ec182e259897fd6ce485d7870d4";
+    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let bearer = |lines: &str| format!("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"b\"]\n[bearer.b]\n{lines}");
+    let keys = |lines: &str| format!("[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"k\"]\n[api_keys.k]\n{lines}");
+    let key = |lines: &str| keys(&format!("header = \"X-K\"\nkeys = [{{ id = \"a\", {lines} }}]"));
+    let jwt = "issuer = \"https://i.example\"\naudience = [\"api\"]\n";
+    let asks = "introspection = { url = \"https://i.example/i\", client_id = \"c\", client_secret = \"s\" }\n";
+    let both = bearer(jwt) + &format!("[api_keys.k]\nheader = \"X-K\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]\n");
+    let route = |lines: &str| format!("{both}[[routes]]\npath = \"/b\"\nupstream = \"app\"\n{lines}");
+    for (case, line, message, help) in [
+        (bearer("issuer = \"https://i.example\""), 5, "`bearer.b.audience` is missing", "audience = [\"api\"]"),
+        (bearer("issuer = \"https://i.example\"\naudience = []"), 7, "`bearer.b.audience` is empty", "give it a value"),
+        (bearer("audience = \"api\""), 5, "`bearer.b.issuer` is missing", "https://login.example.com"),
+        (bearer("issuer = \"http://i.example\"\naudience = \"api\""), 6, "`bearer.b.issuer` is not https", "loopback"),
+        (bearer("issuer = \"anything\"\naudience = \"api\"\njwks_url = \"http://i.example/k\""), 8, "`bearer.b.jwks_url` is not https", "loopback"),
+        (bearer(&format!("{jwt}algorithms = [\"HS256\"]")), 8, "`bearer.b.algorithms` has a value that is not known", "`RS256`"),
+        (bearer(&format!("{jwt}algorithms = [\"none\"]")), 8, "`bearer.b.algorithms` has a value that is not known", "`EdDSA`"),
+        (bearer(&format!("{jwt}{asks}jwks_url = \"https://i.example/k\"")), 9, "`jwks_url` is for tokens that are read here", "one of them"),
+        (bearer(&format!("{asks}algorithms = [\"RS256\"]")), 7, "`algorithms` is for tokens that are read here", "one of them"),
+        (bearer("introspection = { url = \"https://i.example/i\", client_id = \"c\" }"), 6, "client_secret` is missing", "INTROSPECTION_SECRET"),
+        (bearer("introspection = { url = \"https://i.example/i\", client_id = \"c\", client_secret = \"s\", cache = \"2h\" }"), 6, "is longer than an hour", "withdrawn"),
+        (bearer(&format!("{jwt}jwks_uri = \"https://i.example/k\"")), 8, "unknown key `jwks_uri` in `bearer.b`", "did you mean `jwks_url`?"),
+        (keys(&format!("keys = [{{ id = \"a\", sha256 = \"{hash}\" }}]")), 5, "needs either `header` or `query`", "X-API-Key"),
+        (keys(&format!("header = \"X-K\"\nquery = \"k\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]")), 7, "needs either `header` or `query`", "X-API-Key"),
+        (keys(&format!("header = \"Authorization\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]")), 6, "is where bearer tokens stand", "X-API-Key"),
+        (keys(&format!("header = \"Cookie\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]")), 6, "`cookie`, which is written by the gateway", "another header"),
+        (keys("header = \"X-K\""), 5, "`api_keys.k.keys` is missing", "sha256"),
+        (keys("header = \"X-K\"\nkeys = []"), 7, "`api_keys.k.keys` is empty", "give it a value"),
+        (key("sha256 = \"canary-Zu7\""), 7, "is not a SHA-256", "64 hexadecimal digits"),
+        (key(&format!("sha256 = \"{}\"", &hash[1..])), 7, "is not a SHA-256", "sha256sum"),
+        (key(&format!("sha256 = \"{nothing}\"")), 7, "is the SHA-256 of nothing at all", "sha256sum"),
+        (key(&format!("sha256 = \"{hash}\", claims = {{ sub = \"root\" }}")), 7, "`sub` of a key is the name of its table and its `id`", "take `sub` out"),
+        (key(&format!("sha256 = \"{hash}\", expires = \"2027-01-01\"")), 7, "is not a point in time", "2027-01-01T00:00:00Z"),
+        (key(&format!("sha256 = \"{hash}\", expires = 5")), 7, "has the wrong type", "2027-01-01T00:00:00Z"),
+        (key(&format!("sha256 = \"{hash}\" }}, {{ id = \"a\", sha256 = \"{other}\"")), 7, "two keys with the same `id`", "each its own"),
+        (key(&format!("sha256 = \"{hash}\" }}, {{ id = \"b\", sha256 = \"{}\"", hash.to_uppercase())), 7, "has the same key twice", "whose it is"),
+        (format!("{}[api_keys.b]\nheader = \"X-K\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]", bearer(jwt)), 8, "another entry has this name", "another name"),
+        (format!("[bearer.session]\n{jwt}[[routes]]\npath = \"/a\"\nupstream = \"app\"\naccept = [\"session\"]"), 1, "means a session", "another name"),
+        (route("accept = [\"b\", \"kk\", \"k\"]").replacen("[api_keys.k]", "[api_keys.kkk]", 1).replacen("\"k\"]", "\"kkk\"]", 1), 14, "names `kk`, which does not exist", "did you mean `kkk`?"),
+        (route("accept = [\"k\", \"b\", \"k\"]"), 14, "`routes.accept` names something twice", "take one of them out"),
+        (route("accept = []"), 14, "`routes.accept` is empty", "give it a value"),
+        (route("accept = [\"k\"]\nattach = \"id_token\""), 15, "`routes.attach` needs a session, and `accept` has none", "\"session\""),
+        (route("accept = [\"k\"]\non_401 = \"login\""), 15, "`routes.on_401` needs a session, and `accept` has none", "is relayed"),
+    ] {
+        let report = refused(&format!("{case}{REST}"));
+        let problems = shown(&report);
+        let first = problems.iter().find(|problem| problem.1.contains(message));
+        let problem = first.unwrap_or_else(|| panic!("not found for\n{case}\n\n{report}"));
+        assert_eq!(problem.0, line, "{case}\n\n{report}");
+        assert!(problem.2.contains(help), "{case}\n\n{report}");
+        assert_eq!(report.problems().iter().filter(|problem| problem.severity() == Severity::Error).count(), 1, "{case}\n\n{report}");
+        assert!(!report.to_string().contains("canary-Zu7") && !report.to_string().contains(hash), "{report}");
+    }
+    // Where nobody signs in there need be no provider.
+    let entry = format!("[api_keys.k]\nheader = \"X-K\"\nkeys = [{{ id = \"a\", sha256 = \"{hash}\" }}]\n");
+    let alone = format!("{entry}[upstreams.app]\nurl = \"demo:\"\n[[routes]]\npath = \"/*\"\naccept = [\"k\"]");
+    let config = parse(&alone).unwrap_or_else(|report| panic!("{report}"));
+    assert!(matches!(config.routes[0].attach, Attach::Never), "there is no token to attach");
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    assert!(!format!("{config:?}").contains(hash));
 }
 
 #[test]
@@ -691,6 +948,12 @@ fn warnings_do_not_stop_the_start() {
         ("[session]\nidle_timeout = \"100h\"", 2, "never takes effect"),
         ("[[routes]]\npath = \"/api/user/me\"\nupstream = \"app\"", 2, "is `login.user_path`"),
         ("[[routes]]\npath = \"/a\"\nauth = false\nidentity = { \"X-A\" = \"sub\" }\nupstream = \"app\"", 4, "has no effect"),
+        ("[bearer.b]\nissuer = \"https://i.example\"\naudience = \"api\"", 1, "no route accepts `b`"),
+        (
+            "[bearer.b]\nissuer = \"https://i.example\"\naudience = \"api\"\n[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\naccept = [\"b\"]",
+            8,
+            "`routes.accept` decides nothing",
+        ),
         (
             "[[routes]]\npath = \"/a\"\nmethods = [\"GET\", \"PUT\"]\nupstream = \"app\"\n[[routes]]\npath = \"/a\"\nmethods = [\"PUT\"]\nupstream = \"app\"",
             6,

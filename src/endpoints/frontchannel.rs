@@ -16,7 +16,7 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     let (Some(issuer), Some(sid)) = (only(asked, "iss"), only(asked, "sid")) else {
         return asked.refuse(&Refusal::Malformed("iss and sid must each be given once"));
     };
-    let Some(provider) = endpoints.providers.iter().find(|provider| provider.issuer() == Some(&issuer)) else {
+    let Some(provider) = endpoints.providers.iter().find(|provider| provider.is_issuer(&issuer)) else {
         return asked.refuse(&Refusal::Malformed("iss is not an identity provider of this site"));
     };
     let Some(turn) = endpoints.logout_turn().await else {

@@ -29,6 +29,41 @@ pub(super) struct LoginRecord {
 }
 
 impl LoginRecord {
+    /// Of a login that begins now.
+    pub(super) fn begin(
+        asked: &Asked<'_>,
+        provider: &Provider,
+        return_to: String,
+        remember: bool,
+        max_age: Option<u64>,
+    ) -> LoginRecord {
+        LoginRecord {
+            state: random_token(),
+            nonce: random_token(),
+            verifier: random_token(),
+            provider: provider.name().to_owned(),
+            return_to,
+            max_age,
+            remember,
+            began: asked.facts.now.unix,
+        }
+    }
+
+    /// The record of the login with this `state`: begun in this browser, with this provider, not long ago.
+    pub(super) fn begun_here(
+        endpoints: &Endpoints,
+        asked: &Asked<'_>,
+        state: &str,
+        provider: &Provider,
+    ) -> Option<LoginRecord> {
+        let label = LoginRecord::label(state)?;
+        endpoints
+            .cookies
+            .values(asked.cookies, Name::Login(label))
+            .filter_map(|value| LoginRecord::open(endpoints, label, value, asked.facts.now.unix))
+            .find(|record| record.state == state && record.provider == provider.name())
+    }
+
     /// The part of the state that tells the cookies of several logins apart.
     pub(super) fn label(state: &str) -> Option<&str> {
         state.get(..LABEL_LENGTH).filter(|label| is_fit_for_a_name(label))
@@ -57,23 +92,21 @@ pub(super) async fn choose_or_start(endpoints: &Endpoints, asked: &Asked<'_>) ->
 
 /// Sends the browser to `provider`.
 pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Arc<Provider>) -> Response<Body> {
+    if provider.backend().is_some() {
+        return reply::redirect(StatusCode::FOUND, &own_login_url(endpoints, asked, provider));
+    }
     let extra = match passed_on(asked, endpoints.mock.is_some()) {
         Ok(extra) => extra,
         Err(refusal) => return asked.refuse(&refusal),
     };
-    let max_age = extra.iter().find(|(name, _)| name == "max_age").and_then(|(_, value)| value.parse().ok());
+    let asked_max_age = extra.iter().find(|(name, _)| name == "max_age").map(|(_, value)| value.as_str());
+    let max_age =
+        asked_max_age.or_else(|| provider.authorization_param("max_age")).and_then(|value| value.parse().ok());
     let settings = &endpoints.settings;
     let wanted = asked.parameter("return_to").filter(|_| settings.return_to_page);
-    let record = LoginRecord {
-        state: random_token(),
-        nonce: random_token(),
-        verifier: random_token(),
-        provider: provider.name().to_owned(),
-        return_to: endpoints.return_to(wanted.as_deref(), &settings.after_login),
-        max_age,
-        remember: asked.parameter("remember").as_deref() != Some("0"),
-        began: asked.facts.now.unix,
-    };
+    let return_to = endpoints.return_to(wanted.as_deref(), &settings.after_login);
+    let remember = asked.parameter("remember").as_deref() != Some("0");
+    let record = LoginRecord::begin(asked, provider, return_to, remember, max_age);
     let Some(redirect_uri) = redirect_uri(endpoints, provider) else {
         return asked.refuse(&Refusal::Internal);
     };
@@ -103,19 +136,30 @@ pub(super) fn redirect_uri(endpoints: &Endpoints, provider: &Provider) -> Option
 }
 
 fn leave_for(endpoints: &Endpoints, asked: &Asked<'_>, url: &Url, record: &LoginRecord) -> Response<Body> {
-    let plain = serde_json::to_vec(record).unwrap_or_default();
-    let Some(label) = LoginRecord::label(&record.state) else { return asked.refuse(&Refusal::Internal) };
-    let Ok(sealed) = endpoints.sealer.seal(Purpose::Login, label, &plain) else {
-        return asked.refuse(&Refusal::Internal);
-    };
     let mut response = reply::redirect(StatusCode::FOUND, url.as_str());
     response.extensions_mut().insert(Outcome("login_started"));
+    match keep_record(endpoints, asked, record, &mut response) {
+        Ok(()) => response,
+        Err(refusal) => asked.refuse(&refusal),
+    }
+}
+
+/// Gives the browser the record of its login, and takes those away that there are too many of.
+pub(super) fn keep_record(
+    endpoints: &Endpoints,
+    asked: &Asked<'_>,
+    record: &LoginRecord,
+    response: &mut Response<Body>,
+) -> Result<(), Refusal> {
+    let plain = serde_json::to_vec(record).unwrap_or_default();
+    let label = LoginRecord::label(&record.state).ok_or(Refusal::Internal)?;
+    let sealed = endpoints.sealer.seal(Purpose::Login, label, &plain).map_err(|_| Refusal::Internal)?;
     let headers = response.headers_mut();
     headers.append(header::SET_COOKIE, endpoints.cookies.set(Name::Login(label), &sealed, Some(LOGIN_LIFE)));
     for label in surplus(endpoints, asked) {
         headers.append(header::SET_COOKIE, endpoints.cookies.expire(Name::Login(&label)));
     }
-    response
+    Ok(())
 }
 
 /// Labels of logins to give up, so that with the new one there are [`MOST_LOGINS`]: the dead ones
@@ -157,18 +201,24 @@ fn passed_on(asked: &Asked<'_>, to_mock: bool) -> Result<Vec<(String, String)>, 
     Ok(extra)
 }
 
+/// `{prefix}/{provider}` with what is to be kept of the query.
+fn own_login_url(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Provider) -> String {
+    // A provider shows no page of ours that could say it.
+    let dropped: &[&str] = if provider.backend().is_some() { &["provider"] } else { &["provider", "status"] };
+    let kept = asked.parameters().into_iter().filter(|(name, _)| !dropped.contains(&name.as_str()));
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish();
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{}/{}{mark}{query}", endpoints.settings.prefix, provider.name())
+}
+
 fn choose(endpoints: &Endpoints, asked: &Asked<'_>, providers: &[Arc<Provider>]) -> Response<Body> {
     let choices: Vec<Choice> = providers
         .iter()
-        .map(|provider| {
-            let kept = asked.parameters().into_iter().filter(|(name, _)| name != "provider" && name != "status");
-            let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish();
-            let mark = if query.is_empty() { "" } else { "?" };
-            Choice {
-                initial: provider.name().chars().next().unwrap_or_default(),
-                name: provider.name().to_owned(),
-                login_url: format!("{}/{}{mark}{query}", endpoints.settings.prefix, provider.name()),
-            }
+        .map(|provider| Choice {
+            initial: provider.title().chars().next().unwrap_or_default(),
+            name: provider.name().to_owned(),
+            title: provider.title().to_owned(),
+            login_url: own_login_url(endpoints, asked, provider),
         })
         .collect();
     if asked.facts.client.navigates() {
@@ -178,13 +228,15 @@ fn choose(endpoints: &Endpoints, asked: &Asked<'_>, providers: &[Arc<Provider>])
         };
         return reply::html(StatusCode::OK, &ChoosePage { introduction, choices });
     }
-    let list: Vec<_> = choices.iter().map(|it| json!({"name": it.name, "loginUrl": it.login_url})).collect();
+    let list: Vec<_> =
+        choices.iter().map(|it| json!({"name": it.name, "title": it.title, "loginUrl": it.login_url})).collect();
     reply::json(StatusCode::OK, &json!({ "providers": list }))
 }
 
 struct Choice {
     initial: char,
     name: String,
+    title: String,
     login_url: String,
 }
 

@@ -5,13 +5,19 @@
 mod access_token;
 mod backchannel;
 mod callback;
+mod credentials;
 mod frontchannel;
+mod jwks;
 mod login;
 mod logout;
 mod me;
 mod mock;
+mod opening;
 mod refresh;
 mod session;
+mod update_claims;
+
+pub use self::credentials::LoginAttempts;
 
 use crate::background::Background;
 use crate::body::Body;
@@ -64,6 +70,8 @@ pub enum Endpoint {
     Login,
     /// `{prefix}/{provider}`: starts a login, and takes the provider's answer.
     Provider(Arc<str>),
+    /// `{prefix}/{provider}` of a backend: a form, and the credentials that are posted there.
+    Credentials(Arc<str>),
     /// `{prefix}/logout`
     Logout,
     /// `{prefix}/backchannel-logout`
@@ -78,6 +86,12 @@ pub enum Endpoint {
     AccessToken,
     /// `{prefix}/session`
     Session,
+    /// `{prefix}/update-claims`
+    UpdateClaims,
+    /// [`JWKS_PATH`]
+    Jwks,
+    /// `{prefix}/latchgate.js`
+    Script,
     /// `/mock/*`, while there is a mock provider
     Mock,
     /// Everything else under the prefix: never forwarded.
@@ -137,6 +151,8 @@ pub struct Endpoints {
     pub sealer: Arc<Sealer>,
     /// For the logouts that providers send: anybody may, so few are looked at at once.
     pub logout_turns: Arc<Semaphore>,
+    /// Guesses at passwords.
+    pub login_attempts: Arc<LoginAttempts>,
     /// Code exchanges and revocations end whoever hangs up.
     pub background: Background,
     /// The time.
@@ -158,16 +174,20 @@ impl Endpoints {
             (format!("{prefix}/me"), Endpoint::Me),
             (format!("{prefix}/refresh"), Endpoint::Refresh),
             (format!("{prefix}/session"), Endpoint::Session),
+            (format!("{prefix}/update-claims"), Endpoint::UpdateClaims),
+            (format!("{prefix}/latchgate.js"), Endpoint::Script),
             (format!("{prefix}/*"), Endpoint::Nothing),
+            (JWKS_PATH.to_owned(), Endpoint::Jwks),
         ];
         if self.settings.user_path != format!("{prefix}/me") {
             paths.push((self.settings.user_path.clone(), Endpoint::Me));
         }
-        paths.extend(
-            self.providers
-                .iter()
-                .map(|provider| (format!("{prefix}/{}", provider.name()), Endpoint::Provider(provider.name().into()))),
-        );
+        paths.extend(self.providers.iter().map(|provider| {
+            let name = provider.name().into();
+            let is_backend = provider.backend().is_some();
+            let endpoint = if is_backend { Endpoint::Credentials(name) } else { Endpoint::Provider(name) };
+            (format!("{prefix}/{}", provider.name()), endpoint)
+        }));
         if self.settings.expose_access_token {
             paths.push((format!("{prefix}/access-token"), Endpoint::AccessToken));
         }
@@ -190,6 +210,7 @@ impl Endpoints {
         let Settings { prefix, user_path, .. } = &self.settings;
         path.starts_with(prefix)
             || path == user_path
+            || path == JWKS_PATH
             || (self.mock.is_some() && path.starts_with("/mock"))
             // Which escapes are the same is for the search to say.
             || prefix.contains('%')
@@ -208,7 +229,7 @@ impl Endpoints {
             return asked.refuse(&Refusal::NotFound);
         }
         match endpoint {
-            Endpoint::Login | Endpoint::Provider(_) if is_prefetch(&asked.headers) => {
+            Endpoint::Login | Endpoint::Provider(_) | Endpoint::Credentials(_) if is_prefetch(&asked.headers) => {
                 asked.refuse(&Refusal::Malformed("a sign-in cannot be fetched beforehand"))
             }
             Endpoint::Login => login::choose_or_start(self, &asked).await,
@@ -217,13 +238,20 @@ impl Endpoints {
                 Some(provider) => login::start(self, &asked, provider).await,
                 None => asked.refuse(&Refusal::NotFound),
             },
+            Endpoint::Credentials(name) => match self.provider(name) {
+                Some(provider) => credentials::credentials(self, &asked, provider, body).await,
+                None => asked.refuse(&Refusal::NotFound),
+            },
             Endpoint::Logout => logout::logout(self, &asked).await,
             Endpoint::BackchannelLogout => backchannel::logout(self, &asked, body).await,
             Endpoint::FrontchannelLogout => frontchannel::logout(self, &asked).await,
-            Endpoint::Me => me::me(&asked),
+            Endpoint::Me => me::me(self, &asked),
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
             Endpoint::AccessToken => access_token::access_token(self, &asked).await,
             Endpoint::Session => session::session(self, &asked, body).await,
+            Endpoint::UpdateClaims => update_claims::update_claims(self, &asked).await,
+            Endpoint::Jwks => jwks::jwks(self),
+            Endpoint::Script => reply::script(include_str!("../pages/latchgate.js")),
             Endpoint::Mock => mock::mock(self, &asked, body).await,
             Endpoint::Nothing => asked.refuse(&Refusal::NotFound),
         }
@@ -295,11 +323,12 @@ impl Endpoint {
             Endpoint::Login => &[Method::GET, Method::HEAD],
             // A code is not spent on a HEAD.
             Endpoint::Provider(_) => &[Method::GET],
+            Endpoint::Credentials(_) => &[Method::GET, Method::HEAD, Method::POST],
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],
             Endpoint::FrontchannelLogout => &[Method::GET],
-            Endpoint::Me | Endpoint::AccessToken => &[Method::GET, Method::HEAD],
-            Endpoint::Refresh => &[Method::POST],
+            Endpoint::Me | Endpoint::AccessToken | Endpoint::Jwks | Endpoint::Script => &[Method::GET, Method::HEAD],
+            Endpoint::Refresh | Endpoint::UpdateClaims => &[Method::POST],
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
             Endpoint::Mock | Endpoint::Nothing => &[],
         }
@@ -308,10 +337,7 @@ impl Endpoint {
 
 /// The refresh token, or the access token when there is none (RFC 7009).
 async fn revoke(provider: &Provider, tokens: &TokenSet) -> Result<(), ProviderError> {
-    let revoked = match &tokens.refresh_token {
-        Some(token) => provider.revoke(token).await,
-        None => provider.revoke_access_token(&tokens.access_token).await,
-    };
+    let revoked = provider.revoke(&tokens.access_token, tokens.refresh_token.as_ref()).await;
     if let Err(error) = &revoked {
         tracing::info!(provider = provider.name(), reason = error.reason(), "token not revoked");
     }
@@ -349,6 +375,9 @@ fn provider_refusal(error: &ProviderError) -> Refusal {
         ProviderError::Invalid { .. } | ProviderError::Misconfigured { .. } => Refusal::ProviderBroken,
     }
 }
+
+/// The public halves of the keys that the gateway signs with.
+pub const JWKS_PATH: &str = "/.well-known/latchgate/jwks.json";
 
 const TURN_WITHIN: Duration = Duration::from_secs(2);
 const BODY_WITHIN: Duration = Duration::from_secs(10);

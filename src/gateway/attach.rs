@@ -1,28 +1,30 @@
 //! Step 6: the route's credential (SPEC §4) and identity headers, in place of anything the client
 //! sent under those names.
 
-use super::{Attach, Attempted, Complete, Route, Step, TokenChoice};
+use super::{Attach, Attempted, Complete, Parts, Route, Step, TokenChoice, query};
 use crate::body::Body;
 use crate::policy;
 use crate::policy::require::claim;
 use crate::session::Session;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
-use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower::Service;
 
 #[derive(Clone)]
 pub struct AttachCredential<S> {
+    parts: Arc<Parts>,
     inner: S,
 }
 
 impl<S> AttachCredential<S> {
-    pub fn new(inner: S) -> AttachCredential<S> {
-        AttachCredential { inner }
+    pub fn new(parts: &Arc<Parts>, inner: S) -> AttachCredential<S> {
+        AttachCredential { parts: Arc::clone(parts), inner }
     }
 }
 
@@ -39,27 +41,41 @@ where
     }
 
     fn call(&mut self, attempted: Attempted) -> Self::Future {
-        let Attempted { exchange, mut message, session, token } = attempted;
+        let Attempted { exchange, mut message, session, client, token } = attempted;
         let route = &exchange.route;
         let target = route.upstream_target(&exchange.facts.path);
+        let target = match &route.acceptance {
+            Some(acceptance) => target.and_then(|target| query::without(&target, acceptance.key_parameters())),
+            None => target,
+        };
         if policy::is_preflight(&message.method, &message.headers) {
             // It has shown no session, so a credential of the gateway's own stays here as well.
-            return self.inner.call(Complete { exchange, message, session, target });
+            return self.inner.call(Complete { exchange, message, session, client, target });
         }
-        let own = session.as_deref().filter(|_| token == TokenChoice::Send);
-        attach_credential(&route.settings.attach, &mut message.headers, own);
-        if let Some(session) = &session {
-            attach_identity(route, &mut message.headers, session);
+        if client.is_some() && route.settings.attach.is_the_gateway_s_own() {
+            message.headers.remove(header::AUTHORIZATION);
+        }
+        attach_credential(&self.parts, &route.settings.attach, &mut message.headers, session.as_deref(), &token);
+        let claims = session.as_ref().map(|session| &session.identity.claims);
+        if let Some(claims) = claims.or(client.as_ref().map(|client| &client.claims)) {
+            attach_identity(route, &mut message.headers, claims);
         }
         let target = match &route.settings.attach {
             Attach::ApiKeyQuery(name, key) => target.and_then(|target| with_api_key(&target, name, key)),
             _ => target,
         };
-        self.inner.call(Complete { exchange, message, session, target })
+        self.inner.call(Complete { exchange, message, session, client, target })
     }
 }
 
-fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&Session>) {
+fn attach_credential(
+    parts: &Parts,
+    attach: &Attach,
+    headers: &mut HeaderMap,
+    session: Option<&Session>,
+    token: &TokenChoice,
+) {
+    let session = session.filter(|_| matches!(token, TokenChoice::Send));
     match (attach, session) {
         (Attach::Bearer { header, scheme }, Some(session)) => {
             let value = if scheme == "Bearer" {
@@ -73,13 +89,23 @@ fn attach_credential(attach: &Attach, headers: &mut HeaderMap, session: Option<&
             let value = session.tokens.id_token.as_ref().and_then(|token| token_value("Bearer", token));
             put(headers, &header::AUTHORIZATION, value)
         }
+        (Attach::Assertion(settings), Some(session)) => {
+            let value = parts.assertions.header_value(settings, session, parts.clock.now());
+            put(headers, &settings.header, value)
+        }
+        (Attach::ClientCredentials(_), _) => {
+            if let TokenChoice::Machine(token) = token {
+                headers.insert(header::AUTHORIZATION, token.bearer.clone());
+            }
+        }
         (Attach::Basic(value), _) => {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
         (Attach::ApiKeyHeader(name, value), _) => {
             headers.insert(name, value.clone());
         }
-        (Attach::Bearer { .. } | Attach::IdToken, None) | (Attach::ApiKeyQuery(..) | Attach::Never, _) => {}
+        (Attach::Bearer { .. } | Attach::IdToken | Attach::Assertion(_), None)
+        | (Attach::ApiKeyQuery(..) | Attach::Never, _) => {}
     }
 }
 
@@ -99,9 +125,9 @@ fn token_value(scheme: &str, token: &SecretString) -> Option<HeaderValue> {
 }
 
 /// A claim that is missing leaves no header: the client's were taken out at intake.
-fn attach_identity(route: &Route, headers: &mut HeaderMap, session: &Session) {
+fn attach_identity(route: &Route, headers: &mut HeaderMap, claims: &Map<String, Value>) {
     for (name, path) in &route.settings.identity {
-        if let Some(text) = claim(&session.identity.claims, path).and_then(header_text)
+        if let Some(text) = claim(claims, path).and_then(header_text)
             && let Ok(value) = HeaderValue::try_from(text)
         {
             headers.insert(name, value);
@@ -140,16 +166,12 @@ fn encoded(text: &str, unfit: &'static AsciiSet) -> String {
 
 /// The key once; a client's copy is gone, the other parameters keep their order and bytes.
 fn with_api_key(target: &PathAndQuery, name: &str, key: &SecretString) -> Option<PathAndQuery> {
-    let is_ours = |pair: &&str| {
-        let sent = pair.split('=').next().unwrap_or_default().replace('+', " ");
-        percent_decode_str(&sent).decode_utf8_lossy() != name
-    };
     let mut pairs: Vec<String> = target
         .query()
         .unwrap_or_default()
         .split('&')
         .filter(|pair| !pair.is_empty())
-        .filter(is_ours)
+        .filter(|pair| !query::is_named(pair, name))
         .map(str::to_owned)
         .collect();
     pairs.push(format!(

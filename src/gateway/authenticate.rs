@@ -1,13 +1,16 @@
 //! Step 3: who is asking. Where the answer does not matter, nobody looks; what this process knows needs
 //! no question to the store. On the way back, a browser that carries its session gets the newest state.
 
+use super::accept::{self, Deciding};
 use super::{Boxed, Credential, Exchange, Identified, Known, Parts, Step};
 use crate::body::Body;
+use crate::clients::{BearerEntry, Entry};
 use crate::facts::Facts;
 use crate::session::own_token::Read;
 use crate::session::{Carried, Found, Presented, Session};
 use http::{HeaderValue, Response, header};
 use pin_project_lite::pin_project;
+use secrecy::SecretString;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -40,12 +43,22 @@ where
     }
 
     fn call(&mut self, mut known: Known) -> Self::Future {
-        let shown = match take_own_token(&self.parts, &mut known) {
-            Some(read) => by_own_token(&known, read),
-            None => by_cookie(&self.parts, &known),
+        let own = take_own_token(&self.parts, &mut known);
+        let shown = match known.exchange.route.acceptance {
+            None => by_session(&self.parts, &known, own),
+            Some(_) => by_acceptance(&self.parts, &mut known, own),
         };
         let credential = match shown {
             Shown::Nobody(credential) => credential,
+            Shown::Token(entry, token) => {
+                let (parts, mut inner) = (Arc::clone(&self.parts), self.inner.clone());
+                let asking = Box::pin(async move {
+                    let judgement = parts.clients.judge(entry, token).await;
+                    let credential = accept::credential(&parts, &known, Entry::Bearer(entry), judgement);
+                    inner.call(Identified { known, credential }).await
+                });
+                return Authenticating::Asking { asking };
+            }
             Shown::Sessions(presented, by) => match self.parts.sessions.peek(&presented, known.exchange.facts.now) {
                 Some(found) => by.credential(found),
                 None => {
@@ -134,10 +147,12 @@ impl Credential {
 
 /// What a request shows for itself.
 enum Shown {
-    /// Nothing that is worth a look.
+    /// Nothing that is worth another look.
     Nobody(Credential),
     /// Sessions, and where they stood.
     Sessions(Vec<Presented>, Means),
+    /// A client's own bearer token, to ask about.
+    Token(BearerEntry, SecretString),
 }
 
 #[derive(Clone, Copy)]
@@ -176,6 +191,26 @@ fn take_own_token(parts: &Parts, known: &mut Known) -> Option<Read> {
     Some(read)
 }
 
+/// On a route that says what it accepts.
+fn by_acceptance(parts: &Parts, known: &mut Known, own: Option<Read>) -> Shown {
+    let route = Arc::clone(&known.exchange.route);
+    let shows_session = |known: &Known| own.is_some() || shows_cookie(parts, known);
+    let deciding = route.acceptance.as_ref().map(|acceptance| acceptance.decide(parts, known, shows_session));
+    match deciding {
+        Some(Deciding::Session) | None => by_session(parts, known, own),
+        Some(Deciding::Nothing) => Shown::Nobody(Credential::Absent),
+        Some(Deciding::Judged(credential)) => Shown::Nobody(credential),
+        Some(Deciding::Token(entry, token)) => Shown::Token(entry, token),
+    }
+}
+
+fn by_session(parts: &Parts, known: &Known, own: Option<Read>) -> Shown {
+    match own {
+        Some(read) => by_own_token(known, read),
+        None => by_cookie(parts, known),
+    }
+}
+
 fn by_own_token(known: &Known, read: Read) -> Shown {
     match read {
         _ if !known.exchange.route.auth.depends_on_session() => Shown::Nobody(Credential::Absent),
@@ -183,6 +218,10 @@ fn by_own_token(known: &Known, read: Read) -> Shown {
         Read::Dead => Shown::Nobody(Credential::Ended),
         Read::Foreign => Shown::Nobody(Credential::Absent),
     }
+}
+
+fn shows_cookie(parts: &Parts, known: &Known) -> bool {
+    !parts.sessions.presented(&parts.cookies, &known.exchange.cookies).is_empty()
 }
 
 fn by_cookie(parts: &Parts, known: &Known) -> Shown {

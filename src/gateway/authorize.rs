@@ -1,9 +1,11 @@
 //! Step 4: whether they may. [`policy::admit`] decides; then, for who is signed in, where the
-//! request comes from (SPEC §7) and what `require` asks for.
+//! request comes from (SPEC §7) and what `require` asks for; for everyone, the route's `xsrf`.
 
-use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Verdict, challenge, cors};
+use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Verdict, challenge, cors, xsrf};
 use crate::body::Body;
+use crate::clients::{ApiClient, Shown};
 use crate::policy::csrf::{self, Source};
+use crate::policy::require::Requirement;
 use crate::policy::{self, Admission, return_to};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::Session;
@@ -51,8 +53,11 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     let facts = &exchange.facts;
     let asker = Asker { id: &facts.id, client: facts.client };
     if policy::is_preflight(&message.method, &message.headers) {
-        return Ok(Permitted { exchange, message, session: None });
+        return Ok(Permitted { exchange, message, session: None, client: None });
     }
+    // No other site can make a browser send a token.
+    let is_ambient = !matches!(credential, Credential::Token(_) | Credential::Client(_));
+    let mut client = None;
     let session = match policy::admit(exchange.route.auth, credential.standing(), facts.client) {
         Admission::WithSession => match credential {
             Credential::Cookie(session) => {
@@ -60,19 +65,34 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
                 Some(session)
             }
             Credential::Token(session) => Some(session),
-            Credential::Absent | Credential::Ended | Credential::Unverifiable => None,
+            Credential::Client(known) => {
+                check_client(&exchange.route, &known).map_err(|refusal| refuse(asker, &refusal))?;
+                client = Some(known);
+                None
+            }
+            Credential::Absent | Credential::Ended | Credential::Unverifiable | Credential::Rejected(_) => None,
         },
         Admission::WithoutSession => None,
+        Admission::Login(_) if !exchange.route.takes_sessions() => {
+            return Err(refuse(asker, &Refusal::CredentialMissing));
+        }
         Admission::Login(reason) => return Err(Box::new(challenge::login(parts, &exchange, reason, None))),
         Admission::SendOn => {
             return Err(Box::new(reply::send_on(facts.client, &parts.endpoints.settings.after_login)));
         }
         Admission::Unavailable => return Err(refuse(asker, &Refusal::StoreUnavailable)),
+        Admission::Refuse => match credential {
+            Credential::Rejected(refusal) => return Err(refuse(asker, &refusal)),
+            _ => return Err(refuse(asker, &Refusal::Internal)),
+        },
     };
+    if is_ambient {
+        check_xsrf(&exchange, &message).map_err(|refusal| refuse(asker, &refusal))?;
+    }
     if let Some(session) = &session {
         check_requirements(&exchange.route, session).map_err(|refusal| refuse(asker, &refusal))?;
     }
-    Ok(Permitted { exchange, message, session })
+    Ok(Permitted { exchange, message, session, client })
 }
 
 /// The browser attaches our cookie whoever asks it to; we let it count only for requests that our
@@ -90,6 +110,15 @@ fn check_source(parts: &Parts, exchange: &Exchange, message: &Message) -> Result
     }
 }
 
+fn check_xsrf(exchange: &Exchange, message: &Message) -> Result<(), Refusal> {
+    match &exchange.route.settings.xsrf {
+        Some(xsrf) if xsrf::is_missing(xsrf, &message.method, &message.headers, &exchange.cookies) => {
+            Err(Refusal::XsrfMismatch)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn refuse(asker: Asker<'_>, refusal: &Refusal) -> Box<Response<Body>> {
     Box::new(reply::refuse(asker, refusal))
 }
@@ -101,4 +130,18 @@ fn check_requirements(route: &Route, session: &Session) -> Result<(), Refusal> {
     } else {
         Err(Refusal::NotAllowed)
     }
+}
+
+/// As for a session; who has shown a bearer token learns which scope it lacks (RFC 6750 §3.1).
+fn check_client(route: &Route, client: &ApiClient) -> Result<(), Refusal> {
+    let is_met = |requirement: &&Requirement| requirement.is_met_by(&client.claims, client.scope.as_deref());
+    let mut unmet = route.settings.require.iter().filter(|requirement| !is_met(requirement)).peekable();
+    if unmet.peek().is_none() {
+        return Ok(());
+    }
+    let scope = unmet.find_map(|requirement| match requirement {
+        Requirement::Scope(any_of) if client.shown == Shown::BearerToken => Some(any_of.join(" ")),
+        _ => None,
+    });
+    Err(scope.map_or(Refusal::NotAllowed, Refusal::InsufficientScope))
 }

@@ -1,7 +1,7 @@
 //! LOGIN (SPEC §1): a redirect for browsers, a 401 with the address for everyone else, and the
 //! guard that keeps a browser from going round in circles.
 
-use super::headers::{LOGIN, REASON};
+use super::headers::{HX_REDIRECT, LOGIN, REASON};
 use super::{Exchange, LoginAnswer, Parts};
 use crate::body::Body;
 use crate::policy::{Client, Reason};
@@ -68,6 +68,9 @@ fn status(parts: &Parts, exchange: &Exchange, reason: Reason, upstream: Option<R
         ),
     };
     if let Ok(url) = HeaderValue::try_from(url) {
+        if facts.htmx {
+            response.headers_mut().insert(HX_REDIRECT, url.clone());
+        }
         response.headers_mut().insert(LOGIN, url);
     }
     response.headers_mut().insert(REASON, HeaderValue::from_static(reason.as_str()));
@@ -78,9 +81,11 @@ fn status(parts: &Parts, exchange: &Exchange, reason: Reason, upstream: Option<R
 /// Path and query of the page that a script belongs to: only one of our own origin is worth
 /// returning to.
 fn referring_page(parts: &Parts, exchange: &Exchange) -> Option<String> {
-    let referer = Url::parse(exchange.facts.referer.as_ref()?.to_str().ok()?).ok()?;
-    let is_ours = referer.origin() == parts.external_url.origin();
-    is_ours.then(|| referer[Position::BeforePath..Position::AfterQuery].to_owned())
+    let facts = &exchange.facts;
+    let said = facts.htmx_page.iter().filter(|_| facts.htmx).chain(&facts.referer);
+    let mut pages = said.filter_map(|page| Url::parse(page.to_str().ok()?).ok());
+    let ours = pages.find(|page| page.origin() == parts.external_url.origin())?;
+    Some(ours[Position::BeforePath..Position::AfterQuery].to_owned())
 }
 
 fn login_url(parts: &Parts, exchange: &Exchange, return_to: &str, reason: Reason) -> String {

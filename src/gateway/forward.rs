@@ -60,7 +60,7 @@ async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Co
 }
 
 async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> Response<Body> {
-    let Complete { exchange, message, session, target } = complete;
+    let Complete { exchange, message, session, client, target } = complete;
     let (facts, settings) = (&exchange.facts, &exchange.route.settings);
     let asker = Asker { id: &facts.id, client: facts.client };
 
@@ -94,7 +94,7 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
             // The version is each connection's own.
             *response.version_mut() = Version::HTTP_11;
             clean(response.headers_mut(), settings);
-            if session.is_some() && exchange.route.relies_on_session() {
+            if (session.is_some() || client.is_some()) && exchange.route.relies_on_session() {
                 keep_out_of_shared_caches(response.headers_mut());
             }
             if is_event_stream(response.headers()) {

@@ -18,6 +18,11 @@ impl OwnedNames {
         OwnedNames { folded }
     }
 
+    /// Whether `name` is one of them, in any spelling.
+    pub fn contain(&self, name: &HeaderName) -> bool {
+        self.folded.iter().any(|owned| fold(name.as_str()).eq(owned.chars()))
+    }
+
     /// Takes every spelling of every name out.
     pub fn strip(&self, headers: &mut HeaderMap) {
         if self.folded.is_empty() {
@@ -90,6 +95,9 @@ fn fold(name: &str) -> impl Iterator<Item = char> + '_ {
 
 /// Where to sign in, for clients that are not redirected.
 pub const LOGIN: HeaderName = HeaderName::from_static("latchgate-login");
+/// The same for htmx, which leads the page there. An upstream may say it too; it is not exposed to pages of other origins, where the
+/// address would mean another one.
+pub const HX_REDIRECT: HeaderName = HeaderName::from_static("hx-redirect");
 /// Why.
 pub const REASON: HeaderName = HeaderName::from_static("latchgate-reason");
 

@@ -3,7 +3,7 @@
 //!
 //! Only this file reads forwarded headers, and only for peers in `server.trusted_proxies`.
 
-use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe};
+use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe, xsrf};
 use crate::body::Body;
 use crate::facts::{self, Facts, RequestId, Scheme};
 use crate::policy::path::NormalPath;
@@ -11,7 +11,7 @@ use crate::policy::route::{Found, host_of};
 use crate::policy::{self, Client};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::cookie;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::convert::Infallible;
@@ -109,11 +109,29 @@ where
                 };
                 Decorated { verdict, decoration }
             }
-            Err(refusal) => {
-                let answer = reply::refuse(Asker { id: &id, client }, &refusal);
+            Err(Rejection { refusal, readable_by }) => {
+                let mut answer = reply::refuse(Asker { id: &id, client }, &refusal);
+                if let Some((route, origin)) = &readable_by
+                    && let Some(settings) = &route.settings.cors
+                {
+                    cors::decorate(settings, origin.as_ref(), &mut answer);
+                }
                 Decorated { verdict: Verdict::answer(answer), decoration: None }
             }
         }
+    }
+}
+
+/// A refusal before there is anything to know.
+struct Rejection {
+    refusal: Refusal,
+    /// The route whose CORS applies all the same, and the origin it allows.
+    readable_by: Option<(Arc<Route>, Option<HeaderValue>)>,
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Rejection {
+        Rejection { refusal, readable_by: None }
     }
 }
 
@@ -123,24 +141,24 @@ fn read(
     arrival: Arrival,
     id: RequestId,
     client: Client,
-) -> Result<(Known, Option<Response<Body>>), Refusal> {
+) -> Result<(Known, Option<Response<Body>>), Rejection> {
     let Arrival { mut request, peer } = arrival;
     if header_bytes(&request) > parts.limits.header_bytes {
-        return Err(Refusal::HeadersTooLarge);
+        return Err(Refusal::HeadersTooLarge.into());
     }
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Refusal::MethodNotAllowed(vec![Method::GET, Method::HEAD, Method::POST]));
+        return Err(Refusal::MethodNotAllowed(vec![Method::GET, Method::HEAD, Method::POST]).into());
     }
     let authority = authority_of(&request)?;
     let host = host_of(authority.to_str().map_err(|_| Refusal::Host)?).map_err(|_| Refusal::Host)?;
     let path = normal_path(&request)?;
     if request.headers().get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
-        return Err(Refusal::Malformed("the request has two Authorization headers"));
+        return Err(Refusal::Malformed("the request has two Authorization headers").into());
     }
     let is_preflight = policy::is_preflight(request.method(), request.headers());
     let route = find_route(parts, &host, &request, &path, is_preflight)?;
     if path.has_encoded_slash() && !route.settings.allow_encoded_slash {
-        return Err(Refusal::EncodedSlash);
+        return Err(Refusal::EncodedSlash.into());
     }
     let client_address = client_address(parts, &peer, request.headers());
     let scheme = scheme(parts, &peer, request.headers());
@@ -158,6 +176,8 @@ fn read(
         public_host,
         authority,
         referer: request.headers().get(header::REFERER).cloned(),
+        htmx: request.headers().get(HX_REQUEST).is_some_and(|value| value == "true"),
+        htmx_page: request.headers().get(HX_CURRENT_URL).cloned(),
         stays_open: facts::stays_open(request.headers()),
     };
     if request.version() == Version::HTTP_2 {
@@ -191,7 +211,7 @@ fn find_route(
     request: &Request<Incoming>,
     path: &NormalPath,
     is_preflight: bool,
-) -> Result<Arc<Route>, Refusal> {
+) -> Result<Arc<Route>, Rejection> {
     if parts.endpoints.may_be_ours(&path.for_matching())
         && let Found::Route(index) = parts.endpoint_table.find(host, request.method(), path)
     {
@@ -204,9 +224,26 @@ fn find_route(
     };
     match parts.table.find(host, &method, path) {
         Found::Route(index) => Ok(Arc::clone(&parts.routes[index])),
-        Found::MethodNotAllowed(methods) => Err(Refusal::MethodNotAllowed(methods)),
-        Found::NotFound => Err(Refusal::NotFound),
+        Found::MethodNotAllowed(methods) => {
+            let readable_by = readable_by(parts, host, request, path, methods.first());
+            Err(Rejection { refusal: Refusal::MethodNotAllowed(methods), readable_by })
+        }
+        Found::NotFound => Err(Refusal::NotFound.into()),
     }
+}
+
+/// Who may read that a path takes other methods: whoever may read what `method` gets there.
+fn readable_by(
+    parts: &Parts,
+    host: &str,
+    request: &Request<Incoming>,
+    path: &NormalPath,
+    method: Option<&Method>,
+) -> Option<(Arc<Route>, Option<HeaderValue>)> {
+    let Found::Route(index) = parts.table.find(host, method?, path) else { return None };
+    let route = &parts.routes[index];
+    let origin = cors::allowed_origin(route.settings.cors.as_ref()?, request.headers()).cloned();
+    Some((Arc::clone(route), origin))
 }
 
 /// One authority, wherever it is written (RFC 9112 §3.2, RFC 9113 §8.3.1).
@@ -315,23 +352,31 @@ fn asks_for_a_websocket(request: &Request<Incoming>) -> bool {
 struct Decoration {
     exchange: Arc<Exchange>,
     origin: Option<HeaderValue>,
+    xsrf: Option<xsrf::Offer>,
 }
 
 impl Decoration {
-    fn of(known: &Known) -> Option<Decoration> {
-        let cors = known.exchange.route.settings.cors.as_ref();
-        if cors.is_none() && !observe::is_wanted() {
+    fn of(Known { exchange, message }: &Known) -> Option<Decoration> {
+        let settings = &exchange.route.settings;
+        if settings.cors.is_none() && settings.xsrf.is_none() && !observe::is_wanted() {
             return None;
         }
-        let origin = cors.and_then(|cors| cors::allowed_origin(cors, &known.message.headers)).cloned();
-        Some(Decoration { exchange: Arc::clone(&known.exchange), origin })
+        let headers = &message.headers;
+        let origin = settings.cors.as_ref().and_then(|cors| cors::allowed_origin(cors, headers)).cloned();
+        let secure = exchange.facts.scheme == Scheme::Https;
+        let offer = |xsrf| xsrf::Offer::to(xsrf, &message.method, headers, &exchange.cookies, secure);
+        let xsrf = settings.xsrf.as_ref().and_then(offer);
+        Some(Decoration { exchange: Arc::clone(exchange), origin, xsrf })
     }
 
-    /// CORS, refusals included; and what the access line needs to know.
+    /// CORS and the XSRF cookie, refusals included; and what the access line needs to know.
     fn put_on(self, response: &mut Response<Body>) {
         let route = &self.exchange.route;
         if let Some(settings) = &route.settings.cors {
             cors::decorate(settings, self.origin.as_ref(), response);
+        }
+        if let Some(offer) = self.xsrf {
+            offer.put_on(response);
         }
         let client = self.exchange.facts.client_address;
         response.extensions_mut().insert(Taken { route: Arc::clone(&route.name), client });
@@ -371,3 +416,7 @@ where
         Poll::Ready(outcome)
     }
 }
+
+/// What htmx says of itself, and of the page it works on (htmx 2 and 4).
+const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
+const HX_CURRENT_URL: HeaderName = HeaderName::from_static("hx-current-url");

@@ -3,6 +3,7 @@
 //! What one step has found out is the type the next one takes: an upstream cannot be reached with
 //! anything that has not been through [`authorize`].
 
+mod accept;
 mod attach;
 mod authenticate;
 mod authorize;
@@ -13,27 +14,33 @@ mod headers;
 mod intake;
 mod limits;
 mod observe;
+mod query;
 mod recover;
 mod replay;
 mod route;
 mod tunnel;
+mod xsrf;
 
+pub use accept::Accept;
 pub use intake::Peer;
 pub use limits::Limits;
 pub use replay::Budget;
-pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target};
+pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target, Xsrf};
 pub use tunnel::Tunnels;
 
 use crate::body::Body;
+use crate::clients::{self, ApiClient, Clients};
 use crate::clock::Clock;
 use crate::endpoints::Endpoints;
 use crate::facts::{Facts, RequestId};
 use crate::policy::route::RouteTable;
 use crate::policy::{Client, Standing};
+use crate::reply::Refusal;
 use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
-use crate::session::{Session, Sessions};
+use crate::session::{Session, Sessions, TokenSet};
 use crate::tokens::Tokens;
+use crate::tokens::assertion::Assertions;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -64,6 +71,10 @@ pub struct Parts {
     pub tokens: Arc<Tokens>,
     /// Tokens of ours that stand for a session cookie.
     pub own_tokens: Arc<OwnTokens>,
+    /// What upstreams are told of who is asking.
+    pub assertions: Arc<Assertions>,
+    /// Who comes with a credential of their own.
+    pub clients: Arc<Clients>,
     /// Names of our cookies.
     pub cookies: Cookies,
     /// What browsers see.
@@ -95,7 +106,7 @@ pub fn stack(parts: &Arc<Parts>) -> Gateway {
         // 5. A token that is fit to be sent; on 401 another one, and the request once more.
         .layer(layer_fn(|inner| recover::Recover::new(parts, inner)))
         // 6. The route's credential and identity headers. Below recovery, so that a replay gets the new ones.
-        .layer(layer_fn(attach::AttachCredential::new))
+        .layer(layer_fn(|inner| attach::AttachCredential::new(parts, inner)))
         // 7. One of our endpoints, an upstream, a tunnel.
         .service(forward::Forward::new(parts))
 }
@@ -168,6 +179,10 @@ pub enum Credential {
     Cookie(Arc<Session>),
     /// Somebody who is signed in, by a token that no other site can make a browser send.
     Token(Arc<Session>),
+    /// A client of the API with a credential of its own.
+    Client(Arc<ApiClient>),
+    /// A credential of a client's own that lets nobody in, and what to answer.
+    Rejected(Box<Refusal>),
 }
 
 impl Credential {
@@ -176,8 +191,14 @@ impl Credential {
             Credential::Absent => Standing::Absent,
             Credential::Ended => Standing::Ended,
             Credential::Unverifiable => Standing::Unverifiable,
-            Credential::Cookie(_) | Credential::Token(_) => Standing::Valid,
+            Credential::Cookie(_) | Credential::Token(_) | Credential::Client(_) => Standing::Valid,
+            Credential::Rejected(_) => Standing::Rejected,
         }
+    }
+
+    /// Whether it is a client's `Authorization: Bearer` that counts.
+    fn is_a_bearer_token(&self) -> bool {
+        matches!(self, Credential::Client(client) if client.shown == clients::Shown::BearerToken)
     }
 }
 
@@ -186,6 +207,8 @@ pub struct Permitted {
     exchange: Arc<Exchange>,
     message: Message,
     session: Option<Arc<Session>>,
+    /// Who has come with a credential of their own; then there is no session.
+    client: Option<Arc<ApiClient>>,
 }
 
 /// One attempt, with the session whose credential it carries.
@@ -193,16 +216,19 @@ pub struct Attempted {
     exchange: Arc<Exchange>,
     message: Message,
     session: Option<Arc<Session>>,
+    client: Option<Arc<ApiClient>>,
     token: TokenChoice,
 }
 
-/// Whether the session's own credential goes along.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which token goes along.
+#[derive(Clone)]
 enum TokenChoice {
-    /// The route's credential.
+    /// The session's, where the route's credential is one.
     Send,
     /// It is known to be expired: the request goes without.
     Withhold,
+    /// One of the gateway's own.
+    Machine(Arc<TokenSet>),
 }
 
 /// With everything in place; only forwarding is left.
@@ -210,6 +236,7 @@ pub struct Complete {
     exchange: Arc<Exchange>,
     message: Message,
     session: Option<Arc<Session>>,
+    client: Option<Arc<ApiClient>>,
     /// Where the upstream is to find it; None: not below the prefix that the route takes off.
     target: Option<http::uri::PathAndQuery>,
 }

@@ -1,10 +1,12 @@
 //! Step 5: a token that is fit to be sent, and what happens when the upstream will not have it.
 //!
 //! [`policy::prepare`] decides before the request goes out, [`policy::recover`] when it came back
-//! with "not signed in". The request is sent twice at most.
+//! with "not signed in". The request is sent twice at most. Requests with a token of the gateway's own are in `machine`.
+
+mod machine;
 
 use super::replay::{self, Kept};
-use super::{Attempted, Boxed, Exchange, Message, Parts, Permitted, Step, TokenChoice, challenge};
+use super::{Attach, Attempted, Boxed, Exchange, Message, Parts, Permitted, Step, TokenChoice, challenge};
 use crate::body::Body;
 use crate::policy::{self, Attempt, On401, Preparation, Reason, Recovery, Renewable, TokenUse};
 use crate::reply::{self, Asker, Outcome, Refusal};
@@ -58,15 +60,26 @@ struct Recovering<S> {
 
 impl<S: Step<Attempted>> Recovering<S> {
     async fn run(mut self, permitted: Permitted) -> Response<Body> {
-        let Permitted { exchange, message, session } = permitted;
-        let Some(upstream) = exchange.route.upstream().cloned() else {
+        let Permitted { exchange, message, session, client } = permitted;
+        if exchange.route.upstream().is_none() {
             return self.send(&exchange, message, session, TokenChoice::Send).await;
-        };
+        }
+        if let Attach::ClientCredentials(which) = &exchange.route.settings.attach
+            && !policy::is_preflight(&message.method, &message.headers)
+        {
+            let first =
+                Attempted { exchange: Arc::clone(&exchange), message, session, client, token: TokenChoice::Send };
+            return Box::pin(self.run_as_machine(first, which)).await;
+        }
+        if client.is_some() {
+            // Nobody here can get it another credential, and no login would help it.
+            return self.attempt(Attempted { exchange, message, session, client, token: TokenChoice::Send }).await;
+        }
         let prepared = match self.prepare(&exchange, session).await {
             Ok(prepared) => prepared,
             Err(answer) => return *answer,
         };
-        let carries_token = prepared.token == TokenChoice::Send
+        let carries_token = matches!(prepared.token, TokenChoice::Send)
             && prepared.session.is_some()
             && exchange.route.settings.attach.needs_session();
         let (message, spare) = if carries_token && exchange.route.on_401 == On401::Refresh {
@@ -76,7 +89,7 @@ impl<S: Step<Attempted>> Recovering<S> {
         };
         let first = self.send(&exchange, message, prepared.session.clone(), prepared.token).await;
         let sent = prepared.session.filter(|_| carries_token);
-        if !upstream.settings().unauthorized.matches(&first) {
+        if !is_refused(&exchange, &first) {
             if let (Some(spare), Some(session)) = (spare, &sent)
                 && !spare.release()
             {
@@ -98,7 +111,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         let Some(session) = session else {
             return Ok(Prepared { session: None, token: TokenChoice::Send, cleared: false });
         };
-        if !route.settings.attach.needs_session() {
+        // What the gateway asserts does not expire with a token that nothing can renew.
+        let asserts_alone = matches!(route.settings.attach, Attach::Assertion(_))
+            && self.parts.tokens.renewable(&session, exchange.facts.now) == Renewable::Never;
+        if !route.settings.attach.needs_session() || asserts_alone {
             return Ok(Prepared::with(session, TokenChoice::Send));
         }
         let freshness = self.parts.tokens.freshness(&session, exchange.facts.now);
@@ -197,8 +213,7 @@ impl<S: Step<Attempted>> Recovering<S> {
         };
         drop(first);
         let second = self.send(exchange, message, Some(Arc::clone(&session)), TokenChoice::Send).await;
-        let refused =
-            exchange.route.upstream().is_some_and(|upstream| upstream.settings().unauthorized.matches(&second));
+        let refused = is_refused(exchange, &second);
         session.vitals.replayed(refused);
         if !refused {
             return second;
@@ -258,7 +273,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         session: Option<Arc<Session>>,
         token: TokenChoice,
     ) -> Response<Body> {
-        let attempted = Attempted { exchange: Arc::clone(exchange), message, session, token };
+        self.attempt(Attempted { exchange: Arc::clone(exchange), message, session, client: None, token }).await
+    }
+
+    async fn attempt(&mut self, attempted: Attempted) -> Response<Body> {
         match self.inner.call(attempted).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -299,6 +317,11 @@ impl Spare {
     fn release(self) -> bool {
         self.kept.is_none_or(Kept::release)
     }
+}
+
+/// Whether the upstream says "not signed in".
+fn is_refused(exchange: &Exchange, answer: &Response<Body>) -> bool {
+    exchange.route.upstream().is_some_and(|upstream| upstream.settings().unauthorized.matches(answer))
 }
 
 /// Tells requests apart that the client is asked to send again.

@@ -1,11 +1,14 @@
 //! Routes: what a `[[routes]]` table says, and the same made ready for requests.
 
+use super::accept::{Accept, Acceptance};
 use super::headers::OwnedNames;
+use crate::clients::Clients;
 use crate::endpoints::Endpoint;
 use crate::policy::path::NormalPath;
 use crate::policy::require::Requirement;
 use crate::policy::route::RoutePattern;
 use crate::policy::{Auth, On401};
+use crate::tokens::{ClientCredentials, assertion};
 use crate::upstream::Upstream;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, header};
@@ -19,7 +22,7 @@ pub struct RouteSettings {
     pub pattern: RoutePattern,
     /// `auth`, else `[defaults] auth`, else `true`.
     pub auth: Auth,
-    /// `on_401`; None: what `auth` says.
+    /// `on_401`, if it is said: see [`RouteSettings::on_401`].
     pub on_401: Option<On401>,
     /// `attach`, default bearer.
     pub attach: Attach,
@@ -31,10 +34,14 @@ pub struct RouteSettings {
     pub login: LoginAnswer,
     /// `identity`: header ← claim path, in file order.
     pub identity: Vec<(HeaderName, String)>,
+    /// `accept`, default `["session"]`; the names exist.
+    pub accept: Vec<Accept>,
     /// `require`: what a signed-in user must have. Empty: nothing.
     pub require: Vec<Requirement>,
     /// `cors`.
     pub cors: Option<Cors>,
+    /// `xsrf`.
+    pub xsrf: Option<Xsrf>,
     /// `strip_prefix = "/api"`: taken off the path before it goes upstream.
     pub strip_prefix: Option<String>,
     /// `replace_prefix = "/v2"`: put in place of `strip_prefix`, or of what the route's path matches literally before `/*`.
@@ -63,8 +70,12 @@ pub enum Attach {
     },
     /// `"id_token"`: the ID token as bearer.
     IdToken,
+    /// `{ assertion = … }`: a short JWT signed by the gateway.
+    Assertion(Arc<assertion::Settings>),
     /// `{ basic = … }`: the whole header value, marked sensitive.
     Basic(HeaderValue),
+    /// `{ client_credentials = … }`: a token of the gateway's own as bearer.
+    ClientCredentials(ClientCredentials),
     /// `{ api_key = { header, value } }`; the value is marked sensitive.
     ApiKeyHeader(HeaderName, HeaderValue),
     /// `{ api_key = { query, value } }`: name and value, still to be percent-encoded.
@@ -110,6 +121,15 @@ pub struct Cors {
     pub max_age: Option<Duration>,
 }
 
+/// `xsrf`: the header of unsafe requests that repeats a cookie.
+#[derive(Debug, Clone)]
+pub struct Xsrf {
+    /// `cookie`, default `XSRF-TOKEN`.
+    pub cookie: String,
+    /// `header`, default `X-XSRF-TOKEN`.
+    pub header: HeaderName,
+}
+
 /// A route as the request path uses it.
 pub struct Route {
     /// Its label in logs: the path as configured.
@@ -124,6 +144,8 @@ pub struct Route {
     pub target: Target,
     /// Header names a client may not use here.
     pub owned: OwnedNames,
+    /// What lets a request in, where that is not a session alone.
+    pub acceptance: Option<Acceptance>,
 }
 
 /// Where a request goes.
@@ -137,18 +159,28 @@ pub enum Target {
 impl Route {
     /// A configured route to `upstream`. `identity` names every identity header of every route.
     #[must_use]
-    pub fn to_upstream(settings: RouteSettings, upstream: Arc<Upstream>, identity: &[HeaderName]) -> Route {
+    pub fn to_upstream(
+        settings: RouteSettings,
+        upstream: Arc<Upstream>,
+        identity: &[HeaderName],
+        clients: &Clients,
+    ) -> Route {
         let attached = match &settings.attach {
             Attach::Bearer { header, .. } if header != header::AUTHORIZATION => Some(header),
+            Attach::Assertion(assertion) if assertion.header != header::AUTHORIZATION => Some(&assertion.header),
             Attach::ApiKeyHeader(header, _) => Some(header),
             _ => None,
         };
+        let acceptance = Acceptance::new(&settings.accept, clients);
+        // A key that is still to be looked at goes later.
+        let is_looked_at = |name: &&HeaderName| acceptance.as_ref().is_some_and(|accepts| accepts.reads(name));
         Route {
             name: settings.pattern.path.as_str().into(),
             auth: settings.auth,
-            on_401: settings.on_401.unwrap_or(settings.auth.default_on_401()),
-            owned: OwnedNames::new(identity.iter().chain(attached)),
+            on_401: settings.on_401(),
+            owned: OwnedNames::new(identity.iter().chain(attached).filter(|name| !is_looked_at(name))),
             target: Target::Upstream(upstream),
+            acceptance,
             settings,
         }
     }
@@ -162,6 +194,7 @@ impl Route {
             on_401: On401::Relay,
             owned: OwnedNames::new([].into_iter()),
             target: Target::Endpoint(endpoint),
+            acceptance: None,
             settings: RouteSettings::open(pattern),
         }
     }
@@ -186,6 +219,12 @@ impl Route {
         self.auth == Auth::Required || self.settings.attach.needs_session() || !self.settings.identity.is_empty()
     }
 
+    /// Whether a login helps here.
+    #[must_use]
+    pub fn takes_sessions(&self) -> bool {
+        self.settings.takes_sessions()
+    }
+
     /// The upstream, if it is one.
     #[must_use]
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
@@ -197,6 +236,23 @@ impl Route {
 }
 
 impl RouteSettings {
+    /// `on_401`, else what `auth` says; with a token of the gateway's own, or where no session lets anybody in, it is not
+    /// the user who was refused.
+    #[must_use]
+    pub fn on_401(&self) -> On401 {
+        self.on_401.unwrap_or(match self.attach {
+            Attach::ClientCredentials(_) => On401::Refresh,
+            _ if !self.takes_sessions() => On401::Relay,
+            _ => self.auth.default_on_401(),
+        })
+    }
+
+    /// Whether a session lets anybody in.
+    #[must_use]
+    pub fn takes_sessions(&self) -> bool {
+        self.accept.contains(&Accept::Session)
+    }
+
     fn open(pattern: RoutePattern) -> RouteSettings {
         RouteSettings {
             pattern,
@@ -207,8 +263,10 @@ impl RouteSettings {
             provider: None,
             login: LoginAnswer::Auto,
             identity: Vec::new(),
+            accept: vec![Accept::Session],
             require: Vec::new(),
             cors: None,
+            xsrf: None,
             strip_prefix: None,
             replace_prefix: None,
             request_headers: HeaderEdits::default(),
@@ -224,6 +282,12 @@ impl Attach {
     /// Whether it is the session that provides this credential.
     #[must_use]
     pub fn needs_session(&self) -> bool {
-        matches!(self, Attach::Bearer { .. } | Attach::IdToken)
+        matches!(self, Attach::Bearer { .. } | Attach::IdToken | Attach::Assertion(_))
+    }
+
+    /// Whether everybody who passes gets this credential.
+    #[must_use]
+    pub fn is_the_gateway_s_own(&self) -> bool {
+        !self.needs_session() && !matches!(self, Attach::Never)
     }
 }

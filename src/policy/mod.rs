@@ -89,6 +89,7 @@ impl Client {
                 "purpose" if says(value, "prefetch") => return Client::Script,
                 "upgrade" if says(value, "websocket") => return Client::Script,
                 "rsc" if value == "1" => return Client::Script,
+                "hx-request" if value == "true" => return Client::Script,
                 _ => {}
             }
         }
@@ -114,8 +115,10 @@ pub enum Standing {
     Ended,
     /// The store cannot be asked: that is not "signed out".
     Unverifiable,
-    /// A live session.
+    /// A live session, or a credential of a client's own.
     Valid,
+    /// A credential of a client's own that lets nobody in.
+    Rejected,
 }
 
 /// Why someone is sent to the login; `status` in its URL.
@@ -151,16 +154,18 @@ pub enum Admission {
     SendOn,
     /// 503; nobody is signed out because a store is down.
     Unavailable,
+    /// What was shown is refused, and says why.
+    Refuse,
 }
 
 /// Whether a request may pass.
 ///
-/// | `auth` | absent | ended | unverifiable | valid |
-/// |---|---|---|---|---|
-/// | `true` | LOGIN(unauthorized) | LOGIN(expired) | 503 | pass with session |
-/// | `"optional"` | pass | pass | 503 | pass with session |
-/// | `false`, `"public"` | pass | pass | pass | pass |
-/// | `"guest"` | pass | pass | pass | NAV: sent on; else pass |
+/// | `auth` | absent | ended | unverifiable | valid | rejected |
+/// |---|---|---|---|---|---|
+/// | `true` | LOGIN(unauthorized) | LOGIN(expired) | 503 | pass with session | refused |
+/// | `"optional"` | pass | pass | 503 | pass with session | refused |
+/// | `false`, `"public"` | pass | pass | pass | pass | pass |
+/// | `"guest"` | pass | pass | pass | NAV: sent on; else pass | pass |
 #[must_use]
 pub fn admit(auth: Auth, standing: Standing, client: Client) -> Admission {
     match (auth, standing) {
@@ -168,6 +173,7 @@ pub fn admit(auth: Auth, standing: Standing, client: Client) -> Admission {
         (Auth::Required, Standing::Ended) => Admission::Login(Reason::Expired),
         (Auth::Required | Auth::Optional, Standing::Unverifiable) => Admission::Unavailable,
         (Auth::Required | Auth::Optional, Standing::Valid) => Admission::WithSession,
+        (Auth::Required | Auth::Optional, Standing::Rejected) => Admission::Refuse,
         (Auth::Guest, Standing::Valid) if client.navigates() => Admission::SendOn,
         (Auth::Optional, Standing::Absent | Standing::Ended) | (Auth::Anonymous | Auth::Public | Auth::Guest, _) => {
             Admission::WithoutSession
@@ -219,7 +225,7 @@ pub fn prepare(auth: Auth, on_401: On401, freshness: Freshness, stays_open: bool
     }
 }
 
-/// Which of the session's tokens the refused request carried.
+/// Which token the refused request carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenUse {
     /// None.
@@ -230,6 +236,8 @@ pub enum TokenUse {
     Superseded,
     /// One of a session that has ended since.
     Orphaned,
+    /// None of a session's: the gateway's own.
+    Machine,
 }
 
 /// What there is to renew the current token with.
@@ -281,10 +289,14 @@ pub enum Recovery {
 /// | refresh | first | current | yes | REFRESH, REPLAY |
 /// | refresh | first | current | not yet | LOGIN(expired) |
 /// | refresh | first | current | never | CLEAR, LOGIN(expired) |
+/// | refresh | first | the gateway's own | yes | REFRESH, REPLAY |
+/// | any | any | the gateway's own | any other | relay: no login of a user's would help |
 #[must_use]
 pub fn recover(on_401: On401, attempt: Attempt, sent: TokenUse, renewable: Renewable) -> Recovery {
     match (on_401, sent, attempt, renewable) {
         (On401::Relay, _, _, _) => Recovery::Relay,
+        (On401::Refresh, TokenUse::Machine, Attempt::First, Renewable::Yes) => Recovery::RefreshAndReplay,
+        (_, TokenUse::Machine, _, _) => Recovery::Relay,
         (_, TokenUse::Nothing, _, _) => Recovery::Login(Reason::Unauthorized),
         (On401::Login, _, _, _) | (On401::Refresh, _, Attempt::Replay, _) => Recovery::Login(Reason::Expired),
         (On401::Refresh, TokenUse::Orphaned, Attempt::First, _) => Recovery::Login(Reason::Expired),
@@ -354,6 +366,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("accept", "text/event-stream"),
             ("rsc", "1"),
+            ("hx-request", "true"),
             ("next-action", "abc"),
         ] {
             assert_eq!(client(Method::GET, &[("sec-fetch-mode", "navigate"), sign]), Client::Script, "{sign:?}");
@@ -362,14 +375,15 @@ mod tests {
 
     #[test]
     fn admission_for_every_input() {
-        use Admission::{Login, SendOn, Unavailable, WithSession, WithoutSession};
-        let standings = [Standing::Absent, Standing::Ended, Standing::Unverifiable, Standing::Valid];
+        use Admission::{Login, Refuse, SendOn, Unavailable, WithSession, WithoutSession};
+        let standings =
+            [Standing::Absent, Standing::Ended, Standing::Unverifiable, Standing::Valid, Standing::Rejected];
         let table = [
-            (Auth::Required, [Login(Reason::Unauthorized), Login(Reason::Expired), Unavailable, WithSession]),
-            (Auth::Optional, [WithoutSession, WithoutSession, Unavailable, WithSession]),
-            (Auth::Anonymous, [WithoutSession; 4]),
-            (Auth::Public, [WithoutSession; 4]),
-            (Auth::Guest, [WithoutSession, WithoutSession, WithoutSession, SendOn]),
+            (Auth::Required, [Login(Reason::Unauthorized), Login(Reason::Expired), Unavailable, WithSession, Refuse]),
+            (Auth::Optional, [WithoutSession, WithoutSession, Unavailable, WithSession, Refuse]),
+            (Auth::Anonymous, [WithoutSession; 5]),
+            (Auth::Public, [WithoutSession; 5]),
+            (Auth::Guest, [WithoutSession, WithoutSession, WithoutSession, SendOn, WithoutSession]),
         ];
         for (auth, row) in table {
             for (standing, expected) in standings.into_iter().zip(row) {
@@ -406,15 +420,23 @@ mod tests {
     #[test]
     fn recovery_for_every_input() {
         use Recovery::{ClearAndLogin, Login, RefreshAndReplay, Relay, Replay};
+        const SENT: [TokenUse; 5] =
+            [TokenUse::Nothing, TokenUse::Current, TokenUse::Superseded, TokenUse::Orphaned, TokenUse::Machine];
         let expired = Login(Reason::Expired);
-        for sent in [TokenUse::Nothing, TokenUse::Current, TokenUse::Superseded, TokenUse::Orphaned] {
+        for sent in SENT {
             for attempt in [Attempt::First, Attempt::Replay] {
                 for renewable in [Renewable::Yes, Renewable::NotYet, Renewable::Never] {
                     assert_eq!(recover(On401::Relay, attempt, sent, renewable), Relay);
-                    let login = if sent == TokenUse::Nothing { Login(Reason::Unauthorized) } else { expired };
+                    let login = match sent {
+                        TokenUse::Nothing => Login(Reason::Unauthorized),
+                        TokenUse::Machine => Relay,
+                        TokenUse::Current | TokenUse::Superseded | TokenUse::Orphaned => expired,
+                    };
                     assert_eq!(recover(On401::Login, attempt, sent, renewable), login);
                     let refresh = match (sent, attempt, renewable) {
                         (TokenUse::Nothing, _, _) => Login(Reason::Unauthorized),
+                        (TokenUse::Machine, Attempt::First, Renewable::Yes) => RefreshAndReplay,
+                        (TokenUse::Machine, _, _) => Relay,
                         (_, Attempt::Replay, _) | (TokenUse::Orphaned, _, _) => expired,
                         (TokenUse::Superseded, _, _) => Replay,
                         (TokenUse::Current, _, Renewable::Yes) => RefreshAndReplay,

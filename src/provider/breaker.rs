@@ -12,7 +12,7 @@ use std::time::Duration;
 /// | closed | go | count; at the threshold or with `Retry-After`: open | closed, count 0 |
 /// | open until t | before t: wait; from t: probing, go | a straggler: only a later `Retry-After` counts | closed |
 /// | probing until t | before t: wait; from t: the probe was lost, probe again | open, pause doubled | closed |
-pub(super) struct Breaker {
+pub struct Breaker {
     threshold: u32,
     longest_pause: Duration,
     state: Mutex<State>,
@@ -26,7 +26,9 @@ enum State {
 }
 
 impl Breaker {
-    pub(super) fn new(threshold: u32, longest_pause: Duration) -> Breaker {
+    /// Closed. `threshold` failures open it; no pause is longer than `longest_pause`, but for what the provider asks for.
+    #[must_use]
+    pub fn new(threshold: u32, longest_pause: Duration) -> Breaker {
         Breaker { threshold, longest_pause, state: Mutex::new(State::Closed { failures: 0 }) }
     }
 
@@ -34,7 +36,7 @@ impl Breaker {
     ///
     /// # Errors
     /// How long to wait before asking again.
-    pub(super) fn admit(&self, now: Mono, call: Duration) -> Result<(), Duration> {
+    pub fn admit(&self, now: Mono, call: Duration) -> Result<(), Duration> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match *state {
             State::Closed { .. } => Ok(()),
@@ -48,7 +50,8 @@ impl Breaker {
     }
 
     /// How long nobody may call, if that is so: to be asked before much is done for a call.
-    pub(super) fn pause(&self, now: Mono) -> Option<Duration> {
+    #[must_use]
+    pub fn pause(&self, now: Mono) -> Option<Duration> {
         match *self.state.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Open { until, .. } | State::Probing { until, .. } if now < until => Some(until.since(now)),
             State::Closed { .. } | State::Open { .. } | State::Probing { .. } => None,
@@ -56,7 +59,7 @@ impl Breaker {
     }
 
     /// The call failed. `jitter` in 0..=1 spreads the next one over the second half of the pause.
-    pub(super) fn failed(&self, now: Mono, retry_after: Option<Duration>, jitter: f64) {
+    pub fn failed(&self, now: Mono, retry_after: Option<Duration>, jitter: f64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER));
         let open = |pause: Duration| State::Open {
@@ -76,7 +79,7 @@ impl Breaker {
     }
 
     /// The provider answered.
-    pub(super) fn succeeded(&self) {
+    pub fn succeeded(&self) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Closed { failures: 0 };
     }
 }

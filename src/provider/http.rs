@@ -26,7 +26,7 @@ pub struct HttpClient(Transport);
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HttpError {
+pub(crate) enum HttpError {
     /// Nothing listens there, its name does not resolve, or TLS failed.
     Connect,
     /// The deadline passed. The request may have arrived.
@@ -41,7 +41,7 @@ pub(super) enum HttpError {
 
 impl HttpError {
     /// A label for logs and metrics.
-    pub(super) fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             HttpError::Connect => "connect",
             HttpError::Timeout => "timeout",
@@ -91,7 +91,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// [`HttpError`], when there is no whole answer.
-    pub(super) async fn send(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, HttpError> {
+    pub(crate) async fn send(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, HttpError> {
         tokio::time::timeout(timeout, self.exchange(request)).await.unwrap_or(Err(HttpError::Timeout))
     }
 
@@ -121,7 +121,7 @@ impl HttpClient {
 }
 
 /// A GET for JSON. A bearer token goes into the header and nowhere else (RFC 6750 §2.1).
-pub(super) fn get(url: &Url, bearer: Option<&SecretString>) -> Result<Request<Bytes>, HttpError> {
+pub(crate) fn get(url: &Url, bearer: Option<&SecretString>) -> Result<Request<Bytes>, HttpError> {
     let mut request = Request::get(url.as_str()).header(ACCEPT, JSON).header(USER_AGENT, NAME);
     if let Some(token) = bearer {
         let mut value =
@@ -133,7 +133,7 @@ pub(super) fn get(url: &Url, bearer: Option<&SecretString>) -> Result<Request<By
 }
 
 /// A POST of a form, with the client's credentials when they go into the header.
-pub(super) fn post(url: &Url, authorization: Option<HeaderValue>, form: String) -> Result<Request<Bytes>, HttpError> {
+pub(crate) fn post(url: &Url, authorization: Option<HeaderValue>, form: String) -> Result<Request<Bytes>, HttpError> {
     let mut request = Request::post(url.as_str())
         .header(ACCEPT, JSON)
         .header(USER_AGENT, NAME)
@@ -144,8 +144,19 @@ pub(super) fn post(url: &Url, authorization: Option<HeaderValue>, form: String) 
     request.body(Bytes::from(form)).map_err(|_| HttpError::Unsendable)
 }
 
+/// A DELETE with a JSON body.
+pub(super) fn delete(url: &Url, authorization: HeaderValue, body: String) -> Result<Request<Bytes>, HttpError> {
+    Request::delete(url.as_str())
+        .header(ACCEPT, JSON)
+        .header(USER_AGENT, NAME)
+        .header(CONTENT_TYPE, JSON)
+        .header(AUTHORIZATION, authorization)
+        .body(Bytes::from(body))
+        .map_err(|_| HttpError::Unsendable)
+}
+
 /// How long the provider asks to be left alone: seconds, or a date (RFC 9110 §10.2.3).
-pub(super) fn retry_after(answer: &Response<Bytes>, now: Now) -> Option<Duration> {
+pub(crate) fn retry_after(answer: &Response<Bytes>, now: Now) -> Option<Duration> {
     let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));

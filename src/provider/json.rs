@@ -6,16 +6,90 @@ use std::fmt;
 
 /// The object that `text` is. `None` for anything else: other types, invalid UTF-8, a byte order mark, a member name that occurs
 /// twice at any level, more than 127 levels.
-pub(super) fn object(text: &[u8]) -> Option<Map<String, Value>> {
+pub(crate) fn object(text: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice::<Unambiguous>(text) {
         Ok(Unambiguous(Value::Object(members))) => Some(members),
         _ => None,
     }
 }
 
+/// The objects that `text` is a list of, read like [`object`].
+pub(super) fn objects(text: &[u8]) -> Option<Vec<Map<String, Value>>> {
+    let Ok(Unambiguous(Value::Array(elements))) = serde_json::from_slice(text) else { return None };
+    let member = |element| match element {
+        Value::Object(members) => Some(members),
+        _ => None,
+    };
+    elements.into_iter().map(member).collect()
+}
+
 /// A non-empty string member.
-pub(super) fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+pub(crate) fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+/// What names somebody for good: a text, or a whole number written out.
+pub(super) fn identifier(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// What stands at a path, as in `data.attributes.token` or `tokens[0].value`: names into objects, numbers into arrays. A member
+/// that is called like the whole path wins.
+pub(super) fn at_path<'a>(members: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    if let Some(value) = members.get(path) {
+        return Some(value);
+    }
+    let mut steps = steps(path)?.into_iter();
+    let first = members.get(steps.next()?)?;
+    steps.try_fold(first, |value, step| match value {
+        Value::Object(members) => members.get(step),
+        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// The object that the last step of a path leads out of.
+pub(super) fn around<'a>(members: &'a Map<String, Value>, path: &str) -> Option<&'a Map<String, Value>> {
+    if members.contains_key(path) {
+        return Some(members);
+    }
+    let steps = steps(path)?;
+    let (_, before) = steps.split_last()?;
+    match before {
+        [] => Some(members),
+        before => at_path(members, &before.join("."))?.as_object(),
+    }
+}
+
+/// Whether a text can be a path.
+#[must_use]
+pub fn is_json_path(path: &str) -> bool {
+    steps(path).is_some()
+}
+
+/// `a[0].b` is `a.0.b`.
+fn steps(path: &str) -> Option<Vec<&str>> {
+    let mut steps = Vec::new();
+    for part in path.split('.') {
+        let (name, mut indexes) = part.split_at(part.find('[').unwrap_or(part.len()));
+        if name.is_empty() || name.contains(']') {
+            return None;
+        }
+        steps.push(name);
+        while !indexes.is_empty() {
+            let (index, rest) = indexes.strip_prefix('[')?.split_once(']')?;
+            if index.is_empty() || !index.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            steps.push(index);
+            indexes = rest;
+        }
+    }
+    Some(steps)
 }
 
 struct Unambiguous(Value);
@@ -100,6 +174,34 @@ mod tests {
         for text in refused {
             assert_eq!(object(text), None, "{}", String::from_utf8_lossy(&text[..text.len().min(40)]));
         }
+    }
+
+    // TN-35
+    #[test]
+    fn paths_lead_into_objects_and_arrays() {
+        let members =
+            object(br#"{"a":{"b":[{"c":"deep"},"second"]},"a.b":"plain","x":{"0":"zero"},"n":null}"#).unwrap();
+        for (path, expected) in [
+            ("a.b", Some("plain")),
+            ("a.b[0].c", Some("deep")),
+            ("a.b.0.c", Some("deep")),
+            ("a.b[1]", Some("second")),
+            ("a.b[2]", None),
+            ("a.b.x", None),
+            ("x.0", Some("zero")),
+            ("x[0]", Some("zero")),
+            ("n.m", None),
+            ("y", None),
+        ] {
+            assert_eq!(at_path(&members, path).and_then(Value::as_str), expected, "{path}");
+        }
+        for malformed in ["", ".", "a.", ".a", "a..b", "a[", "a[]", "a[x]", "a[-1]", "a[0", "a]", "[0]", "a[0]b"] {
+            assert!(!is_json_path(malformed), "{malformed}");
+            assert_eq!(at_path(&members, malformed), None, "{malformed}");
+        }
+        assert!(around(&members, "a.b[0].c").unwrap().contains_key("c"));
+        assert!(around(&members, "y").unwrap().contains_key("x"));
+        assert_eq!(around(&members, "a.b[1]"), None);
     }
 
     #[test]

@@ -12,18 +12,20 @@ use std::time::Duration;
 
 /// The keys of one JWKS that can check a signature.
 #[derive(Default)]
-pub(super) struct KeySet(Vec<Key>);
+pub(crate) struct KeySet(Vec<Key>);
 
 /// One public key and what it may be used for.
-pub(super) struct Key {
+pub(crate) struct Key {
     kid: Option<String>,
     algorithms: &'static [Algorithm],
-    pub(super) decoding: DecodingKey,
+    /// `issuer`, which only Microsoft says: whose tokens it signs.
+    pub(super) issuer: Option<String>,
+    pub(crate) decoding: DecodingKey,
 }
 
 impl KeySet {
     /// Reads a JWKS. A key that cannot be used is left out and spoils no other; `None` when `text` is no key set at all.
-    pub(super) fn parse(text: &[u8]) -> Option<KeySet> {
+    pub(crate) fn parse(text: &[u8]) -> Option<KeySet> {
         let document = json::object(text)?;
         let keys = document.get("keys")?.as_array()?;
         Some(KeySet(keys.iter().filter_map(Value::as_object).filter_map(parse_key).take(MOST_KEYS).collect()))
@@ -31,7 +33,7 @@ impl KeySet {
 
     /// The keys that may have made a signature: the algorithm fits the key, and `kid`, where the token names one, is the key's.
     /// Several keys may share a `kid` and then are all tried.
-    pub(super) fn candidates<'a>(
+    pub(crate) fn candidates<'a>(
         &'a self,
         kid: Option<&'a str>,
         algorithm: Algorithm,
@@ -47,7 +49,7 @@ impl KeySet {
     }
 
     /// Whether a key has this `kid`.
-    pub(super) fn names(&self, kid: &str) -> bool {
+    pub(crate) fn names(&self, kid: &str) -> bool {
         self.0.iter().any(|key| key.kid.as_deref() == Some(kid))
     }
 }
@@ -64,7 +66,7 @@ impl KeySet {
 /// | older than 24 h, or none | – | spent | refused |
 ///
 /// A fetch for an unknown key, and one that fails, spend the limit for 60 s: made-up key ids cannot turn us against the provider.
-pub(super) struct KeyCache {
+pub(crate) struct KeyCache {
     provider: String,
     kept: Mutex<Kept>,
     flight: tokio::sync::Mutex<()>,
@@ -80,10 +82,10 @@ struct Kept {
 
 /// There is no key to check this signature with, for now: it could be that of a key that was not fetched.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct KeysUnavailable;
+pub(crate) struct KeysUnavailable;
 
 impl KeyCache {
-    pub(super) fn new(provider: &str) -> KeyCache {
+    pub(crate) fn new(provider: &str) -> KeyCache {
         KeyCache { provider: provider.to_owned(), kept: Mutex::default(), flight: tokio::sync::Mutex::default() }
     }
 
@@ -92,7 +94,7 @@ impl KeyCache {
     ///
     /// # Errors
     /// [`KeysUnavailable`].
-    pub(super) async fn keys<K, F>(&self, knows: K, now: Mono, fetch: F) -> Result<Arc<KeySet>, KeysUnavailable>
+    pub(crate) async fn keys<K, F>(&self, knows: K, now: Mono, fetch: F) -> Result<Arc<KeySet>, KeysUnavailable>
     where
         K: Fn(&KeySet) -> bool,
         F: Future<Output = Option<KeySet>>,
@@ -131,6 +133,12 @@ impl KeyCache {
         }
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept.clone();
         kept.usable(now).filter(|keys| fetched || knows(keys)).ok_or(KeysUnavailable)
+    }
+
+    /// Whether the keys at hand are all there are, as far as anybody can say.
+    pub(crate) fn is_up_to_date(&self, now: Mono) -> bool {
+        let kept = self.kept();
+        kept.fresh(now).is_some() && !kept.failing
     }
 
     fn kept(&self) -> Kept {
@@ -199,7 +207,8 @@ fn parse_key(key: &Map<String, Value>) -> Option<Key> {
         None => None,
         Some(kid) => Some(kid.as_str()?.to_owned()),
     };
-    Some(Key { kid, algorithms, decoding })
+    let issuer = json::text(key, "issuer").map(str::to_owned);
+    Some(Key { kid, algorithms, issuer, decoding })
 }
 
 fn ec_point(x: Vec<u8>, y: Vec<u8>, coordinate: usize) -> Option<DecodingKey> {

@@ -3,7 +3,7 @@
 use super::breaker::Breaker;
 use super::http::{self, HttpClient};
 use super::random::random_fraction;
-use super::{Kind, ProviderError, Settings, json};
+use super::{Kind, ProviderError, Quirk, Settings, json};
 use crate::clock::{Clock, Mono};
 use ::http::StatusCode;
 use jsonwebtoken::Algorithm;
@@ -68,6 +68,10 @@ impl MetadataSource {
         };
         MetadataSource::Discovered(Box::new(Discovery {
             provider: settings.name.clone(),
+            says: match &settings.dialect.quirk {
+                Quirk::Microsoft { issuer, .. } => issuer.clone(),
+                _ => issuer.clone(),
+            },
             issuer,
             plain_http,
             http,
@@ -95,7 +99,10 @@ impl MetadataSource {
 /// Metadata fetched on first use and again after an hour of use. A document that is missing or wrong never replaces a good one.
 pub(super) struct Discovery {
     provider: String,
+    /// Where the document is.
     issuer: String,
+    /// What it says its issuer is.
+    says: String,
     plain_http: bool,
     http: HttpClient,
     clock: Clock,
@@ -162,7 +169,7 @@ impl Discovery {
             return Err(ProviderError::Unavailable { reason: "discovery_status", retry_after });
         }
         let document = json::object(answer.body()).ok_or(ProviderError::Invalid { reason: "metadata_not_json" })?;
-        check(&document, &self.issuer, self.plain_http)
+        check(&document, &self.says, self.plain_http)
     }
 
     fn kept(&self) -> Option<Kept> {
@@ -175,7 +182,7 @@ impl Discovery {
 }
 
 /// Where the document is (Discovery §4): a terminating slash of the issuer goes first.
-fn well_known(issuer: &str) -> Result<Url, ProviderError> {
+pub(crate) fn well_known(issuer: &str) -> Result<Url, ProviderError> {
     let issuer = issuer.strip_suffix('/').unwrap_or(issuer);
     Url::parse(&format!("{issuer}/.well-known/openid-configuration"))
         .map_err(|_| ProviderError::Misconfigured { reason: "issuer_not_a_url" })
@@ -185,7 +192,7 @@ fn well_known(issuer: &str) -> Result<Url, ProviderError> {
 ///
 /// | member | must be | else |
 /// |---|---|---|
-/// | `issuer` | the configured one, byte for byte (Discovery §4.3) | refused |
+/// | `issuer` | the configured one, byte for byte (Discovery §4.3), Microsoft's template included | refused |
 /// | `authorization_endpoint`, `token_endpoint`, `jwks_uri` | a URL over TLS | refused |
 /// | `userinfo_`, `revocation_`, `end_session_endpoint` | absent, or a URL over TLS | refused |
 /// | `id_token_signing_alg_values_supported` | names one we accept; absent means RS256 (Core §3.1.3.7, step 7) | refused |
@@ -234,7 +241,7 @@ fn check(document: &Map<String, Value>, issuer: &str, plain_http: bool) -> Resul
 }
 
 /// TLS, or plain HTTP where that was allowed (RFC 9700 §2.6); no credentials in the URL and no fragment.
-fn require_safe(url: &Url, plain_http: bool) -> Result<(), ProviderError> {
+pub(crate) fn require_safe(url: &Url, plain_http: bool) -> Result<(), ProviderError> {
     let safe = match url.scheme() {
         "https" => true,
         "http" => plain_http,
@@ -249,7 +256,7 @@ fn require_safe(url: &Url, plain_http: bool) -> Result<(), ProviderError> {
     Ok(())
 }
 
-fn is_plain_loopback(url: &Url) -> bool {
+pub(crate) fn is_plain_loopback(url: &Url) -> bool {
     url.scheme() == "http"
         && match url.host() {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -261,7 +268,7 @@ fn is_plain_loopback(url: &Url) -> bool {
 
 /// Every signature a public key can check and the cryptography library can do. An HMAC would turn the public key, or the client
 /// secret, into a signing key (RFC 8725 §3.1).
-pub(super) const SIGNATURE_ALGORITHMS: [(&str, Algorithm); 9] = [
+pub(crate) const SIGNATURE_ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
     ("RS384", Algorithm::RS384),
     ("RS512", Algorithm::RS512),

@@ -10,6 +10,9 @@
 //! | `logout_token` | logout tokens, in the steps of OIDC Back-Channel Logout §2.6 |
 //! | `keys` | the keys to verify them with, fetched and kept |
 //! | `userinfo` | claims the ID token does not have |
+//! | `dialect` | where a provider goes its own way |
+//! | `github` | the one with APIs of its own |
+//! | `backend` | what speaks no OAuth: backends with a login of their own |
 //! | `error` | what can go wrong, and whose fault it is |
 //! | `http`, `turns`, `breaker` | the way out, whose turn it is to take it, when not to take it |
 //! | `json`, `random` | reading answers, making secrets |
@@ -19,44 +22,48 @@
 
 pub mod backend;
 mod breaker;
+mod dialect;
 mod error;
-mod http;
-mod json;
-mod keys;
+mod github;
+pub(crate) mod http;
+pub(crate) mod json;
+pub(crate) mod keys;
 mod logout_token;
-mod metadata;
+pub(crate) mod metadata;
 pub mod mock;
-mod random;
-mod token_endpoint;
-mod turns;
+pub(crate) mod random;
+pub(crate) mod token_endpoint;
+pub(crate) mod turns;
 mod userinfo;
-mod verify;
+pub(crate) mod verify;
 
 #[cfg(test)]
 pub(crate) mod test_provider;
 #[cfg(test)]
 mod tests;
 
+pub use self::breaker::Breaker;
+pub use self::dialect::{ClaimSource, Dialect, Quirk, TENANT_PLACEHOLDER, is_guid, is_reserved_claim};
 pub use self::error::{LogoutTokenError, ProviderError, RefreshError};
 pub use self::http::HttpClient;
+pub use self::json::is_json_path;
 pub use self::logout_token::LogoutToken;
-pub use self::random::{code_challenge, random_token};
+pub use self::random::{code_challenge, random_fraction, random_token};
 pub use self::token_endpoint::TokenResponse;
 pub use self::turns::Turn;
 
 use self::backend::{Backend, BackendSettings, Credentials};
-use self::breaker::Breaker;
+use self::dialect::Issuer;
 use self::http::HttpError;
 use self::keys::{KeyCache, KeySet};
 use self::logout_token::Recipient;
 use self::metadata::{Metadata, MetadataSource};
-use self::random::random_fraction;
 use self::token_endpoint::Client;
-use self::turns::Turns;
+use self::turns::{Refresher, Turns};
 use self::verify::{Expectations, Jws, Occasion, Purpose, TokenError};
 use crate::clock::Clock;
 use crate::fault;
-use ::http::{Response, StatusCode};
+use ::http::{Request, Response, StatusCode};
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
@@ -80,6 +87,22 @@ pub struct Settings {
     pub scopes: Vec<String>,
     /// `refresh.timeout`: one whole call to the provider.
     pub timeout: Duration,
+    /// `title`, else what the preset is known as; none: its name.
+    pub title: Option<String>,
+    /// Where it goes its own way.
+    pub dialect: Dialect,
+}
+
+impl Settings {
+    /// Whether this client can have tokens in its own name: only one that proves who it is may (RFC 6749 §4.4).
+    #[must_use]
+    pub fn grants_client_credentials(&self) -> bool {
+        match &self.kind {
+            Kind::Oidc { .. } | Kind::OAuth2 { .. } => self.client_auth != ClientAuth::None,
+            Kind::Mock(_) => true,
+            Kind::Backend(_) => false,
+        }
+    }
 }
 
 /// `kind` of a provider.
@@ -143,7 +166,15 @@ pub struct Provider {
     logout_keys: KeyCache,
     refreshes: Breaker,
     turns: Turns,
-    backend: Option<Backend>,
+    speaks: Protocol,
+}
+
+/// How a provider is spoken to.
+enum Protocol {
+    /// OAuth 2.0, with OpenID Connect or without.
+    OAuth,
+    /// JSON calls of its own.
+    Backend(Box<Backend>),
 }
 
 /// What the browser is sent to the provider with.
@@ -156,7 +187,8 @@ pub struct AuthorizationRequest {
     pub nonce: String,
     /// [`code_challenge`] of the verifier.
     pub code_challenge: String,
-    /// Further parameters, in order. Allow-listed by the caller; a name that this module sets itself is dropped.
+    /// Further parameters, in order. Allow-listed by the caller; a name that this module sets itself is dropped. They come before
+    /// [`Dialect::authorization_params`] of the same name.
     pub extra: Vec<(String, String)>,
 }
 
@@ -232,11 +264,14 @@ impl Provider {
             logout_keys: KeyCache::new(&settings.name),
             refreshes: Breaker::new(FAILURES_BEFORE_PAUSE, LONGEST_PAUSE),
             turns: Turns::new(MOST_REFRESHES, MOST_QUEUED),
-            backend: match &settings.kind {
-                Kind::Backend(backend) => {
-                    Some(Backend { settings: backend.clone(), http: http.clone(), timeout: settings.timeout })
-                }
-                _ => None,
+            speaks: match &settings.kind {
+                Kind::Backend(backend) => Protocol::Backend(Box::new(Backend {
+                    settings: backend.clone(),
+                    http: http.clone(),
+                    clock: clock.clone(),
+                    timeout: settings.timeout,
+                })),
+                Kind::Oidc { .. } | Kind::OAuth2 { .. } | Kind::Mock(_) => Protocol::OAuth,
             },
             settings,
             client,
@@ -251,20 +286,42 @@ impl Provider {
         &self.settings.name
     }
 
-    /// `issuer`, as configured. None for plain OAuth 2.0, which has no tokens that would name it.
+    /// What people know it as.
     #[must_use]
-    pub fn issuer(&self) -> Option<&str> {
-        match &self.settings.kind {
-            Kind::Oidc { issuer } => Some(issuer),
-            Kind::Mock(mock) => Some(&mock.issuer),
-            Kind::OAuth2 { .. } | Kind::Backend(_) => None,
+    pub fn title(&self) -> &str {
+        self.settings.title.as_deref().unwrap_or(&self.settings.name)
+    }
+
+    /// The value that an authorization parameter has when the caller gives none.
+    #[must_use]
+    pub fn authorization_param(&self, name: &str) -> Option<&str> {
+        self.settings.dialect.authorization_params.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether `issuer` is an `iss` of this provider. Never so for plain OAuth 2.0, which has no tokens that would name it.
+    #[must_use]
+    pub fn is_issuer(&self, issuer: &str) -> bool {
+        self.issuer().is_some_and(|own| own.is(issuer))
+    }
+
+    fn issuer(&self) -> Option<Issuer<'_>> {
+        match (&self.settings.kind, &self.settings.dialect.quirk) {
+            (Kind::Oidc { .. }, Quirk::Microsoft { issuer, allowed_tenants }) => {
+                Some(Issuer::OfTenant { template: issuer, allowed: allowed_tenants })
+            }
+            (Kind::Oidc { issuer }, _) => Some(Issuer::Exact(issuer)),
+            (Kind::Mock(mock), _) => Some(Issuer::Exact(&mock.issuer)),
+            (Kind::OAuth2 { .. } | Kind::Backend(_), _) => None,
         }
     }
 
     /// What there is to know of a backend, if it is one.
     #[must_use]
     pub fn backend(&self) -> Option<&BackendSettings> {
-        self.backend.as_ref().map(|backend| &backend.settings)
+        match &self.speaks {
+            Protocol::Backend(backend) => Some(&backend.settings),
+            Protocol::OAuth => None,
+        }
     }
 
     /// Signs in at a backend with what a person typed.
@@ -273,9 +330,9 @@ impl Provider {
     /// The backend refuses or does not answer, its answer has no token, or nobody knows whose it is. [`ProviderError::Misconfigured`] where
     /// this is no backend.
     pub async fn log_in(&self, credentials: &Credentials) -> Result<SignedIn, ProviderError> {
-        match &self.backend {
-            Some(backend) => backend.log_in(credentials).await,
-            None => Err(NO_BACKEND),
+        match &self.speaks {
+            Protocol::Backend(backend) => backend.log_in(credentials).await,
+            Protocol::OAuth => Err(NO_BACKEND),
         }
     }
 
@@ -289,9 +346,9 @@ impl Provider {
         answer: &Map<String, Value>,
         username: Option<&str>,
     ) -> Result<SignedIn, ProviderError> {
-        match &self.backend {
-            Some(backend) => backend.identify(tokens, answer, username).await,
-            None => Err(NO_BACKEND),
+        match &self.speaks {
+            Protocol::Backend(backend) => backend.identify(tokens, answer, username).await,
+            Protocol::OAuth => Err(NO_BACKEND),
         }
     }
 
@@ -323,12 +380,12 @@ impl Provider {
         }
         let mut url = metadata.authorization_endpoint.clone();
         let configured: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-        let foreign = |pair: &&(String, String)| !OWNED_PARAMETERS.contains(&pair.0.as_str());
+        let foreign = |pair: &&(String, String)| !is_owned_parameter(&pair.0);
         url.query_pairs_mut()
             .clear()
             .extend_pairs(configured.iter().filter(foreign))
             .extend_pairs(owned)
-            .extend_pairs(request.extra.iter().filter(foreign));
+            .extend_pairs(self.settings.dialect.parameters(&request.extra).filter(foreign));
         Ok(url)
     }
 
@@ -343,7 +400,7 @@ impl Provider {
         }
         let metadata = self.metadata.current().await?;
         match iss {
-            Some(iss) if iss == metadata.issuer => Ok(()),
+            Some(iss) if self.is_issuer(iss) => Ok(()),
             Some(_) => Err(ProviderError::Invalid { reason: "callback_other_issuer" }),
             None if metadata.response_carries_issuer => {
                 Err(ProviderError::Invalid { reason: "callback_without_issuer" })
@@ -368,7 +425,7 @@ impl Provider {
         ];
         let tokens = self.call_token_endpoint(&metadata, &parameters).await?;
         match &self.settings.kind {
-            Kind::OAuth2 { subject, .. } => self.identify_by_userinfo(&metadata, tokens, subject.as_deref()).await,
+            Kind::OAuth2 { .. } => self.identify_by_userinfo(&metadata, tokens).await,
             Kind::Oidc { .. } | Kind::Mock(_) => self.identify_by_id_token(&metadata, tokens, redemption).await,
             Kind::Backend(_) => Err(NO_OAUTH),
         }
@@ -380,12 +437,15 @@ impl Provider {
     /// # Errors
     /// A pause after failures, a full queue, no metadata: [`RefreshError::Unavailable`].
     pub async fn turn(&self) -> Result<Turn<'_>, RefreshError> {
-        let metadata = self.metadata.current().await?;
+        let with = match &self.speaks {
+            Protocol::OAuth => Refresher::TokenEndpoint(self.metadata.current().await?),
+            Protocol::Backend(backend) => Refresher::Backend(backend),
+        };
         let full = RefreshError::Unavailable { reason: "refresh_queue_full", retry_after: None };
         let ahead = self.turns.next().await.ok_or(full)?;
         match self.refreshes.pause(self.clock.now().mono) {
             Some(wait) => Err(paused(wait)),
-            None => Ok(Turn::new(metadata, ahead)),
+            None => Ok(Turn::new(with, ahead)),
         }
     }
 
@@ -395,12 +455,11 @@ impl Provider {
     /// [`RefreshError`].
     pub async fn exchange(&self, turn: &Turn<'_>, refresh_token: &SecretString) -> Result<TokenResponse, RefreshError> {
         self.refreshes.admit(self.clock.now().mono, self.settings.timeout).map_err(paused)?;
-        let parameters = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose_secret())];
-        let request = self.client.request(&turn.metadata.token_endpoint, &parameters).map_err(ProviderError::from)?;
+        let request = self.refresh_request(turn, refresh_token).map_err(ProviderError::from)?;
         let (answer, ()) = tokio::join!(self.http.send(request, self.settings.timeout), fault::point("request_sent"));
         fault::point("response_received").await;
         let outcome = match answer {
-            Ok(answer) => self.read_token_answer(&answer).map_err(RefreshError::from),
+            Ok(answer) => self.read_refresh_answer(&answer).map_err(RefreshError::from),
             Err(HttpError::Broken) => Err(RefreshError::ConnectionLost),
             Err(error @ (HttpError::Timeout | HttpError::TooLarge)) => {
                 Err(RefreshError::Unanswered { reason: error.reason() })
@@ -414,10 +473,28 @@ impl Provider {
         outcome
     }
 
+    /// A token for this client in its own name (RFC 6749 §4.4). `audience` goes out under that name, as providers that issue tokens
+    /// for several APIs take it.
+    ///
+    /// # Errors
+    /// The provider refuses or does not answer. [`ProviderError::Misconfigured`] where this is a backend.
+    pub async fn client_credentials(
+        &self,
+        audience: Option<&str>,
+        scope: Option<&str>,
+    ) -> Result<TokenResponse, ProviderError> {
+        let metadata = self.metadata.current().await?;
+        let mut parameters = vec![("grant_type", "client_credentials")];
+        parameters.extend(audience.map(|audience| ("audience", audience)));
+        parameters.extend(scope.map(|scope| ("scope", scope)));
+        let request = self.client.request(&metadata.token_endpoint, &parameters)?;
+        self.read_token_answer(&self.http.send(request, self.settings.timeout).await?)
+    }
+
     /// What is to be believed of a token answer, `subject` being the user it is for, and what the user's claims are from now on:
     /// read again wherever the login had them from. `earlier` is the ID token that was believed before.
     ///
-    /// A new ID token must be the same user's. If only clocks or missing keys are in the way, it is left out instead: the refresh
+    /// A new ID token must be the same user's, from the same issuer (OIDC Core §12.2). If only clocks or missing keys are in the way, it is left out instead: the refresh
     /// token is spent, and giving up its successor would sign the user out. So it is with userinfo that does not come.
     ///
     /// Answers at once, unless keys or userinfo have to be fetched.
@@ -430,6 +507,9 @@ impl Provider {
         subject: &str,
         earlier: Option<&SecretString>,
     ) -> Result<Renewed, RefreshError> {
+        if let Protocol::Backend(backend) = &self.speaks {
+            return backend.check_renewal(tokens, subject, USERINFO_WITHIN).await;
+        }
         let Some(id_token) = tokens.id_token.as_ref().filter(|_| self.speaks_oidc()) else {
             let tokens = TokenResponse { id_token: None, ..tokens };
             return self.renewed(tokens, None, earlier.and_then(said_before), subject).await;
@@ -439,6 +519,9 @@ impl Provider {
             Err(_) => Err(Unverified::ForLackOfKeys),
         };
         let reason = match verified {
+            Ok(claims) if earlier.and_then(said_before).is_some_and(|said| said.get("iss") != claims.get("iss")) => {
+                return Err(RefreshError::OtherSubject);
+            }
             Ok(claims) => return self.renewed(tokens, Some(claims.clone()), Some(claims), subject).await,
             Err(Unverified::Because(TokenError::OtherSubject)) => return Err(RefreshError::OtherSubject),
             Err(Unverified::Because(error)) if !error.is_about_time() => {
@@ -460,7 +543,8 @@ impl Provider {
         base: Option<Map<String, Value>>,
         subject: &str,
     ) -> Result<Renewed, RefreshError> {
-        let is_complete = base.as_ref().is_some_and(|claims| userinfo::is_complete(claims, &self.settings.scopes));
+        let is_complete = base.as_ref().is_some_and(|claims| self.is_complete(claims));
+        let new = new.map(|claims| self.settings.dialect.claims_from(claims));
         let says_all = is_complete || (self.speaks_oidc() && base.is_none());
         if says_all {
             return Ok(Renewed { tokens, replaces_all: is_complete, claims: new });
@@ -490,32 +574,52 @@ impl Provider {
         let userinfo = tokio::time::timeout(USERINFO_WITHIN, self.userinfo(endpoint, access_token)).await;
         let userinfo =
             userinfo.map_err(|_| ProviderError::Unavailable { reason: "userinfo_slow", retry_after: None })??;
-        match (&self.settings.kind, base) {
-            (Kind::OAuth2 { subject: member, .. }, _) => {
-                match userinfo::subject(&userinfo, member.as_deref()).as_deref() == Some(subject) {
-                    true => Ok(Some(userinfo)),
-                    false => Err(ProviderError::Invalid { reason: userinfo::OTHER_SUBJECT }),
-                }
-            }
-            (_, Some(mut claims)) => userinfo::complete(&mut claims, userinfo).map(|()| Some(claims)),
-            (_, None) => Ok(None),
+        if let Kind::OAuth2 { subject: member, .. } = &self.settings.kind {
+            return match userinfo::subject(&userinfo, member.as_deref()).as_deref() == Some(subject) {
+                true => Ok(Some(self.oauth2_claims(userinfo, subject))),
+                false => Err(ProviderError::Invalid { reason: userinfo::OTHER_SUBJECT }),
+            };
         }
+        let Some(mut claims) = base else { return Ok(None) };
+        userinfo::complete(&mut claims, userinfo)?;
+        Ok(Some(self.settings.dialect.claims_from(claims)))
     }
 
-    /// Revokes a refresh token, and with it what was made from it (RFC 7009). Nothing happens at a provider without the endpoint.
+    /// What userinfo says, and under the name of OpenID Connect who it is.
+    fn oauth2_claims(&self, userinfo: Map<String, Value>, subject: &str) -> Map<String, Value> {
+        let mut claims = self.settings.dialect.claims_from(userinfo);
+        claims.insert("sub".to_owned(), subject.into());
+        claims
+    }
+
+    /// Whether an ID token says all there is to say, with nothing left to userinfo.
+    fn is_complete(&self, claims: &Map<String, Value>) -> bool {
+        userinfo::is_complete(claims, &self.settings.scopes) && self.settings.dialect.finds_all_in(claims)
+    }
+
+    /// Whether there is a way to: if not, the access token is revoked itself.
+    fn revokes_refresh_tokens(&self) -> bool {
+        !matches!(self.settings.dialect.quirk, Quirk::GitHub { .. })
+    }
+
+    /// Revokes what a session could be used with: the refresh token, and with it what was made from it, or the access token where
+    /// there is nothing else (RFC 7009). At a backend that is its logout, which takes both. Nothing happens at a provider without
+    /// the endpoint.
     ///
     /// # Errors
     /// The provider does not answer or refuses.
-    pub async fn revoke(&self, refresh_token: &SecretString) -> Result<(), ProviderError> {
-        self.call_revocation_endpoint(refresh_token, "refresh_token").await
-    }
-
-    /// Revokes an access token: all there is to revoke where there is no refresh token.
-    ///
-    /// # Errors
-    /// As for [`Provider::revoke`].
-    pub async fn revoke_access_token(&self, access_token: &SecretString) -> Result<(), ProviderError> {
-        self.call_revocation_endpoint(access_token, "access_token").await
+    pub async fn revoke(
+        &self,
+        access_token: &SecretString,
+        refresh_token: Option<&SecretString>,
+    ) -> Result<(), ProviderError> {
+        match (&self.speaks, refresh_token) {
+            (Protocol::Backend(backend), _) => backend.log_out(access_token, refresh_token).await,
+            (Protocol::OAuth, Some(token)) if self.revokes_refresh_tokens() => {
+                self.call_revocation_endpoint(token, "refresh_token").await
+            }
+            (Protocol::OAuth, _) => self.call_revocation_endpoint(access_token, "access_token").await,
+        }
     }
 
     /// Where RP-initiated logout goes (OpenID Connect RP-Initiated Logout §2). None when the provider has no such endpoint.
@@ -528,9 +632,21 @@ impl Provider {
         post_logout_redirect_uri: &Url,
         state: &str,
     ) -> Result<Option<Url>, ProviderError> {
+        if let Protocol::Backend(_) = &self.speaks {
+            return Ok(None);
+        }
         let metadata = self.metadata.current().await?;
         let Some(mut url) = metadata.end_session_endpoint.clone() else {
-            return Ok(None);
+            return Ok(match &self.settings.dialect.quirk {
+                Quirk::Auth0 { logout_endpoint } => {
+                    let mut url = logout_endpoint.clone();
+                    url.query_pairs_mut()
+                        .append_pair("client_id", &self.client.id)
+                        .append_pair("returnTo", post_logout_redirect_uri.as_str());
+                    Some(url)
+                }
+                _ => None,
+            });
         };
         url.query_pairs_mut()
             .append_pair("client_id", &self.client.id)
@@ -564,6 +680,12 @@ impl Provider {
     }
 
     async fn call_revocation_endpoint(&self, token: &SecretString, hint: &str) -> Result<(), ProviderError> {
+        if let Quirk::GitHub { api } = &self.settings.dialect.quirk {
+            return match hint {
+                "access_token" => github::revoke(&self.http, api, &self.client, token, self.settings.timeout).await,
+                _ => Ok(()),
+            };
+        }
         let metadata = self.metadata.current().await?;
         let Some(endpoint) = &metadata.revocation_endpoint else {
             return Ok(());
@@ -589,8 +711,28 @@ impl Provider {
         self.read_token_answer(&answer?)
     }
 
+    fn refresh_request(&self, turn: &Turn<'_>, refresh_token: &SecretString) -> Result<Request<Bytes>, HttpError> {
+        match &turn.with {
+            Refresher::TokenEndpoint(metadata) => {
+                let parameters = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose_secret())];
+                self.client.request(&metadata.token_endpoint, &parameters)
+            }
+            Refresher::Backend(backend) => backend.refresh_request(refresh_token),
+        }
+    }
+
+    fn read_refresh_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {
+        match &self.speaks {
+            Protocol::OAuth => self.read_token_answer(answer),
+            Protocol::Backend(backend) => backend.read_refresh(answer),
+        }
+    }
+
     fn read_token_answer(&self, answer: &Response<Bytes>) -> Result<TokenResponse, ProviderError> {
-        let outcome = token_endpoint::read(answer, self.clock.now());
+        let mut outcome = token_endpoint::read(answer, self.clock.now());
+        if let (Quirk::GitHub { .. }, Ok(tokens)) = (&self.settings.dialect.quirk, &mut outcome) {
+            tokens.scope = tokens.scope.take().map(|scope| scope.replace(',', " "));
+        }
         if let Err(ProviderError::Misconfigured { reason }) = outcome {
             tracing::error!(
                 provider = self.name(),
@@ -618,14 +760,18 @@ impl Provider {
             Err(Unverified::ForLackOfKeys) => {
                 return Err(ProviderError::Unavailable { reason: "keys_unavailable", retry_after: None });
             }
+            Err(Unverified::Because(error)) if error.is_about_the_user() => {
+                return Err(ProviderError::Refused { reason: error.reason() });
+            }
             Err(Unverified::Because(error)) => {
                 return Err(ProviderError::Invalid { reason: error.reason() });
             }
         };
         let text = |name: &str| json::text(&claims, name).map(str::to_owned);
         let subject = text("sub").ok_or(ProviderError::Invalid { reason: TokenError::Subject.reason() })?;
+        let issuer = text("iss").ok_or(ProviderError::Invalid { reason: TokenError::Issuer.reason() })?;
         let sid = text("sid");
-        if !userinfo::is_complete(&claims, &self.settings.scopes)
+        if !self.is_complete(&claims)
             && let Some(endpoint) = &metadata.userinfo_endpoint
         {
             match self.userinfo(endpoint, &tokens.access_token).await {
@@ -637,22 +783,23 @@ impl Provider {
                 Err(error) => return Err(error),
             }
         }
-        Ok(SignedIn { issuer: metadata.issuer.clone(), subject, sid, claims, tokens })
+        Ok(SignedIn { issuer, subject, sid, claims: self.settings.dialect.claims_from(claims), tokens })
     }
 
     async fn identify_by_userinfo(
         &self,
         metadata: &Metadata,
         tokens: TokenResponse,
-        subject: Option<&str>,
     ) -> Result<SignedIn, ProviderError> {
+        let Kind::OAuth2 { subject, .. } = &self.settings.kind else { return Err(NO_OAUTH) };
         let endpoint = metadata
             .userinfo_endpoint
             .as_ref()
             .ok_or(ProviderError::Misconfigured { reason: "no_userinfo_endpoint" })?;
-        let claims = self.userinfo(endpoint, &tokens.access_token).await?;
-        let subject =
-            userinfo::subject(&claims, subject).ok_or(ProviderError::Invalid { reason: "userinfo_without_subject" })?;
+        let userinfo = self.userinfo(endpoint, &tokens.access_token).await?;
+        let subject = userinfo::subject(&userinfo, subject.as_deref())
+            .ok_or(ProviderError::Invalid { reason: "userinfo_without_subject" })?;
+        let claims = self.oauth2_claims(userinfo, &subject);
         let tokens = TokenResponse { id_token: None, ..tokens };
         Ok(SignedIn { issuer: metadata.issuer.clone(), subject, sid: None, claims, tokens })
     }
@@ -672,13 +819,14 @@ impl Provider {
             .await
             .map_err(|_| Unverified::ForLackOfKeys)?;
         let expected = Expectations {
-            issuer: &metadata.issuer,
+            issuer: self.issuer().ok_or(Unverified::Because(TokenError::Issuer))?,
             client_id: &self.client.id,
             algorithms: &metadata.id_token_algorithms,
             access_token: access_token.expose_secret(),
             occasion,
         };
-        let verified = verify::id_token(&token, &keys, &expected, now);
+        let verified = verify::id_token(&token, &keys, &expected, now)
+            .and_then(|claims| self.settings.dialect.quirk.admit(&claims).map(|()| claims));
         if let Err(error) = &verified
             && error.is_about_time()
         {
@@ -699,7 +847,13 @@ impl Provider {
     }
 
     async fn userinfo(&self, endpoint: &Url, access_token: &SecretString) -> Result<Map<String, Value>, ProviderError> {
-        userinfo::userinfo(&self.http, endpoint, access_token, self.settings.timeout, self.clock.now()).await
+        let (timeout, now) = (self.settings.timeout, self.clock.now());
+        let mut userinfo = userinfo::userinfo(&self.http, endpoint, access_token, timeout, now).await?;
+        if let Quirk::GitHub { api } = &self.settings.dialect.quirk {
+            let emails = github::emails(&self.http, api, access_token, timeout, now).await?;
+            github::complete(&mut userinfo, emails.as_deref());
+        }
+        Ok(userinfo)
     }
 
     /// What to ask for: `openid` in any case with OIDC, and no `offline_access` from a provider that lists its scopes without it,
@@ -749,8 +903,15 @@ enum Unverified {
     Because(TokenError),
 }
 
-/// Set here and by nobody else (RFC 6749 §4.1.1, OIDC Core §3.1.2.1 and §6, RFC 7636 §4.3, RFC 9126 §2.2, RFC 9449 §10).
-const OWNED_PARAMETERS: [&str; 16] = [
+/// Whether an authorization request says this by itself, whatever anybody wants it to say.
+#[must_use]
+pub fn is_owned_parameter(name: &str) -> bool {
+    OWNED_PARAMETERS.contains(&name)
+}
+
+/// Set here and by nobody else (RFC 6749 §4.1.1 and §4.1.3, OIDC Core §3.1.2.1 and §6, RFC 7636 §4.3 and §4.5, RFC 9126 §2.2,
+/// RFC 9449 §10).
+const OWNED_PARAMETERS: [&str; 19] = [
     "response_type",
     "response_mode",
     "client_id",
@@ -767,6 +928,9 @@ const OWNED_PARAMETERS: [&str; 16] = [
     "request_uri",
     "registration",
     "dpop_jkt",
+    "code",
+    "code_verifier",
+    "grant_type",
 ];
 /// Claims about the exchange the token came from, not about the user.
 const EXCHANGE_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];

@@ -20,7 +20,11 @@ pub fn code_challenge(verifier: &str) -> String {
 }
 
 /// A number in 0..1, for jitter.
-pub(super) fn random_fraction() -> f64 {
+///
+/// # Panics
+/// As [`random_token`].
+#[must_use]
+pub fn random_fraction() -> f64 {
     f64::from(u32::from_be_bytes(random_bytes())) / (f64::from(u32::MAX) + 1.0)
 }
 

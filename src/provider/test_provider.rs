@@ -1,6 +1,6 @@
 //! A provider for tests: answers what its script says, remembers what it was asked, in process or on a port of loopback.
 
-use super::{ClientAuth, HttpClient, Kind, Provider, Settings};
+use super::{ClientAuth, Dialect, HttpClient, Kind, Provider, Settings};
 use crate::clock::Clock;
 use ::http::{Request, Response};
 use aws_lc_rs::rand::SystemRandom;
@@ -208,6 +208,8 @@ impl TestProvider {
             client_auth: ClientAuth::ClientSecretBasic,
             scopes: ["openid", "profile", "email", "offline_access"].map(str::to_owned).to_vec(),
             timeout: Duration::from_secs(2),
+            title: None,
+            dialect: Dialect::default(),
         }
     }
 

@@ -625,22 +625,25 @@ async fn rf_20_sessions_that_expire_at_once_take_turns() {
 #[tokio::test]
 async fn a_revocation_names_the_token_and_the_client() {
     let op = TestProvider::new();
-    assert_eq!(op.provider().revoke(&refresh_token()).await, Ok(()));
+    assert_eq!(op.provider().revoke(&"access-0".into(), Some(&refresh_token())).await, Ok(()));
     let asked = op.asked("/revoke");
     assert_eq!(asked[0].form["token"], "refresh-0");
     assert_eq!(asked[0].form["token_type_hint"], "refresh_token");
     assert!(asked[0].authorization.is_some());
-    assert_eq!(op.provider().revoke_access_token(&"access-0".into()).await, Ok(()));
+    assert_eq!(op.provider().revoke(&"access-0".into(), None).await, Ok(()));
     assert_eq!(op.asked("/revoke")[1].form["token_type_hint"], "access_token");
     op.script(|script| script.instead = [("/revoke", Answer::new(503, "").with("retry-after", "1"))].into());
-    let retry_after = op.provider().revoke(&refresh_token()).await.unwrap_err().retry_after();
+    let retry_after = op.provider().revoke(&"access-0".into(), Some(&refresh_token())).await.unwrap_err().retry_after();
     assert_eq!(retry_after, Some(Duration::from_secs(1)));
     op.script(|script| {
         script.instead = [("/revoke", Answer::new(400, r#"{"error":"unsupported_token_type"}"#))].into()
     });
-    assert_eq!(op.provider().revoke(&refresh_token()).await.unwrap_err().reason(), "unsupported_token_type");
+    assert_eq!(
+        op.provider().revoke(&"access-0".into(), Some(&refresh_token())).await.unwrap_err().reason(),
+        "unsupported_token_type"
+    );
     op.script(|script| script.metadata = json!({ "revocation_endpoint": null }));
-    assert_eq!(op.provider().revoke(&refresh_token()).await, Ok(()));
+    assert_eq!(op.provider().revoke(&"access-0".into(), Some(&refresh_token())).await, Ok(()));
 }
 
 #[tokio::test]

@@ -31,15 +31,15 @@ pub struct TokenResponse {
 }
 
 /// A client as the provider knows it.
-pub(super) struct Client {
-    pub(super) id: String,
-    pub(super) secret: Option<SecretString>,
-    pub(super) auth: ClientAuth,
+pub(crate) struct Client {
+    pub(crate) id: String,
+    pub(crate) secret: Option<SecretString>,
+    pub(crate) auth: ClientAuth,
 }
 
 impl Client {
     /// A form to the token or revocation endpoint. The client authenticates with exactly one method (RFC 6749 §2.3).
-    pub(super) fn request(&self, url: &Url, parameters: &[(&str, &str)]) -> Result<Request<Bytes>, HttpError> {
+    pub(crate) fn request(&self, url: &Url, parameters: &[(&str, &str)]) -> Result<Request<Bytes>, HttpError> {
         let mut form = Serializer::new(String::new());
         form.extend_pairs(parameters);
         let authorization = match (self.auth, &self.secret) {
@@ -57,7 +57,7 @@ impl Client {
     }
 
     /// RFC 6749 §2.3.1: id and secret are form-encoded before they are joined, so that neither can contain the colon.
-    fn basic(&self, secret: &SecretString) -> Result<HeaderValue, HttpError> {
+    pub(super) fn basic(&self, secret: &SecretString) -> Result<HeaderValue, HttpError> {
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let credentials = STANDARD.encode(format!("{}:{}", encoded(&self.id), encoded(secret.expose_secret())));
         let mut value = HeaderValue::try_from(format!("Basic {credentials}")).map_err(|_| HttpError::Unsendable)?;
@@ -71,10 +71,11 @@ impl Client {
 /// | status | body | outcome |
 /// |---|---|---|
 /// | 2xx | JSON with an access token of type Bearer | tokens |
+/// | 2xx | JSON without, and an error of the second next row | as there: GitHub says no with 200 |
 /// | 2xx | JSON without | refused |
 /// | 2xx | no JSON: somebody else answered | unavailable |
 /// | 429 | any | unavailable, `Retry-After` |
-/// | 4xx | `invalid_client`, `unauthorized_client` | misconfigured: it is not about this user |
+/// | 4xx | `invalid_client`, `unauthorized_client`, `incorrect_client_credentials`, `redirect_uri_mismatch` | misconfigured: it is not about this user |
 /// | 4xx | `temporarily_unavailable`, `server_error` | unavailable, `Retry-After` |
 /// | 4xx | any | refused |
 /// | any other, redirects included | any | unavailable, `Retry-After` |
@@ -83,13 +84,14 @@ pub(super) fn read(answer: &Response<Bytes>, now: Now) -> Result<TokenResponse, 
     let body = json::object(answer.body());
     let error = body.as_ref().and_then(|body| json::text(body, "error")).map(error_label);
     match (answer.status(), body) {
-        (status, Some(body)) if status.is_success() => {
-            tokens(&body).ok_or(ProviderError::Refused { reason: error.unwrap_or("no_access_token") })
-        }
+        (status, Some(body)) if status.is_success() => tokens(&body).ok_or(match error {
+            Some(reason) if is_about_the_client(reason) => ProviderError::Misconfigured { reason },
+            error => ProviderError::Refused { reason: error.unwrap_or("no_access_token") },
+        }),
         (status, None) if status.is_success() => Err(unavailable("token_answer_not_json")),
         (StatusCode::TOO_MANY_REQUESTS, _) => Err(unavailable("too_many_requests")),
         (status, _) if status.is_client_error() => Err(match error {
-            Some(reason @ ("invalid_client" | "unauthorized_client")) => ProviderError::Misconfigured { reason },
+            Some(reason) if is_about_the_client(reason) => ProviderError::Misconfigured { reason },
             Some(reason @ ("temporarily_unavailable" | "server_error")) => unavailable(reason),
             Some(reason) => ProviderError::Refused { reason },
             None => ProviderError::Refused { reason: "client_error_status" },
@@ -97,6 +99,11 @@ pub(super) fn read(answer: &Response<Bytes>, now: Now) -> Result<TokenResponse, 
         (status, _) if status.is_redirection() => Err(unavailable("redirect")),
         _ => Err(unavailable("server_error_status")),
     }
+}
+
+/// The provider does not know us, or not so; the last two are GitHub's.
+fn is_about_the_client(error: &str) -> bool {
+    ["invalid_client", "unauthorized_client", "incorrect_client_credentials", "redirect_uri_mismatch"].contains(&error)
 }
 
 /// An OAuth error code as a label. What the provider says in its own words goes no further.
@@ -122,18 +129,20 @@ fn tokens(body: &Map<String, Value>) -> Option<TokenResponse> {
     })
 }
 
-/// Some providers send the number as a string.
-fn lifetime(value: &Value) -> Option<Duration> {
+/// `expires_in`, between a second and a year. Some providers send the number as a string.
+pub(super) fn lifetime(value: &Value) -> Option<Duration> {
     let seconds = value.as_f64().or_else(|| value.as_str()?.parse().ok())?;
     (seconds >= 1.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())))
 }
 
-/// RFC 6749 §4.1.2.1 and §5.2, OIDC Core §3.1.2.6, RFC 7009 §2.2.1, and what GitHub says of a code.
-const ERROR_CODES: [&str; 18] = [
+/// RFC 6749 §4.1.2.1 and §5.2, OIDC Core §3.1.2.6, RFC 7009 §2.2.1, and what GitHub says.
+const ERROR_CODES: [&str; 22] = [
     "access_denied",
     "account_selection_required",
+    "bad_refresh_token",
     "bad_verification_code",
     "consent_required",
+    "incorrect_client_credentials",
     "interaction_required",
     "invalid_client",
     "invalid_grant",
@@ -141,12 +150,14 @@ const ERROR_CODES: [&str; 18] = [
     "invalid_scope",
     "invalid_target",
     "login_required",
+    "redirect_uri_mismatch",
     "server_error",
     "temporarily_unavailable",
     "unauthorized_client",
     "unsupported_grant_type",
     "unsupported_response_type",
     "unsupported_token_type",
+    "unverified_user_email",
     "expired_token",
 ];
 const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -184,6 +195,9 @@ mod tests {
             (200, r#"{"access_token":["a"]}"#, "refused no_access_token"),
             (200, "{}", "refused no_access_token"),
             (200, r#"{"error":"bad_verification_code"}"#, "refused bad_verification_code"),
+            (200, r#"{"error":"bad_refresh_token"}"#, "refused bad_refresh_token"),
+            (200, r#"{"error":"incorrect_client_credentials"}"#, "misconfigured incorrect_client_credentials"),
+            (200, r#"{"error":"redirect_uri_mismatch"}"#, "misconfigured redirect_uri_mismatch"),
             (200, "<html>", "unavailable token_answer_not_json"),
             (200, "", "unavailable token_answer_not_json"),
             (200, r#"{"access_token":"a","access_token":"b"}"#, "unavailable token_answer_not_json"),

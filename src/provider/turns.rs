@@ -1,35 +1,42 @@
 //! Whose turn it is to call a provider: many sessions that expire at once are not a flood to it (RF-20).
 
+use super::backend::Backend;
 use super::metadata::Metadata;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 
 /// A bounded queue, first come, first served.
-pub(super) struct Turns {
+pub(crate) struct Turns {
     places: Semaphore,
     calls: Semaphore,
 }
 
 /// The right to make one call at a time, for as long as this lives.
 pub struct Turn<'a> {
-    pub(super) metadata: Arc<Metadata>,
+    pub(super) with: Refresher<'a>,
     _ahead: Ahead<'a>,
 }
 
+/// Who exchanges refresh tokens, with all that it takes to ask.
+pub(super) enum Refresher<'a> {
+    TokenEndpoint(Arc<Metadata>),
+    Backend(&'a Backend),
+}
+
 /// A place at the head of the queue.
-pub(super) struct Ahead<'a> {
+pub(crate) struct Ahead<'a> {
     _place: SemaphorePermit<'a>,
     _call: SemaphorePermit<'a>,
 }
 
 impl Turns {
     /// `calls` at a time; at most `places` call or wait.
-    pub(super) fn new(calls: usize, places: usize) -> Turns {
+    pub(crate) fn new(calls: usize, places: usize) -> Turns {
         Turns { places: Semaphore::new(places), calls: Semaphore::new(calls) }
     }
 
     /// Waits for the turn. None when the queue is full.
-    pub(super) async fn next(&self) -> Option<Ahead<'_>> {
+    pub(crate) async fn next(&self) -> Option<Ahead<'_>> {
         let place = match self.places.try_acquire() {
             Ok(place) => place,
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return None,
@@ -39,8 +46,8 @@ impl Turns {
 }
 
 impl<'a> Turn<'a> {
-    pub(super) fn new(metadata: Arc<Metadata>, ahead: Ahead<'a>) -> Turn<'a> {
-        Turn { metadata, _ahead: ahead }
+    pub(super) fn new(with: Refresher<'a>, ahead: Ahead<'a>) -> Turn<'a> {
+        Turn { with, _ahead: ahead }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::http::{self, HttpClient};
 use super::{ProviderError, json};
 use crate::clock::Now;
+use crate::policy::require;
 use ::http::StatusCode;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
@@ -52,17 +53,13 @@ pub(super) fn complete(claims: &mut Map<String, Value>, userinfo: Map<String, Va
     Ok(())
 }
 
-/// The member that names a user of a plain OAuth 2.0 provider for good; a number is written out.
+/// What names a user of a plain OAuth 2.0 provider for good, at a claim path; a number is written out.
 pub(super) fn subject(profile: &Map<String, Value>, member: Option<&str>) -> Option<String> {
     let names: &[&str] = match &member {
         Some(name) => std::slice::from_ref(name),
         None => &["sub", "id"],
     };
-    names.iter().find_map(|name| match profile.get(*name)? {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
-        _ => None,
-    })
+    names.iter().find_map(|path| json::identifier(require::claim(profile, path)?))
 }
 
 /// It is about somebody else.
@@ -119,6 +116,8 @@ mod tests {
         assert_eq!(subject(&profile, Some("login")).as_deref(), Some("ada"));
         assert_eq!(subject(&profile, Some("f")), None);
         assert_eq!(subject(&profile, Some("n")), None);
+        let nested = map(json!({ "user": { "id": 7 } }));
+        assert_eq!(subject(&nested, Some("user.id")).as_deref(), Some("7"));
         assert_eq!(subject(&profile, Some("uid")), None, "another member is no substitute for the configured one");
     }
 }

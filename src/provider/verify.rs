@@ -2,8 +2,9 @@
 //!
 //! Pure: keys and time are arguments. Signatures are checked by the library; claims are checked here, to the second.
 
+use super::dialect::Issuer;
 use super::json;
-use super::keys::KeySet;
+use super::keys::{Key, KeySet};
 use crate::clock::Now;
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -14,7 +15,7 @@ use subtle::ConstantTimeEq;
 
 /// What an ID token must say.
 pub(super) struct Expectations<'a> {
-    pub(super) issuer: &'a str,
+    pub(super) issuer: Issuer<'a>,
     pub(super) client_id: &'a str,
     /// What the provider may sign with.
     pub(super) algorithms: &'a [Algorithm],
@@ -38,7 +39,7 @@ pub(super) enum Occasion<'a> {
 
 /// Why an ID token or a logout token does not count. One variant for each check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenError {
+pub(crate) enum TokenError {
     TooLarge,
     NotAJws,
     Encrypted,
@@ -64,11 +65,13 @@ pub(super) enum TokenError {
     Events,
     SessionId,
     Nobody,
+    HostedDomain,
+    Tenant,
 }
 
 impl TokenError {
     /// A label for logs and metrics.
-    pub(super) fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             TokenError::TooLarge => "token_too_large",
             TokenError::NotAJws => "token_not_a_jws",
@@ -95,12 +98,19 @@ impl TokenError {
             TokenError::Events => "token_events",
             TokenError::SessionId => "token_sid",
             TokenError::Nobody => "token_without_sub_and_sid",
+            TokenError::HostedDomain => "token_hd",
+            TokenError::Tenant => "token_tid",
         }
     }
 
     /// Whether clocks that disagree can be the cause.
     pub(super) fn is_about_time(self) -> bool {
         matches!(self, TokenError::Expired | TokenError::NotYetValid | TokenError::IssuedAt)
+    }
+
+    /// Whether there is nothing wrong with the token but whose it is.
+    pub(super) fn is_about_the_user(self) -> bool {
+        matches!(self, TokenError::HostedDomain | TokenError::Tenant)
     }
 }
 
@@ -116,11 +126,13 @@ pub(super) fn id_token(
 ) -> Result<Map<String, Value>, TokenError> {
     // Step 1, decryption: no keys were agreed upon for it; `Jws::parse` refused an encrypted token.
     // Steps 6, 7 and 8. Core lets TLS stand in for the signature of a token from the token endpoint; we do not.
-    token.check_signature(keys, expected.algorithms)?;
-    let claims = token.claims()?;
+    let said = token.claims();
+    let may = |key: &Key| said.as_ref().map_or(true, |claims| expected.issuer.owns(key.issuer.as_deref(), claims));
+    token.check_signature_by(keys, expected.algorithms, may)?;
+    let claims = said?;
 
     // Step 2. The issuer is the provider's, byte for byte.
-    check_issuer(&claims, expected.issuer)?;
+    expected.issuer.check(&claims)?;
     // §2: `sub` is required.
     let subject = short_text(&claims, "sub").ok_or(TokenError::Subject)?;
     // Step 3. We are the audience, and nobody else is: there is no list of other audiences to trust.
@@ -131,13 +143,7 @@ pub(super) fn id_token(
     }
     // Step 9. The current time is before `exp`.
     check_expiry(&claims, now)?;
-    // RFC 7519 §4.1.5.
-    if claims.contains_key("nbf") {
-        let not_before = numeric_date(&claims, "nbf").ok_or(TokenError::NotYetValid)?;
-        if not_before > now.unix + SKEW {
-            return Err(TokenError::NotYetValid);
-        }
-    }
+    check_not_before(&claims, now)?;
     // Step 10. A token older than any login we remember the nonce of is not from a login of ours.
     let issued = issued_at(&claims, now)?;
     match expected.occasion {
@@ -173,7 +179,7 @@ pub(super) fn id_token(
 }
 
 /// A JWS in compact serialization (RFC 7515 §7.1), decoded, its signature not checked yet.
-pub(super) struct Jws<'a> {
+pub(crate) struct Jws<'a> {
     signed: &'a str,
     signature: &'a str,
     algorithm: Algorithm,
@@ -183,15 +189,18 @@ pub(super) struct Jws<'a> {
 
 /// What a token is for, as `typ` may say (RFC 8725 §3.11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+#[expect(clippy::enum_variant_names, reason = "as the specifications call them")]
+pub(crate) enum Purpose {
     IdToken,
     LogoutToken,
+    /// At an API (RFC 9068 §4).
+    AccessToken,
 }
 
 impl<'a> Jws<'a> {
     /// Reads the header and refuses what no key could make acceptable. `jwk`, `jku`, `x5u` and `x5c` are not looked at: a token
     /// does not choose the key that vouches for it.
-    pub(super) fn parse(token: &'a str, purpose: Purpose) -> Result<Jws<'a>, TokenError> {
+    pub(crate) fn parse(token: &'a str, purpose: Purpose) -> Result<Jws<'a>, TokenError> {
         if token.len() > TOKEN_LIMIT {
             return Err(TokenError::TooLarge);
         }
@@ -225,7 +234,7 @@ impl<'a> Jws<'a> {
     }
 
     /// Whether a key set holds the key this token is signed with. A token that does not name its key has to be tried.
-    pub(super) fn is_signed_by_one_of(&self, keys: &KeySet) -> bool {
+    pub(crate) fn is_signed_by_one_of(&self, keys: &KeySet) -> bool {
         match &self.kid {
             Some(kid) => keys.names(kid),
             None => self.check_signature(keys, &[self.algorithm]).is_ok(),
@@ -239,19 +248,30 @@ impl<'a> Jws<'a> {
     }
 
     /// What the payload says. Whoever reads it before [`Jws::check_signature`] must not believe it.
-    pub(super) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
+    pub(crate) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
         json::object(&self.payload).ok_or(TokenError::Payload)
     }
 
     /// Whether it is signed in a way that the provider may sign.
-    pub(super) fn check_algorithm(&self, allowed: &[Algorithm]) -> Result<(), TokenError> {
+    pub(crate) fn check_algorithm(&self, allowed: &[Algorithm]) -> Result<(), TokenError> {
         allowed.contains(&self.algorithm).then_some(()).ok_or(TokenError::Algorithm)
     }
 
     /// Whether one of the keys has made the signature.
-    pub(super) fn check_signature(&self, keys: &KeySet, allowed: &[Algorithm]) -> Result<(), TokenError> {
+    pub(crate) fn check_signature(&self, keys: &KeySet, allowed: &[Algorithm]) -> Result<(), TokenError> {
+        self.check_signature_by(keys, allowed, |_| true)
+    }
+
+    /// Whether one of the keys that `may` has made the signature.
+    fn check_signature_by(
+        &self,
+        keys: &KeySet,
+        allowed: &[Algorithm],
+        may: impl Fn(&Key) -> bool,
+    ) -> Result<(), TokenError> {
         self.check_algorithm(allowed)?;
         keys.candidates(self.kid.as_deref(), self.algorithm)
+            .filter(|key| may(key))
             .any(|key| {
                 jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), &key.decoding, self.algorithm)
                     .unwrap_or(false)
@@ -267,14 +287,14 @@ impl Purpose {
     fn allows(self, typ: &Value) -> bool {
         typ.as_str().is_some_and(|typ| {
             let typ = typ.to_ascii_lowercase();
-            let is_logout = typ.strip_prefix("application/").unwrap_or(&typ) == "logout+jwt";
-            !typ.ends_with("+jwt") || (is_logout && self == Purpose::LogoutToken)
+            let name = typ.strip_prefix("application/").unwrap_or(&typ);
+            match self {
+                Purpose::IdToken => !name.ends_with("+jwt"),
+                Purpose::LogoutToken => !name.ends_with("+jwt") || name == "logout+jwt",
+                Purpose::AccessToken => matches!(name, "jwt" | "at+jwt"),
+            }
         })
     }
-}
-
-pub(super) fn check_issuer(claims: &Map<String, Value>, issuer: &str) -> Result<(), TokenError> {
-    (claims.get("iss").and_then(Value::as_str) == Some(issuer)).then_some(()).ok_or(TokenError::Issuer)
 }
 
 pub(super) fn check_audience(claims: &Map<String, Value>, client_id: &str) -> Result<(), TokenError> {
@@ -289,12 +309,20 @@ pub(super) fn check_audience(claims: &Map<String, Value>, client_id: &str) -> Re
 }
 
 /// `exp`, which is still to come.
-pub(super) fn check_expiry(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
+pub(crate) fn check_expiry(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
     numeric_date(claims, "exp").filter(|expires| now.unix < expires + SKEW).ok_or(TokenError::Expired)
 }
 
+/// `nbf` (RFC 7519 §4.1.5), which has come, if there is one.
+pub(crate) fn check_not_before(claims: &Map<String, Value>, now: Now) -> Result<(), TokenError> {
+    if !claims.contains_key("nbf") {
+        return Ok(());
+    }
+    numeric_date(claims, "nbf").filter(|begins| *begins <= now.unix + SKEW).map(drop).ok_or(TokenError::NotYetValid)
+}
+
 /// `iat`, which is not still to come.
-pub(super) fn issued_at(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
+pub(crate) fn issued_at(claims: &Map<String, Value>, now: Now) -> Result<u64, TokenError> {
     numeric_date(claims, "iat").filter(|issued| *issued <= now.unix + SKEW).ok_or(TokenError::IssuedAt)
 }
 
@@ -335,7 +363,7 @@ fn check_hash(claims: &Map<String, Value>, name: &str, value: &str, algorithm: A
 }
 
 /// How far clocks may be apart.
-pub(super) const SKEW: u64 = 60;
+pub(crate) const SKEW: u64 = 60;
 /// How long a started login is remembered.
 const LONGEST_LOGIN: u64 = 600;
 /// 9999-12-31T23:59:59Z
@@ -365,7 +393,7 @@ mod tests {
 
     fn expectations(occasion: Occasion<'_>) -> Expectations<'_> {
         Expectations {
-            issuer: ISSUER,
+            issuer: Issuer::Exact(ISSUER),
             client_id: CLIENT_ID,
             algorithms: &[Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
             access_token: ACCESS_TOKEN,

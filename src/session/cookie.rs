@@ -201,7 +201,8 @@ fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
 
 /// Whether `name=value` bears one of our names, in whatever case or prefix. A cookie without a name
 /// comes back as its value alone (RFC 6265bis §5.8.3), so `=latchgate=…` bears it too.
-fn is_ours(crumb: &[u8]) -> bool {
+#[must_use]
+pub fn is_ours(crumb: &[u8]) -> bool {
     let start = crumb.iter().position(|byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or_default();
     let name = crumb[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
     let name = strip_prefix_ignoring_case(name, b"__Host-")
@@ -220,7 +221,7 @@ fn crumbs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Names and values, as RFC 6265 §5.4 has user agents write them.
-fn pairs(lines: &[HeaderValue]) -> impl Iterator<Item = (&str, &str)> {
+pub fn pairs(lines: &[HeaderValue]) -> impl Iterator<Item = (&str, &str)> {
     lines.iter().flat_map(crumbs).filter_map(|crumb| {
         let (name, value) = std::str::from_utf8(crumb.trim_ascii()).ok()?.split_once('=')?;
         Some((name, value))

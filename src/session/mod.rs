@@ -12,14 +12,17 @@
 //! | `opened` | sessions this process has opened, and what ends with them |
 //! | `record` | a session as the bytes that are sealed |
 //! | `carried` | a session as the cookies that a browser carries it in |
-//! | `seal`, `cookie`, `own_token` | sealing; the names of our cookies; tokens that stand for the cookie |
+//! | `seal`, `cookie` | sealing; the names of our cookies |
+//! | `own_token`, `signing`, `claims` | tokens that stand for the cookie; what they are signed with, and what they say |
 
 pub mod carried;
+pub mod claims;
 pub mod cookie;
 pub mod opened;
 pub mod own_token;
 mod record;
 pub mod seal;
+pub mod signing;
 pub mod store;
 
 use crate::background::Background;

@@ -18,7 +18,7 @@ use crate::fault;
 use crate::provider::{Provider, RefreshError, Renewed, TokenResponse};
 use crate::session::store::StoreError;
 use crate::session::{Session, TokenSet, Update};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -238,8 +238,10 @@ impl Flight {
             Ok(renewed) => renewed,
             Err(error) => {
                 let renewal = self.end(&error, lease).await;
-                if let (Renewal::Refused, Some(token)) = (&renewal, &answer.tokens.refresh_token) {
-                    self.give_back(provider, token);
+                if let Renewal::Refused = renewal
+                    && answer.tokens.refresh_token.is_some()
+                {
+                    self.give_back(provider, answer.tokens);
                 }
                 return renewal.into();
             }
@@ -302,11 +304,11 @@ impl Flight {
     /// A session that ended meanwhile stays ended, a newer state stays the newest; what the provider gave for it is
     /// given back.
     fn stored(&self, successor: &Successor, stored: Stored) -> Renewal {
-        let useless = |kept: &TokenSet| {
-            let token = successor.renewed.tokens.refresh_token.as_ref()?;
+        let tokens = &successor.renewed.tokens;
+        let is_useless = |kept: Option<&TokenSet>| {
             // A provider that does not rotate gives the same one again.
-            let is_kept = kept.refresh_token.as_ref().is_some_and(|kept| kept.expose_secret() == token.expose_secret());
-            (!is_kept).then_some(token)
+            let kept = kept.and_then(|kept| kept.refresh_token.as_ref()).map(ExposeSecret::expose_secret);
+            tokens.refresh_token.as_ref().is_some_and(|token| kept != Some(token.expose_secret()))
         };
         match stored {
             Stored::Newest(session) => {
@@ -315,13 +317,16 @@ impl Flight {
             }
             Stored::Superseded(newest) => {
                 self.report("refresh_superseded", "newer_generation_stored");
-                useless(&newest.tokens).into_iter().for_each(|token| self.give_back(&successor.provider, token));
+                if is_useless(Some(&newest.tokens)) {
+                    self.give_back(&successor.provider, tokens.clone());
+                }
                 if newest.tokens.unchecked { LATER } else { Renewal::Renewed(newest) }
             }
             Stored::Ended => {
                 self.report("refresh_superseded", "session_ended");
-                let token = successor.renewed.tokens.refresh_token.as_ref();
-                token.into_iter().for_each(|token| self.give_back(&successor.provider, token));
+                if is_useless(None) {
+                    self.give_back(&successor.provider, tokens.clone());
+                }
                 Renewal::Gone
             }
         }
@@ -385,11 +390,11 @@ impl Flight {
     }
 
     /// Revokes what nobody will use.
-    fn give_back(&self, provider: &Arc<Provider>, token: &SecretString) {
-        let (provider, token) = (Arc::clone(provider), token.clone());
+    fn give_back(&self, provider: &Arc<Provider>, tokens: TokenResponse) {
+        let provider = Arc::clone(provider);
         self.shared.background.run(async move {
-            // Best effort: the provider forgets it in time.
-            let _ = provider.revoke(&token).await;
+            // Best effort: the provider forgets them in time.
+            let _ = provider.revoke(&tokens.access_token, tokens.refresh_token.as_ref()).await;
         });
     }
 

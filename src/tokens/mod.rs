@@ -1,13 +1,17 @@
-//! Which token a request gets, and the one refresh that renews it (SPEC §5).
+//! Which token a request gets, and the one refresh that renews it (SPEC §5); tokens of the gateway's own are in `machine`.
 //!
 //! A refresh is a flight: an owned task that calls the provider, stores what came and only then
 //! tells whoever waits. It ends by itself whatever becomes of the requests that wanted it.
 
+pub mod assertion;
 mod flight;
 mod lease;
+mod machine;
 mod single_flight;
 #[cfg(test)]
 mod test_flight;
+
+pub use machine::{ClientCredentials, MachineTokens, Unobtainable};
 
 use crate::background::Background;
 use crate::clock::{Clock, Now};
@@ -57,9 +61,10 @@ pub enum Renewal {
     },
 }
 
-/// Tokens of all sessions.
+/// Tokens of all sessions, and the gateway's own.
 pub struct Tokens {
     shared: Arc<Shared>,
+    machine: MachineTokens,
 }
 
 /// What a flight takes along.
@@ -99,8 +104,16 @@ impl Tokens {
         clock: Clock,
         background: Background,
     ) -> Tokens {
+        let machine = MachineTokens::new(settings.clone(), providers.clone(), clock.clone(), background.clone());
         let (flights, unwritten) = (Flights::new(MOST_WAITERS), DashMap::new());
-        Tokens { shared: Arc::new(Shared { settings, sessions, providers, clock, background, flights, unwritten }) }
+        let shared = Shared { settings, sessions, providers, clock, background, flights, unwritten };
+        Tokens { shared: Arc::new(shared), machine }
+    }
+
+    /// Those of the gateway itself.
+    #[must_use]
+    pub fn machine(&self) -> &MachineTokens {
+        &self.machine
     }
 
     /// How the session's access token stands.

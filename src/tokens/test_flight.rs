@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::provider::test_provider::SigningKey;
-use crate::provider::{ClientAuth, HttpClient, Kind};
+use crate::provider::{ClientAuth, Dialect, HttpClient, Kind};
 use crate::session::opened::Opened;
 use crate::session::store::{
     Claim, Creation, Filter, Lease, Lookup, MemoryStore, OnceName, Page, Record, Replacement, SessionStore, StoreError,
@@ -756,6 +756,8 @@ impl World {
             client_auth: ClientAuth::None,
             scopes: Vec::new(),
             timeout: 2 * TIMEOUT,
+            title: None,
+            dialect: Dialect::default(),
         };
         let provider = Arc::new(Provider::new(settings, http, self.clock.clone()));
         let settings = Settings {

@@ -3,12 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod answers;
+mod api_clients;
+mod backend_login;
 mod cookie_store;
+mod front_ends;
 mod harness;
 mod harness_itself;
 mod hygiene;
 mod login;
 mod logout;
+mod own_tokens;
+mod providers;
 mod refresh;
 mod review;
 mod sessions;

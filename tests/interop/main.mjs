@@ -9,5 +9,6 @@ await import('./cases/pages.mjs');
 await import('./cases/hostile.mjs');
 await import('./cases/start.mjs');
 await import('./cases/stop.mjs');
+await import('./cases/frontend_snippets.mjs');
 await import('./cases/demo.mjs');
 await import('./cases/end.mjs');

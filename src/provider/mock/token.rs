@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 impl MockProvider {
@@ -24,6 +24,7 @@ impl MockProvider {
         match parameters.get("grant_type") {
             Some("authorization_code") => self.token_for_code(&parameters, &client_id, now),
             Some("refresh_token") => self.token_for_refresh_token(&parameters, &client_id, now),
+            Some("client_credentials") => self.token_for_client(&parameters, &client_id, now),
             Some(_) => Err(TokenError::unsupported_grant_type()),
             None => Err(TokenError::invalid_request("grant_type is missing")),
         }
@@ -78,6 +79,28 @@ impl MockProvider {
         self.issue(&redeemed, scope, now)
     }
 
+    /// RFC 6749 §4.4: the client is its own subject (RFC 9068 §2.2), and nothing comes to renew the token with.
+    fn token_for_client(
+        &self,
+        parameters: &Parameters<'_>,
+        client_id: &str,
+        now: Now,
+    ) -> Result<Response<Bytes>, TokenError> {
+        let scope = parameters.get("scope").unwrap_or_default();
+        let mut claims = Map::new();
+        claims.insert("sub".to_owned(), client_id.into());
+        self.describe_access(&mut claims, client_id, self.access_life, now);
+        claims.insert("aud".to_owned(), parameters.get("audience").unwrap_or(&self.issuer).into());
+        claims.insert("scope".to_owned(), scope.into());
+        let answer = json!({
+            "access_token": self.key.sign(TokenType::Access, &claims)?,
+            "token_type": "Bearer",
+            "expires_in": self.access_life.as_secs(),
+            "scope": scope,
+        });
+        Ok(json_response(StatusCode::OK, &answer))
+    }
+
     /// RFC 6749 §5.1, with an ID token when `openid` was granted (OIDC Core §3.1.3.3).
     fn issue(&self, redeemed: &Redeemed, scope: &str, now: Now) -> Result<Response<Bytes>, TokenError> {
         let expires_in = redeemed.consent.access_life.as_secs();
@@ -101,15 +124,20 @@ impl MockProvider {
     fn access_token(&self, redeemed: &Redeemed, scope: &str, now: Now) -> Result<String, TokenError> {
         let Redeemed { consent, family, .. } = redeemed;
         let mut claims = consent.persona.claims(scope);
-        claims.insert("iss".to_owned(), self.issuer.as_str().into());
+        self.describe_access(&mut claims, &consent.client_id, consent.access_life, now);
         claims.insert("aud".to_owned(), self.issuer.as_str().into());
-        claims.insert("client_id".to_owned(), consent.client_id.as_str().into());
-        claims.insert("iat".to_owned(), now.unix.into());
-        claims.insert("exp".to_owned(), (now.unix + consent.access_life.as_secs()).into());
-        claims.insert("jti".to_owned(), jti().into());
         claims.insert("scope".to_owned(), scope.into());
         claims.insert("sid".to_owned(), family.to_sid().into());
         Ok(self.key.sign(TokenType::Access, &claims)?)
+    }
+
+    /// What every access token says (RFC 9068 §2.2), whoever it is for.
+    fn describe_access(&self, claims: &mut Map<String, Value>, client_id: &str, life: Duration, now: Now) {
+        claims.insert("iss".to_owned(), self.issuer.as_str().into());
+        claims.insert("client_id".to_owned(), client_id.into());
+        claims.insert("iat".to_owned(), now.unix.into());
+        claims.insert("exp".to_owned(), (now.unix + life.as_secs()).into());
+        claims.insert("jti".to_owned(), jti().into());
     }
 
     /// OIDC Core §2, §3.1.3.6; after a refresh without `nonce` and with the first `auth_time` (§12.2)

@@ -103,6 +103,7 @@ const KNOWN_HEADERS: &[&str] = &[
     "cross-origin-resource-policy",
     "date",
     "expires",
+    "hx-redirect",
     "latchgate-login",
     "latchgate-reason",
     "location",

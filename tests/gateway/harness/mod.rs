@@ -9,6 +9,7 @@
 //! assert_eq!(site.provider.refreshes(), 1);
 //! ```
 
+pub mod backend;
 pub mod browser;
 pub mod expect;
 pub mod gate;
@@ -20,10 +21,11 @@ pub mod site;
 pub mod upstream;
 pub mod wire;
 
+pub use backend::{Backend, Part};
 pub use browser::{Browser, Page, Request, login_path};
 pub use gate::Gate;
-pub use provider::{Endpoint, Fault, Provider};
-pub use site::{Site, eventually, together};
+pub use provider::{Call, Endpoint, Fault, Provider};
+pub use site::{Plan, Site, eventually, together};
 pub use upstream::{Answer, Received, Upstream};
 pub use wire::{Connection, Reply};
 

@@ -32,6 +32,7 @@ pub enum Endpoint {
     Token,
     Userinfo,
     Revocation,
+    Introspection,
     EndSession,
 }
 
@@ -42,6 +43,8 @@ pub enum Fault {
     Json(u16, Value),
     /// This status, this JSON and `Retry-After` in seconds.
     RetryAfter(u16, u64),
+    /// This status, content type and body.
+    Bytes(u16, &'static str, Vec<u8>),
     /// 200 and a page.
     Html,
     /// 302 to this place.
@@ -150,6 +153,8 @@ struct State {
     /// When each was exchanged for its successor.
     spent: HashMap<String, Mono>,
     reuses: Vec<Reuse>,
+    /// What introspection says, by token.
+    introspected: HashMap<String, Value>,
 }
 
 /// A refresh token that was presented after it was spent.
@@ -201,6 +206,7 @@ impl Provider {
             refresh_tokens: HashMap::new(),
             spent: HashMap::new(),
             reuses: Vec::new(),
+            introspected: HashMap::new(),
         };
         let shared = Shared {
             address: listener.local_addr().expect("an address"),
@@ -258,6 +264,32 @@ impl Provider {
         let mut token = IdToken { header, claims: all, signature: Signature::Good };
         change(&mut token);
         token.encode(key)
+    }
+
+    /// A JWT access token (RFC 9068) for the audience `api` and the subject `robot`, with `claims` laid over; null takes one away.
+    /// `change` has the last word.
+    pub fn access_token(&self, claims: Value, change: impl FnOnce(&mut IdToken)) -> String {
+        let now = self.shared.clock.now();
+        let all = json!({
+            "iss": self.issuer(), "aud": "api", "sub": "robot", "iat": now.unix, "exp": now.unix + 600, "jti": random_text(12),
+        });
+        let mut all = all.as_object().expect("an object").clone();
+        for (name, value) in claims.as_object().expect("an object") {
+            all.insert(name.clone(), value.clone());
+        }
+        all.retain(|_, value| !value.is_null());
+        let state = self.state();
+        let key = state.keys.last().expect("a key");
+        let header = json!({ "alg": key.algorithm(), "kid": key.kid, "typ": "at+jwt" });
+        let header = header.as_object().expect("an object").clone();
+        let mut token = IdToken { header, claims: all, signature: Signature::Good };
+        change(&mut token);
+        token.encode(key)
+    }
+
+    /// Introspection says this of `token` from now on.
+    pub fn says_of(&self, token: &str, answer: Value) {
+        self.state().introspected.insert(token.to_owned(), answer);
     }
 
     /// ID tokens carry this `sid` from now on.
@@ -376,6 +408,11 @@ impl Provider {
         self.state().secrets.clone()
     }
 
+    /// One more thing that a browser must never see.
+    pub fn keep_secret(&self, secret: &str) {
+        self.state().secrets.push(secret.to_owned());
+    }
+
     fn grants_of_type(&self, grant_type: &str) -> usize {
         let calls = self.calls(Endpoint::Token);
         calls.iter().filter(|call| call.parameter("grant_type") == Some(grant_type)).count()
@@ -440,6 +477,7 @@ impl Provider {
         match fault {
             None => Some(self.state().serve(&self.shared, &call)),
             Some(Fault::Json(status, body)) => Some(json_answer(status, &body)),
+            Some(Fault::Bytes(status, content_type, body)) => Some(answer(status, content_type, &[], &body)),
             Some(Fault::RetryAfter(status, seconds)) => Some(answer(
                 status,
                 "application/json",
@@ -481,6 +519,7 @@ impl State {
             },
             Endpoint::Userinfo => self.userinfo(call),
             Endpoint::Revocation => self.revoke(call),
+            Endpoint::Introspection => self.introspect(call),
             Endpoint::EndSession => match call.parameter("post_logout_redirect_uri") {
                 Some(back) => {
                     let state = call.parameter("state").map(|state| format!("?state={state}"));
@@ -560,6 +599,7 @@ impl State {
         match call.parameter("grant_type") {
             Some("authorization_code") => self.redeem_code(shared, call),
             Some("refresh_token") => self.redeem_refresh_token(shared, call),
+            Some("client_credentials") => Ok(self.tokens_of_the_client(shared, call)),
             _ => Err((400, "unsupported_grant_type")),
         }
     }
@@ -603,6 +643,21 @@ impl State {
             tokens.as_object_mut().expect("an object").remove("refresh_token");
         }
         Ok(tokens)
+    }
+
+    /// RFC 6749 §4.4.3: an access token and nothing else; [`Provider::user_of`] calls its owner by the client's name.
+    fn tokens_of_the_client(&mut self, shared: &Shared, call: &Call) -> Value {
+        let scope = call.parameter("scope").unwrap_or("").to_owned();
+        self.grants.push(Grant { user: CLIENT_ID.to_owned(), scope, refresh_token: None, revoked: false });
+        let access_token = self.secret("at");
+        let expires = shared.clock.mono().after(Duration::from_secs(self.habits.access_ttl));
+        let record = AccessToken { grant: self.grants.len() - 1, expires, revoked: false };
+        self.access_tokens.insert(access_token.clone(), record);
+        let answer =
+            json!({ "access_token": access_token, "token_type": "Bearer", "expires_in": self.habits.access_ttl });
+        let mut answer = answer.as_object().expect("an object").clone();
+        (self.habits.token_answer)(&mut answer);
+        Value::Object(answer)
     }
 
     fn renew_refresh_token(&mut self, grant: usize, now: Mono) {
@@ -673,6 +728,15 @@ impl State {
         json_answer(200, &json!({}))
     }
 
+    /// RFC 7662.
+    fn introspect(&self, call: &Call) -> Vec<u8> {
+        if !is_our_client(call) {
+            return json_answer(401, &json!({ "error": "invalid_client" }));
+        }
+        let said = call.parameter("token").and_then(|token| self.introspected.get(token));
+        json_answer(200, said.unwrap_or(&json!({ "active": false })))
+    }
+
     fn secret(&mut self, kind: &str) -> String {
         let secret = format!("{kind}-{}", random_text(24));
         self.secrets.push(secret.clone());
@@ -688,6 +752,7 @@ fn endpoint_at(path: &str) -> Option<Endpoint> {
         "/token" => Endpoint::Token,
         "/userinfo" => Endpoint::Userinfo,
         "/revoke" => Endpoint::Revocation,
+        "/introspect" => Endpoint::Introspection,
         "/end-session" => Endpoint::EndSession,
         _ => return None,
     })

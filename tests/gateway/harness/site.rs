@@ -1,7 +1,8 @@
 //! A gateway between a provider and an upstream, from a few lines of `gateway.toml`.
 
 use super::PATIENCE;
-use super::browser::Browser;
+use super::backend::{Backend, password_of};
+use super::browser::{Browser, Request};
 use super::inspect::Expectations;
 use super::provider::{CLIENT_ID, CLIENT_SECRET, Provider};
 use super::upstream::Upstream;
@@ -9,6 +10,7 @@ use super::wire::{Connection, Reply};
 use latchgate::app::{self, Drained, Running};
 use latchgate::clock::Clock;
 use latchgate::config::Config;
+use serde_json::json;
 use std::fmt::Write;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -37,6 +39,7 @@ pub struct Plan {
     more: String,
     routes: String,
     provider: Option<Provider>,
+    backends: Vec<(Backend, String)>,
     clock: Clock,
 }
 
@@ -54,6 +57,7 @@ impl Site {
             more: String::new(),
             routes: String::new(),
             provider: None,
+            backends: Vec::new(),
             clock: Clock::system(),
         }
     }
@@ -72,6 +76,20 @@ impl Site {
     /// asked for it.
     pub async fn signed_in(&self) -> Browser {
         self.signed_in_as("ada").await
+    }
+
+    /// As [`Site::signed_in`], at the backend `legacy`.
+    ///
+    /// # Panics
+    /// When the login does not work.
+    pub async fn signed_in_at_backend(&self, user: &str) -> Browser {
+        let browser = self.browser();
+        let credentials = json!({ "username": user, "password": password_of(user) });
+        let login = Request::fetch("POST", "/auth/legacy").body("application/json", credentials.to_string());
+        let reply = browser.send(login).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        self.clock.advance(Duration::from_secs(10));
+        browser
     }
 
     /// As [`Site::signed_in`], with another user.
@@ -168,6 +186,13 @@ impl Plan {
         self
     }
 
+    /// `[providers.legacy]` with these lines, at a backend that runs already; its clock is the site's.
+    pub fn backend(mut self, backend: &Backend, lines: &str) -> Plan {
+        self.clock = backend.clock();
+        self.backends.push((backend.clone(), backend.table("legacy", lines)));
+        self
+    }
+
     /// One more route to the upstream `app`.
     pub fn route(mut self, path: &str, lines: &str) -> Plan {
         let upstream = if lines.contains("upstream =") { "" } else { "upstream = \"app\"\n" };
@@ -186,6 +211,9 @@ impl Plan {
         };
         let upstream = Upstream::start().await;
         let external = Url::parse(&self.external_url).expect("a URL");
+        for (backend, _) in &self.backends {
+            backend.tell_secrets_to(&provider);
+        }
         provider.register(&format!("{}/auth/corp", self.external_url));
         let source = self.source(&provider.issuer(), &upstream.url());
         let gateway = Gateway::start(&source, self.clock.clone()).await;
@@ -225,6 +253,7 @@ kind = "oidc"
 issuer = "{issuer}"
 client_id = "{CLIENT_ID}"
 client_secret = {{ env = "CLIENT_SECRET" }}
+{backends}
 [upstreams.app]
 {url}
 {app}
@@ -237,6 +266,7 @@ client_secret = {{ env = "CLIENT_SECRET" }}
             refresh = self.refresh,
             limits = self.limits,
             app = self.app,
+            backends = self.backends.iter().map(|(_, table)| table.as_str()).collect::<String>(),
             more = self.more,
             routes = self.routes,
         )
