@@ -1,6 +1,7 @@
 //! The only file that wires. Top to bottom: what all workers share, the sockets, a thread for each
 //! worker, and the way to stop it all.
 
+use crate::attempts::Attempts;
 use crate::background::Background;
 use crate::clients::Clients;
 use crate::clock::Clock;
@@ -186,6 +187,9 @@ impl Shared {
             sessions: sessions.clone(),
             tokens: Arc::clone(&tokens),
             own_tokens: Arc::clone(&own_tokens),
+            code_flow: config.code_flow.clone(),
+            impersonators: config.impersonators.clone(),
+            code_attempts: Attempts::new(CODE_GUESSES, CODE_GUESSES_WITHIN),
             sealer: Arc::new(Sealer::new(secrets).map_err(no_randomness)?),
             logout_turns: Arc::new(Semaphore::new(LOGOUTS_AT_ONCE)),
             login_attempts: Arc::new(LoginAttempts::new(config.limits.login_attempts)),
@@ -362,6 +366,9 @@ fn describe(place: &Listen) -> String {
 
 /// Logouts of providers that are looked at at the same time: more of them wait, and requests do not.
 const LOGOUTS_AT_ONCE: usize = 16;
+/// At a code, by one client: 256 random bits need no such bound, the store behind them does.
+const CODE_GUESSES: u32 = 60;
+const CODE_GUESSES_WITHIN: Duration = Duration::from_secs(300);
 /// Requests at the same time, of which none must make the store forget what another one needs.
 const LEAST_CARRIED: usize = 1000;
 const LEAST_FOR_CARRIED: u64 = 8 << 20;

@@ -7,6 +7,9 @@ use crate::facts::RequestId;
 use crate::policy::path::PathProblem;
 use crate::policy::{Client, Reason};
 use askama::Template;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -44,8 +47,12 @@ pub enum Refusal {
     CredentialMissing,
     /// client: a bearer token without one of these scopes, space-separated (RFC 6750 §3.1).
     InsufficientScope(String),
+    /// client: signed in, but this is not theirs to do; says why.
+    Forbidden(&'static str),
     /// client: no route, no endpoint.
     NotFound,
+    /// client: there is an endpoint, but not what it was asked for; says what.
+    Missing(&'static str),
     /// client: the path is there, for other methods.
     MethodNotAllowed(Vec<Method>),
     /// client: a login that cannot be finished: unknown, used or of another browser.
@@ -65,6 +72,8 @@ pub enum Refusal {
     ClaimsUpdateDisabled,
     /// client: nothing to read the claims again with.
     NoRefreshToken,
+    /// client: a code that leads to no session, for whatever reason.
+    CodeInvalid,
     /// client: there is no access token to hand out; the code says why.
     NoAccessToken(&'static str),
     /// provider: it answered, and wrongly.
@@ -147,6 +156,8 @@ impl Refusal {
             R::InsufficientScope(_) => {
                 (StatusCode::FORBIDDEN, "insufficient_scope", "the access token's scope does not reach this far".into())
             }
+            R::Forbidden(why) => (StatusCode::FORBIDDEN, "forbidden", (*why).into()),
+            R::Missing(what) => (StatusCode::NOT_FOUND, "not_found", (*what).into()),
             R::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is nothing at this address".into()),
             R::MethodNotAllowed(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address does not take this method".into())
@@ -168,6 +179,9 @@ impl Refusal {
                 (StatusCode::FORBIDDEN, "claims_update_disabled", "Claims update feature is disabled".into())
             }
             R::NoRefreshToken => (StatusCode::UNAUTHORIZED, "no_refresh_token", "No refresh token found".into()),
+            R::CodeInvalid => {
+                (StatusCode::UNAUTHORIZED, "code_invalid", "Invalid or expired authorization code".into())
+            }
             R::NoAccessToken(code) => {
                 (StatusCode::UNAUTHORIZED, code, "There is no access token. Please sign in".into())
             }
@@ -289,7 +303,10 @@ fn refusal_page(
         message: &sentence(&message),
         request_id: &asker.id.to_string(),
         login_url,
-        login_label: if matches!(refusal, Refusal::LoginLoop) { "Try again" } else { "Sign in" },
+        login_label: match refusal {
+            Refusal::LoginLoop | Refusal::LoginInvalid(_) | Refusal::LoginRefused => "Try again",
+            _ => "Sign in",
+        },
         logout_url,
     };
     let mut response = html(status, &page);
@@ -297,8 +314,13 @@ fn refusal_page(
     response
 }
 
-/// Begins with a capital: reasons are written as clauses, to stand after others in logs.
+/// Begins with a capital: reasons are written as clauses, to stand after others in logs. A name as it stands on the wire, such as
+/// `targetUserId`, keeps its case.
 fn sentence(clause: &str) -> String {
+    let first_word = clause.split(' ').next().unwrap_or_default();
+    if first_word.chars().skip(1).any(char::is_uppercase) {
+        return clause.to_owned();
+    }
     let mut rest = clause.chars();
     rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
@@ -323,6 +345,18 @@ pub fn allow_form(response: &mut Response<Body>, elsewhere: &str) {
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+}
+
+/// A page of ours with one script, which may talk to this origin. `script` is what stands between its tags.
+#[must_use]
+pub fn html_with_script(status: StatusCode, page: &impl Template, script: &str) -> Response<Body> {
+    let mut response = html(status, page);
+    let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
+    let policy = format!("{PAGE_POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response
 }
 
 /// A JSON answer of ours.
@@ -409,6 +443,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
         }
         Refusal::Login(Reason::Expired)
         | Refusal::RefreshInvalid
+        | Refusal::CodeInvalid
         | Refusal::NoAccessToken(_)
         | Refusal::InvalidToken
         | Refusal::InvalidApiKey => {

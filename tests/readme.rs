@@ -69,6 +69,7 @@ fn every_key_is_mentioned() {
         "[refresh]",
         "[limits]",
         "[tokens]",
+        "[impersonation]",
         "[telemetry]",
         "[providers.x]\nkind = \"oidc\"",
         "[providers.x]\nkind = \"oauth2\"",

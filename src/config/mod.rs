@@ -54,6 +54,10 @@ pub struct Config {
     pub refresh: tokens::Settings,
     /// `[tokens]`
     pub tokens: session::own_token::Settings,
+    /// `tokens.aliases`, and what `[refresh]` says of refresh tokens that are ours
+    pub code_flow: endpoints::code_flow::Settings,
+    /// `[impersonation]`
+    pub impersonators: endpoints::impersonation::Impersonators,
     /// `[telemetry]`
     pub telemetry: telemetry::Settings,
     /// `[providers.*]`, in file order
@@ -112,14 +116,18 @@ impl Config {
 
     /// Defaults stand in for whatever has a problem: the result counts only if there is none.
     fn read(document: &Table) -> Config {
-        document.unavailable(&["impersonation"]);
         let server = document.table("server", sections::server);
         let auth = document.table("defaults", |table| table.read("auth", routes::auth)).unwrap_or(Auth::Required);
         let session = document.table("session", sections::session);
-        let login = document.table("login", sections::login);
-        let refresh = document.table("refresh", sections::refresh);
+        let login = document.table("login", |table| sections::login(table, &session.store));
+        let (refresh, rotation) =
+            document.table("refresh", |table| (sections::refresh(table), sections::rotation(table)));
+        let impersonators = document.read("impersonation", |field| field.table(routes::impersonators)).flatten();
         let limits = document.table("limits", |table| sections::limits(table, &session.store));
-        let tokens = document.table("tokens", |table| own_tokens::read(table, &session.store, &server.external_url));
+        let (tokens, aliases) = document.table("tokens", |table| {
+            (own_tokens::read(table, &session.store, &server.external_url), own_tokens::aliases(table))
+        });
+        let code_flow = endpoints::code_flow::Settings { aliases, rotation, grace: refresh.grace };
         let telemetry = document.table("telemetry", sections::telemetry);
         let (providers, known_providers) =
             document.table("providers", |table| providers::read(table, &server.external_url, refresh.timeout));
@@ -144,6 +152,8 @@ impl Config {
             login,
             refresh,
             tokens,
+            code_flow,
+            impersonators,
             telemetry,
             providers,
             clients,

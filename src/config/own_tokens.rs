@@ -42,6 +42,11 @@ pub(super) fn read(table: &Table, store: &StoreSettings, external_url: &Url) -> 
     }
 }
 
+/// `tokens.aliases`
+pub(super) fn aliases(table: &Table) -> bool {
+    table.read("aliases", Field::boolean).unwrap_or(false)
+}
+
 /// A `claims` table: each claim of a token, and where it comes from.
 pub(super) fn claims(table: &Table) -> Vec<ClaimRule> {
     let mut rules = Vec::new();

@@ -450,6 +450,29 @@ fn requirements(table: &Table) -> Vec<Requirement> {
     requirements
 }
 
+/// `[impersonation]`: `require` as on a route, where every other key is the claim of that name.
+pub(super) fn impersonators(table: &Table) -> Option<Vec<Requirement>> {
+    table.require("require", r#"{ role = ["admin"] }"#, |field| {
+        field.table(|table| {
+            if table.is_empty() {
+                let help = "say who may act as others, or take `[impersonation]` out";
+                table.refuse("role", "`impersonation.require` is empty", help);
+                return Vec::new();
+            }
+            let mut required = requirements(table);
+            let words = |field: &Field| field.one_or_more(|item| Some(item.string()?.to_owned()));
+            for field in table.all().filter(|field| !REQUIREMENTS.contains(&field.key())) {
+                let claim = |any_of| Requirement::Claim { path: field.key().to_owned(), any_of };
+                required.extend(words(&field).map(claim));
+            }
+            required
+        })
+    })
+}
+
+/// What `require` knows by name.
+const REQUIREMENTS: [&str; 5] = ["acr", "claims", "email_domain", "groups", "scope"];
+
 fn email_domain(field: &Field) -> Option<String> {
     let text = field.string()?;
     match Host::parse(text) {

@@ -2,6 +2,7 @@
 
 use super::raw::{Field, Table, quoted};
 use super::values::{duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
+use crate::endpoints::code_flow::Flow;
 use crate::session::StoreSettings;
 use crate::session::store::redis::{Mode, RedisSettings};
 use crate::telemetry::LogFormat;
@@ -162,7 +163,12 @@ fn redis(table: &Table) -> Option<RedisSettings> {
 }
 
 /// `[login]`
-pub(super) fn login(table: &Table) -> endpoints::Settings {
+pub(super) fn login(table: &Table, store: &StoreSettings) -> endpoints::Settings {
+    let flow = table.read("flow", |field| field.choice(&[("cookie", Flow::Cookie), ("code", Flow::Code)], &[]));
+    if flow == Some(Flow::Code) && matches!(store, StoreSettings::Cookie) {
+        let message = "`login.flow` is \"code\", and browsers carry their sessions in cookies";
+        table.refuse("flow", message, "choose another `session.store`");
+    }
     let allowed_return_origins: Vec<String> = table
         .read("allowed_return_origins", |field| field.list(|item| Some(origin(item)?.origin().ascii_serialization())))
         .unwrap_or_default();
@@ -185,6 +191,7 @@ pub(super) fn login(table: &Table) -> endpoints::Settings {
         expose_access_token: table.read("expose_access_token", Field::boolean).unwrap_or(false),
         return_to_page: table.read("return_to_page", Field::boolean).unwrap_or(true),
         allowed_return_origins,
+        flow: flow.unwrap_or_default(),
     }
 }
 
@@ -196,6 +203,11 @@ pub(super) fn refresh(table: &Table) -> tokens::Settings {
         grace: table.read("grace", duration).unwrap_or(Duration::from_secs(60)),
         cooldown: table.read("cooldown", duration).unwrap_or(Duration::from_secs(5)),
     }
+}
+
+/// `refresh.rotation`: of the refresh tokens that are ours.
+pub(super) fn rotation(table: &Table) -> bool {
+    table.read("rotation", Field::boolean).unwrap_or(true)
 }
 
 /// `[limits]`

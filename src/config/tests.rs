@@ -584,7 +584,6 @@ fn what_this_version_does_not_have() {
         ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"private_key_jwt\"", 6, "`client_auth = \"private_key_jwt\"` is not available in this version", "`client_secret_basic`"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"tls_client_auth\"", 6, "`client_auth = \"tls_client_auth\"` is not available in this version", "`client_secret_basic`"),
-        ("[impersonation]\nrequire = { role = [\"admin\"] }", 1, "`impersonation` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = \"dpop\"", 4, "`attach = \"dpop\"` is not available in this version", "one of `bearer`"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { exchange = { audience = \"a\" } }", 4, "`routes.attach.exchange` is not available in this version", "take it out"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { connection = \"github\" }", 4, "`routes.attach.connection` is not available in this version", "take it out"),
@@ -659,6 +658,31 @@ fn clients_with_a_credential_of_their_own() {
     assert!(matches!(config.routes[0].attach, Attach::Never), "there is no token to attach");
     assert!(config.warnings.is_empty(), "{}", config.warnings);
     assert!(!format!("{config:?}").contains(hash));
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn who_may_act_as_others() {
+    let claim = |path: &str, value: &str| Requirement::Claim { path: path.into(), any_of: vec![value.into()] };
+    let config = parse(&format!("[impersonation]\nrequire = {{ role = [\"admin\"], groups = \"support\" }}{REST}")).unwrap();
+    assert_eq!(config.impersonators, Some(vec![claim("groups", "support"), claim("role", "admin")]));
+    assert_eq!(parse(REST).unwrap().impersonators, None);
+    assert_refused(&[
+        ("[impersonation]", 1, "`impersonation.require` is missing", "add `require"),
+        ("[impersonation]\nrequire = {}", 2, "`impersonation.require` is empty", "who may act as others"),
+        ("[impersonation]\nrequire = { role = [] }", 2, "`impersonation.require.role` is empty", "take the key out"),
+    ]);
+}
+
+#[test]
+fn tokens_of_ours() {
+    let settings = parse(&format!("[tokens]\naliases = true\n[refresh]\nrotation = false\ngrace = \"5s\"{REST}"))
+        .unwrap()
+        .code_flow;
+    assert!(settings.aliases && !settings.rotation);
+    assert_eq!(settings.grace, Duration::from_secs(5));
+    let settings = parse(REST).unwrap().code_flow;
+    assert!(!settings.aliases && settings.rotation);
 }
 
 #[test]
@@ -983,6 +1007,7 @@ fn loopback_providers_need_no_tls() {
     }
 }
 
+// TG-37: that it is refused otherwise is among `parts_that_are_missing_altogether`
 #[test]
 fn the_mock_may_be_let_into_production() {
     let source = "[server]\nexternal_url = \"https://a.example\"\n[providers.m]\nkind = \"mock\"\nallow_in_production = true\n[upstreams.app]\nurl = \"demo:\"\n[[routes]]\npath = \"/*\"";

@@ -17,6 +17,10 @@ pub(super) async fn access_token(endpoints: &Endpoints, asked: &Asked<'_>) -> Re
         return asked.refuse(&Refusal::CrossOrigin);
     }
     let Some(session) = &asked.session else { return asked.refuse(&Refusal::NoAccessToken("missing_session")) };
+    if session.impersonation.is_some() {
+        // It is its owner's.
+        return asked.refuse(&Refusal::NoAccessToken("impersonating"));
+    }
     if asked.parameter("audience").is_some() {
         return asked.refuse(&Refusal::Malformed("there is no token for another audience"));
     }

@@ -1,6 +1,7 @@
 //! The provider's answer: checked against the login it belongs to, redeemed once, turned into a
 //! session under an id that did not exist before.
 
+use super::code_flow::{self, Flow};
 use super::login::{LoginRecord, redirect_uri};
 use super::opening::{self, login_failed, store_refusal};
 use super::{Asked, Endpoints, LOGIN_LIFE, RETRY_AFTER};
@@ -30,6 +31,7 @@ pub(super) async fn finish(endpoints: &Endpoints, asked: &Asked<'_>, provider: &
     };
     let mut response = match sign_in(endpoints, asked, provider, answer, &record).await {
         Ok(response) => response,
+        Err(refusal) if record.flow == Flow::Code => code_flow::failed(endpoints, &record, &refusal),
         Err(refusal) => again(endpoints, asked, &refusal, Some(&record.return_to)),
     };
     if let Some(label) = LoginRecord::label(&record.state) {
@@ -108,10 +110,8 @@ async fn sign_in(
         let redemption = redemption.map_err(|error| refused_by_provider(&asking, &error))?;
         asking.redeem_code(&redemption).await.map_err(|error| login_failed(&asking, &error))
     };
-    let session = opening::open(endpoints, provider, !record.remember, signing_in).await?;
-    let mut response = reply::redirect(StatusCode::FOUND, &record.return_to);
-    opening::hand_over(endpoints, asked, &session, &mut response).await?;
-    Ok(response)
+    let opened = opening::open(endpoints, provider, !record.remember, record.flow, signing_in).await?;
+    opening::lead_on(endpoints, asked, record, &opened, StatusCode::FOUND).await
 }
 
 /// RFC 6749 §4.1.2.1. The provider's own words go nowhere: they are the sender's to choose.

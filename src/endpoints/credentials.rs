@@ -8,8 +8,9 @@
 //! The form's `state` is that of a login record in a cookie, so that nobody can be signed in as somebody else by a form of another
 //! site. Every cause of a refusal has the same text.
 
-use super::login::{LoginRecord, keep_record};
-use super::opening::{self, login_failed};
+use super::code_flow::Flow;
+use super::login::{LoginRecord, flow, keep_record, remember, return_to};
+use super::opening::{self, Opened, login_failed};
 use super::{Asked, Endpoints, read_body};
 use crate::attempts::Attempts;
 use crate::body::Body;
@@ -17,7 +18,6 @@ use crate::clock::Mono;
 use crate::provider::backend::{Credentials, Fields};
 use crate::provider::{Provider, ProviderError};
 use crate::reply::{self, Refusal};
-use crate::session::Session;
 use crate::session::cookie::Name;
 use askama::Template;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -36,8 +36,8 @@ pub(super) async fn credentials(
     body: Body,
 ) -> Response<Body> {
     if asked.facts.method != Method::POST {
-        let form = Form::new(endpoints, asked, provider);
-        return form.show(endpoints, asked, None).unwrap_or_else(|refusal| asked.refuse(&refusal));
+        let form = Form::new(endpoints, asked, provider).and_then(|form| form.show(endpoints, asked, None));
+        return form.unwrap_or_else(|refusal| asked.refuse(&refusal));
     }
     if endpoints.is_foreign(asked) {
         return asked.refuse(&Refusal::CrossOrigin);
@@ -138,7 +138,7 @@ async fn take_json(
         serde_json::from_slice(&bytes).map_err(|_| Refusal::Malformed("the body must be a JSON object"))?;
     let member = |name: &str| Some(members.get(name)?.as_str()?.to_owned());
     let credentials = read(provider, member).ok_or(INCOMPLETE)?;
-    let session = sign_in(endpoints, asked, provider, credentials, remember(asked)).await?;
+    let session = sign_in(endpoints, asked, provider, credentials, remember(asked), Flow::Cookie).await?.session;
     let user = Value::Object(session.identity.claims.clone());
     let return_to = return_to(endpoints, asked);
     let mut response = reply::json(StatusCode::OK, &json!({ "user": user, "returnTo": return_to }));
@@ -155,7 +155,7 @@ async fn take_form(
     let bytes = read_body(body, MOST_CREDENTIALS).await?;
     let fields: Vec<(String, String)> = form_urlencoded::parse(&bytes).into_owned().collect();
     let field = |name: &str| fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
-    let fresh = Form::new(endpoints, asked, provider);
+    let fresh = Form::new(endpoints, asked, provider)?;
     let state = field("state").unwrap_or_default();
     let Some(record) = LoginRecord::begun_here(endpoints, asked, &state, provider) else {
         return fresh.show(endpoints, asked, Some(&Refusal::LoginInvalid(STALE)));
@@ -164,15 +164,16 @@ async fn take_form(
     let username = credentials.as_ref().map(|credentials| credentials.username.clone()).unwrap_or_default();
     let form = Form { record, username, ..fresh };
     let signed_in = match credentials {
-        Some(credentials) => sign_in(endpoints, asked, provider, credentials, form.record.remember).await,
+        Some(credentials) => {
+            sign_in(endpoints, asked, provider, credentials, form.record.remember, form.record.flow).await
+        }
         None => Err(INCOMPLETE),
     };
-    let session = match signed_in {
-        Ok(session) => session,
+    let opened = match signed_in {
+        Ok(opened) => opened,
         Err(refusal) => return form.show(endpoints, asked, Some(&refusal)),
     };
-    let mut response = reply::redirect(StatusCode::SEE_OTHER, &form.record.return_to);
-    opening::hand_over(endpoints, asked, &session, &mut response).await?;
+    let mut response = opening::lead_on(endpoints, asked, &form.record, &opened, StatusCode::SEE_OTHER).await?;
     if let Some(label) = LoginRecord::label(&form.record.state) {
         response.headers_mut().append(header::SET_COOKIE, endpoints.cookies.expire(Name::Login(label)));
     }
@@ -193,7 +194,8 @@ async fn sign_in(
     provider: &Arc<Provider>,
     credentials: Credentials,
     remember: bool,
-) -> Result<Arc<Session>, Refusal> {
+    flow: Flow,
+) -> Result<Opened, Refusal> {
     let (client, now) = (asked.facts.client_address, asked.facts.now.mono);
     let attempt = endpoints.login_attempts.begin(provider, &credentials.username, client, now).map_err(|wait| {
         tracing::warn!(target: "latchgate::audit", event = "login_failed", provider = provider.name(), reason = "too_many_attempts", request = %asked.facts.id, "a login was not tried");
@@ -216,7 +218,7 @@ async fn sign_in(
             }
         }
     };
-    opening::open(endpoints, provider, !remember, signing_in).await
+    opening::open(endpoints, provider, !remember, flow, signing_in).await
 }
 
 /// The form for one login, and what it is for.
@@ -229,11 +231,12 @@ struct Form {
 }
 
 impl Form {
-    fn new(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Provider) -> Form {
+    fn new(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Provider) -> Result<Form, Refusal> {
         let query = asked.facts.path.query().map(|query| format!("?{query}")).unwrap_or_default();
         let fields = provider.backend().map(|backend| &backend.fields);
-        Form {
-            record: LoginRecord::begin(asked, provider, return_to(endpoints, asked), remember(asked), None),
+        let flow = flow(endpoints, asked)?;
+        Ok(Form {
+            record: LoginRecord { flow, ..LoginRecord::begin(endpoints, asked, provider) },
             action: format!("{}/{}{query}", endpoints.settings.prefix, provider.name()),
             is_email: fields.is_some_and(|fields| fields.username.to_lowercase().contains("mail")),
             introduction: match asked.parameter("status").as_deref() {
@@ -241,7 +244,7 @@ impl Form {
                 _ => "Please sign in to continue.",
             },
             username: asked.parameter("login_hint").unwrap_or_default(),
-        }
+        })
     }
 
     /// The page, with what was wrong the last time.
@@ -283,16 +286,6 @@ struct FormPage<'a> {
 /// The origin that a login leads to, if it is not ours: some browsers hold the redirect after a form to the form's policy.
 fn elsewhere(return_to: &str) -> String {
     Url::parse(return_to).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
-}
-
-fn return_to(endpoints: &Endpoints, asked: &Asked<'_>) -> String {
-    let settings = &endpoints.settings;
-    let wanted = asked.parameter("return_to").filter(|_| settings.return_to_page);
-    endpoints.return_to(wanted.as_deref(), &settings.after_login)
-}
-
-fn remember(asked: &Asked<'_>) -> bool {
-    asked.parameter("remember").as_deref() != Some("0")
 }
 
 /// Without parameters, in lower case.

@@ -23,7 +23,7 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
         return asked.refuse(&Refusal::Overloaded);
     };
     let is_own = asked.session.as_ref().is_some_and(|session| {
-        session.identity.issuer == issuer && session.identity.sid.as_deref() == Some(sid.as_str())
+        session.owner().issuer == issuer && session.owner().sid.as_deref() == Some(sid.as_str())
     });
     let framed_by = Url::parse(&issuer).map(|url| url.origin().ascii_serialization()).unwrap_or_default();
     let filter = Filter { issuer: Some(issuer), sid: Some(sid), subject: None };

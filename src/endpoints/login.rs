@@ -1,6 +1,7 @@
 //! Starting a login: the record of it goes into a sealed cookie of its own, so that two tabs can
 //! log in at once and nothing is kept here for browsers that never come back.
 
+use super::code_flow::Flow;
 use super::{Asked, Endpoints, LOGIN_LIFE, provider_refusal};
 use crate::body::Body;
 use crate::provider::{AuthorizationRequest, Provider, code_challenge, random_token};
@@ -24,27 +25,24 @@ pub(super) struct LoginRecord {
     pub return_to: String,
     pub max_age: Option<u64>,
     pub remember: bool,
+    #[serde(default)]
+    pub flow: Flow,
     /// Seconds since 1970.
     pub began: u64,
 }
 
 impl LoginRecord {
-    /// Of a login that begins now.
-    pub(super) fn begin(
-        asked: &Asked<'_>,
-        provider: &Provider,
-        return_to: String,
-        remember: bool,
-        max_age: Option<u64>,
-    ) -> LoginRecord {
+    /// Of a login that begins now, and ends with the session cookie.
+    pub(super) fn begin(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Provider) -> LoginRecord {
         LoginRecord {
             state: random_token(),
             nonce: random_token(),
             verifier: random_token(),
             provider: provider.name().to_owned(),
-            return_to,
-            max_age,
-            remember,
+            return_to: return_to(endpoints, asked),
+            max_age: None,
+            remember: remember(asked),
+            flow: Flow::Cookie,
             began: asked.facts.now.unix,
         }
     }
@@ -99,14 +97,14 @@ pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &A
         Ok(extra) => extra,
         Err(refusal) => return asked.refuse(&refusal),
     };
+    let flow = match flow(endpoints, asked) {
+        Ok(flow) => flow,
+        Err(refusal) => return asked.refuse(&refusal),
+    };
     let asked_max_age = extra.iter().find(|(name, _)| name == "max_age").map(|(_, value)| value.as_str());
     let max_age =
         asked_max_age.or_else(|| provider.authorization_param("max_age")).and_then(|value| value.parse().ok());
-    let settings = &endpoints.settings;
-    let wanted = asked.parameter("return_to").filter(|_| settings.return_to_page);
-    let return_to = endpoints.return_to(wanted.as_deref(), &settings.after_login);
-    let remember = asked.parameter("remember").as_deref() != Some("0");
-    let record = LoginRecord::begin(asked, provider, return_to, remember, max_age);
+    let record = LoginRecord { max_age, flow, ..LoginRecord::begin(endpoints, asked, provider) };
     let Some(redirect_uri) = redirect_uri(endpoints, provider) else {
         return asked.refuse(&Refusal::Internal);
     };
@@ -126,6 +124,31 @@ pub(super) async fn start(endpoints: &Endpoints, asked: &Asked<'_>, provider: &A
             asked.refuse(&provider_refusal(&error))
         }
         Err(_) => asked.refuse(&Refusal::Internal),
+    }
+}
+
+/// Where the login is to lead.
+pub(super) fn return_to(endpoints: &Endpoints, asked: &Asked<'_>) -> String {
+    let settings = &endpoints.settings;
+    let wanted = asked.parameter("return_to").filter(|_| settings.return_to_page);
+    endpoints.return_to(wanted.as_deref(), &settings.after_login)
+}
+
+/// Whether the session is to outlive the browser.
+pub(super) fn remember(asked: &Asked<'_>) -> bool {
+    asked.parameter("remember").as_deref() != Some("0")
+}
+
+/// What the browser is to get at the end. Who was sent to `{prefix}/login` needs the cookie to come back to the page; front ends
+/// that begin at `{prefix}/{provider}` get what `login.flow` says.
+pub(super) fn flow(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Flow, Refusal> {
+    let begins_here = asked.facts.path.path() != format!("{}/login", endpoints.settings.prefix);
+    match asked.parameter("flow").as_deref() {
+        None if begins_here => Ok(endpoints.settings.flow),
+        None | Some("cookie") => Ok(Flow::Cookie),
+        Some("code") if endpoints.sessions.keeps_for_code() => Ok(Flow::Code),
+        Some("code") => Err(Refusal::Malformed("there is no flow=code where browsers carry their sessions")),
+        Some(_) => Err(Refusal::Malformed("the parameter flow must be code or cookie")),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Ending a session: here first, then at the provider as far as it will listen.
 
 use super::login::is_fit_for_a_name;
-use super::{Asked, Endpoints};
+use super::{Asked, Endpoints, refresh};
 use crate::body::Body;
 use crate::policy::Client;
 use crate::provider::random_token;
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::Session;
 use crate::session::cookie::Name;
+use crate::session::store::StoreError;
 use askama::Template;
 use http::{Method, Response, StatusCode, header};
 use secrecy::ExposeSecret;
@@ -22,20 +23,16 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     if is_foreign {
         return asked.refuse(&Refusal::CrossOrigin);
     }
-    let mut ended = None;
-    if let Some(session) = &asked.session {
-        match endpoints.sessions.end(session.key).await {
-            // It lived when the request came; if another hand was faster, what follows does no harm twice.
-            Ok(_) => ended = Some(Arc::clone(session)),
-            // The cookie stays: whoever is not signed out must not think so.
-            Err(error) => {
-                tracing::warn!(target: "latchgate::audit", event = "logout_failed", reason = error.reason, session = %session.key, "the session store could not end a session");
-                return asked.refuse(&Refusal::StoreUnavailable);
-            }
+    let ended = match end_shown(endpoints, asked).await {
+        Ok(ended) => ended,
+        // The cookies stay: whoever is not signed out must not think so.
+        Err(error) => {
+            tracing::warn!(target: "latchgate::audit", event = "logout_failed", reason = error.reason, request = %asked.facts.id, "the session store could not end a session");
+            return asked.refuse(&Refusal::StoreUnavailable);
         }
-    }
+    };
     let calls_nobody = asked.parameter("local").as_deref() == Some("1");
-    if let Some(session) = &ended {
+    for session in &ended {
         tracing::info!(target: "latchgate::audit", event = "logout", provider = %session.provider, session = %session.key, request = %asked.facts.id, "signed out");
         if !calls_nobody {
             endpoints.revoke_behind(session);
@@ -44,7 +41,7 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     let mut response = if navigates {
         let wanted = asked.parameter("return_to");
         let here = endpoints.return_to(wanted.as_deref(), &endpoints.settings.after_logout);
-        match ended.filter(|_| !calls_nobody) {
+        match ended.into_iter().next().filter(|_| !calls_nobody) {
             Some(session) => go_on(&here, &way_out(endpoints, &session).await),
             None => reply::redirect(StatusCode::FOUND, &here),
         }
@@ -54,6 +51,21 @@ pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response
     response.extensions_mut().insert(Outcome("signed_out"));
     expire_all_cookies(endpoints, asked, &mut response);
     response
+}
+
+/// Ends what the request shows: the session, and the one that the refresh cookie names, if that is another. If another hand was
+/// faster with one that lived when the request came, what follows does no harm twice.
+async fn end_shown(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Vec<Arc<Session>>, StoreError> {
+    let mut shown: Vec<Arc<Session>> = asked.session.iter().map(Arc::clone).collect();
+    if let Some(by_refresh_token) = refresh::shown(endpoints, asked).await?
+        && shown.iter().all(|session| session.key != by_refresh_token.session.key)
+    {
+        shown.push(by_refresh_token.session);
+    }
+    for session in &shown {
+        endpoints.sessions.end(session.key).await?;
+    }
+    Ok(shown)
 }
 
 /// Only a navigation signs out by GET, and no other site's: no image, frame, prefetch or link.
@@ -116,6 +128,7 @@ struct SignedOutPage<'a> {
 
 fn expire_all_cookies(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut Response<Body>) {
     endpoints.expire_session_cookies(asked, response);
+    refresh::expire_shown(endpoints, asked, response);
     let headers = response.headers_mut();
     headers.append(header::SET_COOKIE, endpoints.cookies.expire(Name::Loop));
     for (label, _) in endpoints.cookies.logins(asked.cookies).take(8) {

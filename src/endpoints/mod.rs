@@ -5,8 +5,10 @@
 mod access_token;
 mod backchannel;
 mod callback;
+pub mod code_flow;
 mod credentials;
 mod frontchannel;
+pub mod impersonation;
 mod jwks;
 mod login;
 mod logout;
@@ -19,6 +21,7 @@ mod update_claims;
 
 pub use self::credentials::LoginAttempts;
 
+use crate::attempts::Attempts;
 use crate::background::Background;
 use crate::body::Body;
 use crate::clock::Clock;
@@ -37,6 +40,7 @@ use crate::tokens::Tokens;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
+use impersonation::Impersonators;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +65,8 @@ pub struct Settings {
     pub expose_access_token: bool,
     /// `return_to_page`, default true; false always ends at `after_login`.
     pub return_to_page: bool,
+    /// `flow`, default cookie: what a login gives that begins at `{prefix}/{provider}`.
+    pub flow: code_flow::Flow,
 }
 
 /// One of ours.
@@ -72,6 +78,14 @@ pub enum Endpoint {
     Provider(Arc<str>),
     /// `{prefix}/{provider}` of a backend: a form, and the credentials that are posted there.
     Credentials(Arc<str>),
+    /// `{prefix}/callback`, the page of the CODE flow
+    Callback,
+    /// `{prefix}/token`
+    Token,
+    /// `{prefix}/impersonate`
+    Impersonate,
+    /// `{prefix}/unimpersonate`
+    Unimpersonate,
     /// `{prefix}/logout`
     Logout,
     /// `{prefix}/backchannel-logout`
@@ -92,7 +106,7 @@ pub enum Endpoint {
     Jwks,
     /// `{prefix}/latchgate.js`
     Script,
-    /// `/mock/*`, while there is a mock provider
+    /// `/mock/*` and `{prefix}/mock/*`, while there is a mock provider
     Mock,
     /// Everything else under the prefix: never forwarded.
     Nothing,
@@ -147,6 +161,12 @@ pub struct Endpoints {
     pub tokens: Arc<Tokens>,
     /// For clients that want a token instead of a cookie.
     pub own_tokens: Arc<OwnTokens>,
+    /// What the CODE flow goes by.
+    pub code_flow: code_flow::Settings,
+    /// Who may act as others.
+    pub impersonators: Impersonators,
+    /// Guesses at codes, by client.
+    pub code_attempts: Attempts,
     /// For the records of logins under way.
     pub sealer: Arc<Sealer>,
     /// For the logouts that providers send: anybody may, so few are looked at at once.
@@ -168,6 +188,10 @@ impl Endpoints {
         let prefix = &self.settings.prefix;
         let mut paths = vec![
             (format!("{prefix}/login"), Endpoint::Login),
+            (format!("{prefix}/callback"), Endpoint::Callback),
+            (format!("{prefix}/token"), Endpoint::Token),
+            (format!("{prefix}/impersonate"), Endpoint::Impersonate),
+            (format!("{prefix}/unimpersonate"), Endpoint::Unimpersonate),
             (format!("{prefix}/logout"), Endpoint::Logout),
             (format!("{prefix}/backchannel-logout"), Endpoint::BackchannelLogout),
             (format!("{prefix}/frontchannel-logout"), Endpoint::FrontchannelLogout),
@@ -193,6 +217,7 @@ impl Endpoints {
         }
         if self.mock.is_some() {
             paths.push(("/mock/*".to_owned(), Endpoint::Mock));
+            paths.push((format!("{prefix}/mock/*"), Endpoint::Mock));
         }
         paths
             .into_iter()
@@ -242,6 +267,10 @@ impl Endpoints {
                 Some(provider) => credentials::credentials(self, &asked, provider, body).await,
                 None => asked.refuse(&Refusal::NotFound),
             },
+            Endpoint::Callback => code_flow::page(self, &asked),
+            Endpoint::Token => code_flow::exchange(self, &asked, body).await,
+            Endpoint::Impersonate => impersonation::begin(self, &asked, body).await,
+            Endpoint::Unimpersonate => impersonation::end(self, &asked).await,
             Endpoint::Logout => logout::logout(self, &asked).await,
             Endpoint::BackchannelLogout => backchannel::logout(self, &asked, body).await,
             Endpoint::FrontchannelLogout => frontchannel::logout(self, &asked).await,
@@ -322,7 +351,8 @@ impl Endpoint {
         match self {
             Endpoint::Login => &[Method::GET, Method::HEAD],
             // A code is not spent on a HEAD.
-            Endpoint::Provider(_) => &[Method::GET],
+            Endpoint::Provider(_) | Endpoint::Callback => &[Method::GET],
+            Endpoint::Token | Endpoint::Impersonate | Endpoint::Unimpersonate => &[Method::POST],
             Endpoint::Credentials(_) => &[Method::GET, Method::HEAD, Method::POST],
             Endpoint::Logout => &[Method::GET, Method::POST],
             Endpoint::BackchannelLogout => &[Method::POST],

@@ -1,18 +1,28 @@
 //! The end of every login: somebody has signed in, and there is a session under an id that did not exist before.
 
-use super::{Asked, Endpoints, provider_refusal};
+use super::code_flow::{self, Flow};
+use super::login::LoginRecord;
+use super::{Asked, Endpoints, provider_refusal, refresh};
 use crate::body::Body;
 use crate::clock::{Mono, Now};
 use crate::provider::{Provider, ProviderError, SignedIn};
-use crate::reply::{Outcome, Refusal};
+use crate::reply::{self, Outcome, Refusal};
 use crate::session::carried::NotCarried;
+use crate::session::code_flow::Code;
 use crate::session::store::StoreError;
 use crate::session::{Identity, Opening, OpeningFailed, Session, Sessions};
 use crate::tokens::token_set;
-use http::{Response, header};
+use http::{Response, StatusCode, header};
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::oneshot;
+
+/// What a login has come to.
+pub(super) struct Opened {
+    pub(super) session: Arc<Session>,
+    /// What the browser is to exchange for it; none: it gets the session's cookie.
+    code: Option<Code>,
+}
 
 /// Everything from asking the provider to the session, in a task of its own: codes work once and refresh tokens are not to be
 /// lost, so what was begun is finished, or undone when nobody is there any more to take the cookie.
@@ -20,8 +30,9 @@ pub(super) async fn open<F>(
     endpoints: &Endpoints,
     provider: &Arc<Provider>,
     transient: bool,
+    flow: Flow,
     signing_in: F,
-) -> Result<Arc<Session>, Refusal>
+) -> Result<Opened, Refusal>
 where
     F: Future<Output = Result<SignedIn, Refusal>> + Send + 'static,
 {
@@ -34,12 +45,12 @@ where
             Err(refusal) => return drop(announce.send(Err(refusal))),
         };
         let tokens = signed_in.tokens.clone();
-        let opened = open_session(&sessions, &provider, signed_in, transient, began, clock.now()).await;
+        let opened = open_session(&sessions, &provider, signed_in, transient, began, clock.now(), flow).await;
         let is_open = opened.is_ok();
         let announced = announce.send(opened);
-        if let Err(Ok(session)) = &announced {
+        if let Err(Ok(opened)) = &announced {
             // A session whose id nobody has is over in time if it cannot be ended now.
-            let _ = sessions.end(session.key).await;
+            let _ = sessions.end(opened.session.key).await;
         }
         if (!is_open || announced.is_err()) && tokens.refresh_token.is_some() {
             // Best effort: the provider forgets it in time.
@@ -49,6 +60,25 @@ where
     result.await.unwrap_or(Err(Refusal::Internal))
 }
 
+/// On to where the login was to lead, with the session's cookies, or by way of the page that exchanges its code.
+pub(super) async fn lead_on(
+    endpoints: &Endpoints,
+    asked: &Asked<'_>,
+    record: &LoginRecord,
+    opened: &Opened,
+    status: StatusCode,
+) -> Result<Response<Body>, Refusal> {
+    let Some(code) = &opened.code else {
+        let mut response = reply::redirect(status, &record.return_to);
+        hand_over(endpoints, asked, &opened.session, &mut response).await?;
+        return Ok(response);
+    };
+    replace_previous(endpoints, asked, &opened.session).await;
+    let mut response = code_flow::hand_over(endpoints, asked, record, code, status);
+    refresh::expire_shown(endpoints, asked, &mut response);
+    Ok(response)
+}
+
 /// Puts the new session's cookies on the answer, in place of the session before.
 pub(super) async fn hand_over(
     endpoints: &Endpoints,
@@ -56,19 +86,25 @@ pub(super) async fn hand_over(
     session: &Session,
     response: &mut Response<Body>,
 ) -> Result<(), Refusal> {
-    if let Some(previous) = &asked.session
-        && let Err(error) = endpoints.sessions.end(previous.key).await
-    {
-        // Its cookie goes all the same, and it will be over in time.
-        tracing::warn!(reason = error.reason, session = %previous.key, "the session before this login could not be ended");
-    }
-    tracing::info!(target: "latchgate::audit", event = "login", provider = %session.provider, session = %session.key, request = %asked.facts.id, "signed in");
+    replace_previous(endpoints, asked, session).await;
     response.extensions_mut().insert(Outcome("signed_in"));
     let cookies = endpoints.sessions.set_cookies(session, &endpoints.cookies, asked.cookies, asked.facts.now);
     for line in cookies.map_err(not_carried)? {
         response.headers_mut().append(header::SET_COOKIE, line);
     }
+    refresh::expire_shown(endpoints, asked, response);
     Ok(())
+}
+
+/// Ends what was in this browser before, by cookie or by refresh token. Their cookies go in any case, and they will be over in time.
+async fn replace_previous(endpoints: &Endpoints, asked: &Asked<'_>, session: &Session) {
+    let by_refresh_token = refresh::shown(endpoints, asked).await.ok().flatten().map(|shown| shown.session);
+    for previous in asked.session.iter().chain(&by_refresh_token) {
+        if let Err(error) = endpoints.sessions.end(previous.key).await {
+            tracing::warn!(reason = error.reason, session = %previous.key, "the session before this login could not be ended");
+        }
+    }
+    tracing::info!(target: "latchgate::audit", event = "login", provider = %session.provider, session = %session.key, request = %asked.facts.id, "signed in");
 }
 
 /// The audit line of a login that failed at the provider, and what to say.
@@ -90,12 +126,19 @@ async fn open_session(
     transient: bool,
     began: Mono,
     now: Now,
-) -> Result<Arc<Session>, Refusal> {
+    flow: Flow,
+) -> Result<Opened, Refusal> {
     let SignedIn { tokens, issuer, subject, sid, claims } = signed_in;
     let tokens = token_set(tokens, 1, now).ok_or(Refusal::ProviderBroken)?;
     let identity = Identity { issuer, subject, sid, claims };
     let opening = Opening { provider: provider.name().into(), identity, tokens, transient, began };
-    sessions.open(opening, now).await.map_err(|failure| match failure {
+    let opened = match flow {
+        Flow::Cookie => sessions.open(opening, now).await.map(|session| Opened { session, code: None }),
+        Flow::Code => {
+            sessions.open_for_code(opening, now).await.map(|(session, code)| Opened { session, code: Some(code) })
+        }
+    };
+    opened.map_err(|failure| match failure {
         OpeningFailed::Full => {
             tracing::error!("session.max_sessions is reached: logins are turned away");
             Refusal::Overloaded

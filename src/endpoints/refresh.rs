@@ -1,38 +1,148 @@
 //! `POST {prefix}/refresh`: a forced refresh, for front ends that used to do it themselves. What
 //! they get is a token of ours; the provider's stay here.
+//!
+//! | the request shows | whose it is | on success |
+//! |---|---|---|
+//! | the session cookie, or a token of ours in its place | that session | a token of ours |
+//! | the refresh cookie of the CODE flow | the session that it names | a token of ours, and the refresh token's successor |
+//! | only a token of ours, of the CODE flow | nobody's: its end is the end | – |
+//!
+//! The provider's tokens are renewed first. If that cannot be done now, no refresh token is used up.
 
-use super::{Asked, Endpoints};
+use super::{Asked, Endpoints, code_flow};
 use crate::body::Body;
-use crate::reply::{self, Refusal};
+use crate::reply::Refusal;
+use crate::session::code_flow::{ByRefreshToken, RefreshUse};
+use crate::session::cookie::Name;
+use crate::session::store::StoreError;
+use crate::session::{Session, Update};
 use crate::tokens::Renewal;
-use http::{Response, StatusCode};
-use serde_json::json;
+use http::{Response, header};
+use std::sync::Arc;
 
 pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
     if endpoints.is_foreign(asked) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
-    let Some(session) = &asked.session else { return invalid(endpoints, asked) };
-    match endpoints.tokens.renew_on_demand(session).await {
-        Renewal::Renewed(session) => match endpoints.own_tokens.issue(&session, session.ends_at(), asked.facts.now) {
-            Some(own) => reply::json(StatusCode::OK, &json!({"token": own.token, "expiresIn": own.expires_in})),
-            None => asked.refuse(&Refusal::Internal),
-        },
-        Renewal::NothingToRenewWith => match endpoints.sessions.end(session.key).await {
-            Ok(_) => invalid(endpoints, asked),
-            Err(_) => asked.refuse(&Refusal::StoreUnavailable),
-        },
-        Renewal::Refused | Renewal::Gone => invalid(endpoints, asked),
-        Renewal::Broken => asked.refuse(&Refusal::ProviderBroken),
-        Renewal::StoreUnavailable => asked.refuse(&Refusal::StoreUnavailable),
-        Renewal::Unavailable { retry_after } => {
-            asked.refuse(&Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
+    let refreshed = match &asked.session {
+        Some(session) if session.code_flow.is_none() => by_session(endpoints, session).await,
+        _ => by_refresh_token(endpoints, asked).await,
+    };
+    match refreshed {
+        Ok(session) => code_flow::token_answer(endpoints, asked, &session),
+        Err(refusal) => {
+            let mut response = asked.refuse(&refusal);
+            if refusal == Refusal::RefreshInvalid {
+                endpoints.expire_session_cookies(asked, &mut response);
+                expire_shown(endpoints, asked, &mut response);
+            }
+            response
         }
     }
 }
 
-fn invalid(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
-    let mut response = asked.refuse(&Refusal::RefreshInvalid);
-    endpoints.expire_session_cookies(asked, &mut response);
-    response
+/// The session that the refresh cookie names, if there is exactly one that lives.
+///
+/// # Errors
+/// When the store cannot be asked.
+pub(super) async fn shown(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Option<ByRefreshToken>, StoreError> {
+    let mut shown: Option<ByRefreshToken> = None;
+    for token in endpoints.cookies.values(asked.cookies, Name::Refresh).take(MOST_COOKIES) {
+        match (endpoints.sessions.find_by_refresh_token(token, asked.facts.now).await?, &shown) {
+            (Some(one), Some(other)) if one.session.key != other.session.key => return Ok(None),
+            (Some(one), _) => shown = Some(one),
+            (None, _) => {}
+        }
+    }
+    Ok(shown)
 }
+
+/// Takes the refresh cookie away, if there is one.
+pub(super) fn expire_shown(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut Response<Body>) {
+    if endpoints.cookies.values(asked.cookies, Name::Refresh).next().is_some() {
+        response.headers_mut().append(header::SET_COOKIE, endpoints.cookies.expire(Name::Refresh));
+    }
+}
+
+async fn by_session(endpoints: &Endpoints, session: &Arc<Session>) -> Result<Arc<Session>, Refusal> {
+    check_identity(session)?;
+    match renewed(endpoints, session).await? {
+        Some(session) => Ok(session),
+        None => Err(end(endpoints, session).await),
+    }
+}
+
+async fn by_refresh_token(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Arc<Session>, Refusal> {
+    let shown = shown(endpoints, asked).await.map_err(|error| unavailable(asked, error))?;
+    let ByRefreshToken { session, rotation } = shown.ok_or(Refusal::RefreshInvalid)?;
+    let grace = endpoints.code_flow.grace;
+    match session.use_of(rotation, grace, asked.facts.now.mono) {
+        RefreshUse::Current => check_identity(&session)?,
+        RefreshUse::Repeated => return check_identity(&session).map(|()| session),
+        RefreshUse::Stolen => return Err(stolen(endpoints, asked, &session).await),
+    }
+    // A provider without refresh tokens does not end a session of the CODE flow: its own token is all the front end asks for.
+    let session = renewed(endpoints, &session).await?.unwrap_or(session);
+    if !endpoints.code_flow.rotation {
+        return Ok(session);
+    }
+    let now = endpoints.clock.now();
+    match endpoints.sessions.rotate(&session, rotation, now).await {
+        Ok(Update::Stored(session)) => Ok(session),
+        Ok(Update::Declined(session)) => match session.use_of(rotation, grace, now.mono) {
+            RefreshUse::Current | RefreshUse::Repeated => Ok(session),
+            RefreshUse::Stolen => Err(stolen(endpoints, asked, &session).await),
+        },
+        Ok(Update::Ended) => Err(Refusal::RefreshInvalid),
+        Err(error) => Err(unavailable(asked, error)),
+    }
+}
+
+/// An impersonation is not prolonged, and does not end unnoticed.
+fn check_identity(session: &Session) -> Result<(), Refusal> {
+    match session.impersonation {
+        None => Ok(()),
+        Some(_) => Err(Refusal::Forbidden(
+            "Cannot refresh impersonated session. Please call unimpersonate to restore your original session.",
+        )),
+    }
+}
+
+/// The state with the provider's new tokens; None when there is nothing to renew them with.
+async fn renewed(endpoints: &Endpoints, session: &Arc<Session>) -> Result<Option<Arc<Session>>, Refusal> {
+    match endpoints.tokens.renew_on_demand(session).await {
+        Renewal::Renewed(session) => Ok(Some(session)),
+        Renewal::NothingToRenewWith => Ok(None),
+        Renewal::Refused | Renewal::Gone => Err(Refusal::RefreshInvalid),
+        Renewal::Broken => Err(Refusal::ProviderBroken),
+        Renewal::StoreUnavailable => Err(Refusal::StoreUnavailable),
+        Renewal::Unavailable { retry_after } => {
+            Err(Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
+        }
+    }
+}
+
+/// RFC 9700 §4.14.2: nobody can tell which of the two who have the refresh token is the thief, so the whole family ends.
+async fn stolen(endpoints: &Endpoints, asked: &Asked<'_>, session: &Session) -> Refusal {
+    tracing::warn!(target: "latchgate::audit", event = "refresh_token_reused", provider = %session.provider, session = %session.key, request = %asked.facts.id, "a refresh token was used that had been replaced: its session ends");
+    let refusal = end(endpoints, session).await;
+    if refusal == Refusal::RefreshInvalid {
+        endpoints.revoke_behind(session);
+    }
+    refusal
+}
+
+async fn end(endpoints: &Endpoints, session: &Session) -> Refusal {
+    match endpoints.sessions.end(session.key).await {
+        Ok(_) => Refusal::RefreshInvalid,
+        Err(_) => Refusal::StoreUnavailable,
+    }
+}
+
+fn unavailable(asked: &Asked<'_>, error: StoreError) -> Refusal {
+    tracing::warn!(reason = error.reason, request = %asked.facts.id, "a refresh token could not be looked up");
+    Refusal::StoreUnavailable
+}
+
+/// A browser sends one.
+const MOST_COOKIES: usize = 8;

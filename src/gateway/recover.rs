@@ -117,6 +117,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         if !route.settings.attach.needs_session() || asserts_alone {
             return Ok(Prepared::with(session, TokenChoice::Send));
         }
+        if session.impersonation.is_some() {
+            // The provider's tokens are those of somebody else than `require` and the identity headers speak of.
+            return Ok(Prepared::with(session, TokenChoice::Withhold));
+        }
         let freshness = self.parts.tokens.freshness(&session, exchange.facts.now);
         match policy::prepare(route.auth, route.on_401, freshness, exchange.facts.stays_open) {
             Preparation::Send => Ok(Prepared::with(session, TokenChoice::Send)),

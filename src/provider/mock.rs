@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use bytes::Bytes;
 use http::header::ALLOW;
 use http::{Method, Request, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use url::{Origin, Url};
@@ -97,6 +97,19 @@ impl MockProvider {
             Endpoint::Revoke => self.revoke(&request).unwrap_or_else(TokenError::into_response),
             Endpoint::EndSession => self.end_session(&request),
         }
+    }
+
+    /// What it calls itself.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// All there is to know of the persona with this `sub`.
+    #[must_use]
+    pub fn persona_claims(&self, sub: &str) -> Option<Map<String, Value>> {
+        let persona = self.personas.iter().find(|persona| persona.sub() == sub)?;
+        Some(persona.claims(ALL_SCOPES))
     }
 
     /// OpenID Connect Discovery §3, RFC 8414 §2.
@@ -217,6 +230,9 @@ enum Endpoint {
     EndSession,
 }
 
+/// Those that show claims (OIDC Core §5.4).
+const ALL_SCOPES: &str = "profile email address phone";
+
 /// GET stands for HEAD too.
 const ENDPOINTS: [(&str, &[Method], Endpoint); 7] = [
     ("/mock/.well-known/openid-configuration", &[Method::GET], Endpoint::Discovery),
@@ -238,7 +254,6 @@ mod tests {
     use http::header::{
         AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
     };
-    use serde_json::Map;
     use url::form_urlencoded;
 
     const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
@@ -450,6 +465,7 @@ mod tests {
         assert_eq!(tokens.get("id_token"), None, "this is plain OAuth");
     }
 
+    // TG-35
     #[test]
     fn people_do_not_leak_into_each_other() {
         let mock = Mock::new();
@@ -548,6 +564,7 @@ mod tests {
         }
     }
 
+    // TG-38
     #[test]
     fn a_code_works_once_and_its_second_use_ends_the_family() {
         let mock = Mock::new();
@@ -568,6 +585,7 @@ mod tests {
         assert_eq!(refused(&mock.redeem(&late)), invalid_grant());
     }
 
+    // TG-38
     #[test]
     fn a_code_is_bound_to_what_it_was_issued_for() {
         let mock = Mock::new();
@@ -715,6 +733,7 @@ mod tests {
         assert_eq!(absent.headers()[WWW_AUTHENTICATE], r#"Bearer realm="mock""#);
     }
 
+    // TG-36
     #[test]
     fn authorization_errors_can_be_rehearsed() {
         let mock = Mock::new();

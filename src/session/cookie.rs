@@ -52,6 +52,10 @@ pub enum Name<'a> {
     Login(&'a str),
     /// Counts logins for the same page, so that they cannot go round for ever.
     Loop,
+    /// This browser was given the code with this label.
+    Code(&'a str),
+    /// The refresh token of a session of the CODE flow.
+    Refresh,
 }
 
 impl Cookies {
@@ -147,6 +151,8 @@ impl Cookies {
             Name::Chunk(number) => format!("{}-{number}", self.session).into(),
             Name::Login(label) => format!("{}{LOGIN_SUFFIX}{label}", self.session).into(),
             Name::Loop => format!("{}-loop", self.session).into(),
+            Name::Code(label) => format!("{}-code-{label}", self.session).into(),
+            Name::Refresh => format!("{}-refresh", self.session).into(),
         }
     }
 }

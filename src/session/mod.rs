@@ -12,12 +12,16 @@
 //! | `opened` | sessions this process has opened, and what ends with them |
 //! | `record` | a session as the bytes that are sealed |
 //! | `carried` | a session as the cookies that a browser carries it in |
+//! | `code_flow` | sessions whose browser holds tokens of ours instead of the cookie |
+//! | `impersonation` | sessions that have somebody else's identity for a while |
 //! | `seal`, `cookie` | sealing; the names of our cookies |
 //! | `own_token`, `signing`, `claims` | tokens that stand for the cookie; what they are signed with, and what they say |
 
 pub mod carried;
 pub mod claims;
+pub mod code_flow;
 pub mod cookie;
+pub mod impersonation;
 pub mod opened;
 pub mod own_token;
 mod record;
@@ -31,8 +35,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use carried::{Carrier, NotCarried};
+use code_flow::{CODE_LIFE, CodeFlow, CodeFlowKeys};
 use cookie::{Cookies, Name};
 use http::HeaderValue;
+use impersonation::Impersonation;
 use opened::{Hold, Opened};
 use seal::{NoRandomness, RecordSealer};
 use secrecy::{ExposeSecret, SecretString};
@@ -99,6 +105,10 @@ pub struct Session {
     pub custom: Arc<Map<String, Value>>,
     /// Its cookie is to end with the browser.
     pub transient: bool,
+    /// Where it stands if the browser holds tokens of ours instead of the cookie.
+    pub code_flow: Option<CodeFlow>,
+    /// Whose it is, while `identity` is somebody else's.
+    pub impersonation: Option<Impersonation>,
     /// When it was opened.
     pub started: Now,
     /// When it is over whatever happens.
@@ -243,6 +253,7 @@ struct Inner {
     store: Arc<dyn SessionStore>,
     opened: Arc<Opened>,
     sealer: RecordSealer,
+    code_flow_keys: CodeFlowKeys,
     /// When browsers carry their sessions.
     carrying: Option<Carrying>,
     background: Background,
@@ -268,8 +279,11 @@ impl Sessions {
         clock: Clock,
     ) -> Result<Sessions, NoRandomness> {
         let sealer = RecordSealer::new(&settings.secrets)?;
+        let code_flow_keys = CodeFlowKeys::new(&settings.secrets)?;
         let carrying = None;
-        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, carrying, background, clock }) })
+        Ok(Sessions {
+            inner: Arc::new(Inner { settings, store, opened, sealer, code_flow_keys, carrying, background, clock }),
+        })
     }
 
     /// Sessions that browsers carry in `most_chunks` cookies each; `store` has what this process knows besides.
@@ -285,9 +299,12 @@ impl Sessions {
         clock: Clock,
     ) -> Result<Sessions, NoRandomness> {
         let sealer = RecordSealer::new(&settings.secrets)?;
+        let code_flow_keys = CodeFlowKeys::new(&settings.secrets)?;
         let carrier = Carrier::new(&settings.secrets, most_chunks)?;
         let carrying = Some(Carrying { store: Arc::clone(&store), carrier });
-        Ok(Sessions { inner: Arc::new(Inner { settings, store, opened, sealer, carrying, background, clock }) })
+        Ok(Sessions {
+            inner: Arc::new(Inner { settings, store, opened, sealer, code_flow_keys, carrying, background, clock }),
+        })
     }
 
     /// The settings it was made with.
@@ -326,6 +343,9 @@ impl Sessions {
         let mut live: Option<Arc<Session>> = None;
         for Presented { id, .. } in presented {
             let session = self.inner.opened.peek(id.key()).filter(|session| !self.inner.is_over(session, now))?;
+            if session.awaits_exchange() {
+                return None;
+            }
             match &live {
                 Some(other) if other.key != session.key => return Some(Found::Nothing),
                 _ => live = Some(session),
@@ -346,6 +366,8 @@ impl Sessions {
         let mut ended = false;
         for presented in presented {
             match self.inner.look_up_presented(presented, now).await? {
+                // Nobody has it before the code is exchanged.
+                Found::Live(session) if session.awaits_exchange() => {}
                 Found::Live(session) => match &live {
                     Some(other) if other.key != session.key => return Ok(Found::Nothing),
                     _ => live = Some(session),
@@ -442,7 +464,7 @@ impl Sessions {
     pub async fn open(&self, opening: Opening, now: Now) -> Result<Arc<Session>, OpeningFailed> {
         let id = SessionId::random().map_err(|NoRandomness| OpeningFailed::NoRandomness)?;
         let inner = Arc::clone(&self.inner);
-        self.owned(async move { inner.open(id, opening, now).await })
+        self.owned(async move { inner.open(id, opening, None, now).await })
             .await
             .unwrap_or(Err(OpeningFailed::Store(CUT_OFF)))
     }
@@ -628,7 +650,13 @@ impl Inner {
         }
     }
 
-    async fn open(&self, id: SessionId, opening: Opening, now: Now) -> Result<Arc<Session>, OpeningFailed> {
+    async fn open(
+        &self,
+        id: SessionId,
+        opening: Opening,
+        code_flow: Option<CodeFlow>,
+        now: Now,
+    ) -> Result<Arc<Session>, OpeningFailed> {
         let key = id.key();
         let vitals = self.opened.vitals(key);
         vitals.last_seen.store(now.mono.0, Ordering::Relaxed);
@@ -641,6 +669,8 @@ impl Inner {
             tokens: Arc::new(opening.tokens),
             custom: Arc::default(),
             transient: opening.transient,
+            code_flow,
+            impersonation: None,
             started: now,
             ends: Mono::default(),
             began: opening.began,
@@ -712,9 +742,9 @@ impl Inner {
     fn sealed_record(&self, session: &Session) -> Result<Record, NoRandomness> {
         let about = About {
             provider: session.provider.to_string(),
-            issuer: session.identity.issuer.clone(),
-            subject: session.identity.subject.clone(),
-            sid: session.identity.sid.clone(),
+            issuer: session.owner().issuer.clone(),
+            subject: session.owner().subject.clone(),
+            sid: session.owner().sid.clone(),
             started: session.started.mono,
             ends: session.ends,
             began: session.began,
@@ -766,13 +796,16 @@ impl Inner {
         session
     }
 
-    /// `absolute_timeout`, or what the provider allows: its `session_expiry` (IPSIE session lifetime) in
+    /// `absolute_timeout`, the life of a code that is not exchanged, the end of an impersonation, or what the provider allows: its `session_expiry` (IPSIE session lifetime) in
     /// seconds since 1970, honoured early enough for the last request to be over by then.
     fn ends(&self, session: &Session) -> Mono {
-        let absolute = session.started.mono.after(self.settings.absolute_timeout);
+        let longest = self.settings.absolute_timeout;
+        let longest = if session.awaits_exchange() { longest.min(CODE_LIFE) } else { longest };
+        let absolute = session.started.mono.after(longest);
+        let absolute = session.impersonation.as_ref().map_or(absolute, |it| absolute.min(it.until));
         // A JSON number: `1.8e9` is as good as `1800000000`, and whatever is too small or too large stays so.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
-        match session.identity.claims.get("session_expiry").and_then(Value::as_f64) {
+        match session.owner().claims.get("session_expiry").and_then(Value::as_f64) {
             Some(seconds) => absolute.min(Mono(((seconds * 1000.0) as u64).saturating_sub(EXPIRY_MARGIN_MILLIS))),
             None => absolute,
         }
@@ -813,11 +846,16 @@ impl Carried {
 }
 
 impl Session {
-    /// The next state, with these tokens and claims.
+    /// The next state, with these tokens, and these claims of its owner's.
     #[must_use]
     pub fn renewed(&self, tokens: Arc<TokenSet>, claims: Map<String, Value>) -> Session {
-        let identity = Arc::new(Identity { claims, ..Identity::clone(&self.identity) });
-        Session { tokens, identity, ..self.clone() }
+        let owner = Arc::new(Identity { claims, ..Identity::clone(self.owner()) });
+        match self.impersonation.clone() {
+            None => Session { tokens, identity: owner, ..self.clone() },
+            Some(impersonation) => {
+                Session { tokens, impersonation: Some(Impersonation { owner, ..impersonation }), ..self.clone() }
+            }
+        }
     }
 
     /// The next state, with this data of the front end's.

@@ -260,6 +260,8 @@ mod tests {
             started: Now { mono: Mono(0), unix: 0 },
             ends: Mono(u64::MAX),
             transient: false,
+            code_flow: None,
+            impersonation: None,
             began: Mono(0),
             vitals: Arc::default(),
             version,

@@ -1,5 +1,7 @@
 //! A session as the bytes that are sealed: JSON, so that a later version can add to it.
 
+use super::code_flow::CodeFlow;
+use super::impersonation::Impersonation;
 use super::store::About;
 use super::{Identity, Session, SessionId, TokenSet, Vitals};
 use crate::clock::{Mono, Now};
@@ -13,6 +15,7 @@ use zeroize::Zeroizing;
 
 #[derive(Serialize, Deserialize)]
 struct Plain<'a> {
+    /// The owner's.
     claims: Cow<'a, Map<String, Value>>,
     #[serde(default, skip_serializing_if = "is_empty")]
     custom: Cow<'a, Map<String, Value>>,
@@ -28,6 +31,18 @@ struct Plain<'a> {
     unchecked: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     transient: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code_flow: Option<CodeFlow>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    impersonation: Option<PlainImpersonation<'a>>,
+}
+
+/// Whose identity the session has; the issuer is the owner's.
+#[derive(Serialize, Deserialize)]
+struct PlainImpersonation<'a> {
+    subject: Cow<'a, str>,
+    claims: Cow<'a, Map<String, Value>>,
+    until: Mono,
 }
 
 /// Everything of a session that its record does not say in the open.
@@ -37,7 +52,7 @@ pub(super) fn write(session: &Session) -> Zeroizing<Vec<u8>> {
     }
     let tokens = &session.tokens;
     let plain = Plain {
-        claims: Cow::Borrowed(&session.identity.claims),
+        claims: Cow::Borrowed(&session.owner().claims),
         custom: Cow::Borrowed(&session.custom),
         started_unix: session.started.unix,
         generation: tokens.generation,
@@ -49,6 +64,12 @@ pub(super) fn write(session: &Session) -> Zeroizing<Vec<u8>> {
         scope: tokens.scope.as_deref().map(Cow::from),
         unchecked: tokens.unchecked,
         transient: session.transient,
+        code_flow: session.code_flow,
+        impersonation: session.impersonation.as_ref().map(|impersonation| PlainImpersonation {
+            subject: session.identity.subject.as_str().into(),
+            claims: Cow::Borrowed(&session.identity.claims),
+            until: impersonation.until,
+        }),
     };
     let text_length = plain.access_token.len()
         + [&plain.refresh_token, &plain.id_token].into_iter().flatten().map(|token| token.len()).sum::<usize>();
@@ -63,16 +84,25 @@ pub(super) fn read(id: Arc<SessionId>, about: &About, plain: &[u8], vitals: Arc<
     let plain: Plain<'_> = serde_json::from_slice(plain).ok()?;
     let secret = |token: Cow<'_, str>| SecretString::from(token.into_owned());
     let tokens = TokenSet::new(secret(plain.access_token), plain.generation, plain.obtained)?;
+    let owner = Arc::new(Identity {
+        issuer: about.issuer.clone(),
+        subject: about.subject.clone(),
+        sid: about.sid.clone(),
+        claims: plain.claims.into_owned(),
+    });
+    let (identity, impersonation) = match plain.impersonation {
+        None => (owner, None),
+        Some(PlainImpersonation { subject, claims, until }) => {
+            let (issuer, subject) = (about.issuer.clone(), subject.into_owned());
+            let identity = Identity { issuer, subject, sid: None, claims: claims.into_owned() };
+            (Arc::new(identity), Some(Impersonation { owner, until }))
+        }
+    };
     Some(Session {
         key: id.key(),
         id,
         provider: about.provider.as_str().into(),
-        identity: Arc::new(Identity {
-            issuer: about.issuer.clone(),
-            subject: about.subject.clone(),
-            sid: about.sid.clone(),
-            claims: plain.claims.into_owned(),
-        }),
+        identity,
         tokens: Arc::new(TokenSet {
             life: plain.life_millis.map(Duration::from_millis),
             refresh_token: plain.refresh_token.map(secret),
@@ -83,6 +113,8 @@ pub(super) fn read(id: Arc<SessionId>, about: &About, plain: &[u8], vitals: Arc<
         }),
         custom: Arc::new(plain.custom.into_owned()),
         transient: plain.transient,
+        code_flow: plain.code_flow,
+        impersonation,
         started: Now { mono: about.started, unix: plain.started_unix },
         ends: about.ends,
         began: about.began,

@@ -2,8 +2,9 @@
 //! encrypted and bound to its purpose (AES-256-GCM, key by HKDF-SHA-256 from `session.secret`).
 
 use super::SessionId;
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, RandomizedNonceKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, RandomizedNonceKey, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
@@ -120,6 +121,61 @@ impl CarriedSealer {
 
     /// How much longer sealing makes anything.
     pub const OVERHEAD: usize = KEY_NAME_LEN + LABEL_LEN + NONCE_LEN + TAG_LEN;
+}
+
+/// Seals the same text to the same text, so that two who do it at once need not agree on who does.
+///
+/// The nonce is made of the text by HMAC-SHA-256 under a key of its own (as in RFC 5297, section 4): two texts have the same one as
+/// rarely as if it were random.
+pub struct RepeatableSealer {
+    keys: Vec<RepeatableKey>,
+}
+
+struct RepeatableKey {
+    nonces: hmac::Key,
+    seal: LessSafeKey,
+}
+
+impl RepeatableSealer {
+    /// The first secret seals, all open. Without any, a random one.
+    ///
+    /// # Errors
+    /// When the operating system has no random bytes to give.
+    pub fn new(purpose: &[u8], secrets: &[SecretString]) -> Result<RepeatableSealer, NoRandomness> {
+        let keys = keys_of(secrets, |secret| {
+            let prk = Salt::new(HKDF_SHA256, purpose).extract(secret);
+            let (mut nonces, mut seal) = (Zeroizing::new([0; KEY_LEN]), Zeroizing::new([0; KEY_LEN]));
+            expand(&prk, &[b"nonces"], nonces.as_mut());
+            expand(&prk, &[b"seal"], seal.as_mut());
+            let seal = UnboundKey::new(&AES_256_GCM, seal.as_ref()).expect("the length is that of an AES-256 key");
+            RepeatableKey { nonces: hmac::Key::new(hmac::HMAC_SHA256, nonces.as_ref()), seal: LessSafeKey::new(seal) }
+        })?;
+        Ok(RepeatableSealer { keys })
+    }
+
+    /// Text in the URL-safe base64 alphabet: nonce, ciphertext, tag. None for more than AES-GCM takes at once.
+    #[must_use]
+    pub fn seal(&self, plain: &[u8]) -> Option<String> {
+        let key = &self.keys[0];
+        let mut nonce = [0; NONCE_LEN];
+        nonce.copy_from_slice(&hmac::sign(&key.nonces, plain).as_ref()[..NONCE_LEN]);
+        let mut sealed = plain.to_vec();
+        key.seal.seal_in_place_append_tag(Nonce::from(&nonce), Aad::empty(), &mut sealed).ok()?;
+        Some(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
+    }
+
+    /// What was sealed; None for everything else, whatever is wrong with it.
+    #[must_use]
+    pub fn open(&self, text: &str) -> Option<Zeroizing<Vec<u8>>> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
+        self.keys.iter().find_map(|key| {
+            let mut plain = Zeroizing::new(sealed.to_vec());
+            let length = key.seal.open_in_place(Nonce::from(nonce), Aad::empty(), &mut plain).ok()?.len();
+            plain.truncate(length);
+            Some(plain)
+        })
+    }
 }
 
 /// Keys by name, derived from each of `session.secret` for one purpose.
@@ -326,6 +382,29 @@ mod tests {
             damaged[at] ^= 1;
             assert_eq!(sealer(&[old]).open(&damaged), None, "byte {at}");
             assert_eq!(sealer(&[old]).open(&sealed[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn the_same_text_is_sealed_to_the_same_text() {
+        let (old, new) = ("the old secret, which is long enough", "the new secret, which is long enough");
+        let sealer = |secrets: &[&str]| {
+            let secrets: Vec<_> = secrets.iter().map(|&secret| SecretString::from(secret)).collect();
+            RepeatableSealer::new(b"a test", &secrets).unwrap()
+        };
+        let sealed = sealer(&[old]).seal(b"plain").unwrap();
+        assert_eq!(sealer(&[old]).seal(b"plain").unwrap(), sealed);
+        assert_ne!(sealer(&[old]).seal(b"plaim").unwrap()[..16], sealed[..16], "another text has another nonce");
+        assert_eq!(sealer(&[new, old]).open(&sealed).as_deref(), Some(&b"plain".to_vec()));
+        assert!(sealer(&[new]).open(&sealed).is_none());
+        let other = RepeatableSealer::new(b"another purpose", &[old.into()]).unwrap();
+        assert!(other.open(&sealed).is_none());
+        let bytes = URL_SAFE_NO_PAD.decode(&sealed).unwrap();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(sealer(&[old]).open(&URL_SAFE_NO_PAD.encode(damaged)).is_none(), "byte {at}");
+            assert!(sealer(&[old]).open(&URL_SAFE_NO_PAD.encode(&bytes[..at])).is_none(), "cut at {at}");
         }
     }
 

@@ -218,7 +218,7 @@ impl Flight {
     async fn land(&self, provider: &Arc<Provider>, session: &Arc<Session>, answer: Answer, lease: Held) -> Landed {
         let mut check = pin!(provider.check_renewal(
             answer.tokens.clone(),
-            &session.identity.subject,
+            &session.owner().subject,
             session.tokens.id_token.as_ref()
         ));
         let checked = match at_once(check.as_mut()).await {
@@ -442,7 +442,7 @@ impl Successor {
         let was_sent = base.tokens.generation + 1 == self.tokens.generation;
         let was_stored_unchecked = base.tokens.unchecked && self.is(&base.tokens);
         let belongs = was_sent || was_stored_unchecked;
-        belongs.then(|| base.renewed(Arc::clone(&self.tokens), self.renewed.claims_after(&base.identity.claims)))
+        belongs.then(|| base.renewed(Arc::clone(&self.tokens), self.renewed.claims_after(&base.owner().claims)))
     }
 
     /// Whether these are the tokens of this answer.
@@ -461,7 +461,7 @@ struct Unwritten {
 impl Unwritten {
     fn new(shared: &Arc<Shared>, successor: Arc<Successor>) -> (Unwritten, Arc<Session>) {
         let from = &successor.from;
-        let claims = successor.renewed.claims_after(&from.identity.claims);
+        let claims = successor.renewed.claims_after(&from.owner().claims);
         let state = Arc::new(from.renewed(Arc::clone(&successor.tokens), claims));
         shared.unwritten.insert(from.key, Arc::clone(&state));
         (Unwritten { shared: Arc::clone(shared), successor }, state)

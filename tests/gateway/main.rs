@@ -5,11 +5,13 @@
 mod answers;
 mod api_clients;
 mod backend_login;
+mod code_flow;
 mod cookie_store;
 mod front_ends;
 mod harness;
 mod harness_itself;
 mod hygiene;
+mod impersonation;
 mod login;
 mod logout;
 mod own_tokens;

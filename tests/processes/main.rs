@@ -92,6 +92,43 @@ async fn a_session_that_is_ended_at_one_gateway_is_over_at_all_within_a_second()
     assert_eq!(town.status(there, &visitors[3]).await, 200, "nobody asked for that");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tg_10_of_fifty_who_exchange_a_code_at_two_gateways_one_succeeds() {
+    let redis = RedisServer::start().await;
+    let town = Town::on_redis(&redis, 2).await;
+    // More would be taken for guesses.
+    for _ in 0..2 {
+        let body = json!({ "code": town.code("ada").await }).to_string();
+        let replies = together(50, |number| {
+            let (address, body) = (town.gateways[number % 2].address, body.clone());
+            async move {
+                ask(address, "POST", "/auth/token", "Host: gw.test\r\nContent-Type: application/json\r\n", &body).await
+            }
+        })
+        .await;
+        let made: Vec<&Reply> = replies.iter().filter(|reply| reply.status == 200).collect();
+        assert_eq!(made.len(), 1, "{:?}", replies.iter().map(|reply| reply.status).collect::<Vec<_>>());
+        assert!(replies.iter().all(|reply| matches!(reply.status, 200 | 401)));
+
+        // The session is known at both, and a refresh token that was used at one is used up at the other.
+        let mut ada = Visitor::new("ada", town.provider.address());
+        ada.take_cookies(made[0]);
+        let bearer = format!("Authorization: Bearer {}\r\n", made[0].json()["token"].as_str().unwrap());
+        let [here, there] = [&town.gateways[0], &town.gateways[1]];
+        for gateway in [here, there] {
+            assert_eq!(ada.fetch(gateway.address, "GET", "/x", &bearer).await.unwrap().status, 200);
+        }
+        let refreshed = together(2, |number| {
+            let (ada, address) = (ada.clone(), town.gateways[number].address);
+            async move { ada.fetch(address, "POST", "/auth/refresh", "").await.unwrap() }
+        })
+        .await;
+        let cookies: Vec<&str> = refreshed.iter().map(|reply| reply.header("set-cookie")).collect();
+        assert_eq!(refreshed.iter().map(|reply| reply.status).collect::<Vec<_>>(), [200, 200]);
+        assert_eq!(cookies[0], cookies[1], "one rotation, the same successor");
+    }
+}
+
 // TX-28
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_gateway_that_is_killed_while_it_refreshes_leaves_the_refresh_to_the_others() {
@@ -233,6 +270,20 @@ impl Town {
         let mut visitor = Visitor::new(user, self.provider.address());
         assert!(visitor.sign_in(self.gateways[0].address).await, "{}", self.gateways[0].log());
         visitor
+    }
+
+    /// A code of the CODE flow, by way of the first gateway.
+    async fn code(&self, user: &str) -> String {
+        let (gateway, mut browser) = (self.gateways[0].address, Visitor::new(user, self.provider.address()));
+        let start = format!("/auth/corp?flow=code&login_hint={user}");
+        let leaving = browser.ask(gateway, "GET", &start, NAVIGATION).await.unwrap();
+        browser.take_cookies(&leaving);
+        let at_provider = url::Url::parse(leaving.header("location")).unwrap();
+        let target = format!("{}?{}", at_provider.path(), at_provider.query().unwrap());
+        let back = ask(self.provider.address(), "GET", &target, "Host: provider\r\n", "").await;
+        let answer = back.header("location").strip_prefix(EXTERNAL_URL).unwrap().to_owned();
+        let page = browser.ask(gateway, "GET", &answer, NAVIGATION).await.unwrap();
+        page.header("location").strip_prefix("/auth/callback?code=").unwrap().to_owned()
     }
 
     async fn status(&self, gateway: &GatewayProcess, visitor: &Visitor) -> u16 {

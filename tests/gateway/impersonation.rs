@@ -1,0 +1,143 @@
+//! `[impersonation]`: somebody acts as somebody else, for a quarter of an hour, and everybody below can tell.
+
+use crate::harness::expect::{error_json, login_status, relayed};
+use crate::harness::{Browser, Reply, Request, Site};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const PLAN: &str = r#"
+[impersonation]
+require = { role = ["admin"] }
+[providers.demo]
+kind = "mock"
+users = [
+  { sub = "ada", name = "Ada Example", email = "ada@example.com", role = "admin" },
+  { sub = "bob", name = "Bob Example", email = "bob@example.com", role = "user" },
+  { sub = "eve", name = "Eve Example", email = "eve@example.com", role = "admin" },
+]
+"#;
+const IDENTITY: &str = "auth = true\nidentity = { \"X-User\" = \"sub\", \"X-Actor\" = \"act.sub\" }";
+
+#[tokio::test]
+async fn tg_40_an_administrator_acts_as_a_user_for_900_seconds() {
+    let site = site().await;
+    let ada = signed_in(&site, "ada").await;
+    let reply = impersonate(&ada, "bob").await;
+    let body = reply.json();
+    assert_eq!((reply.status, body["expiresIn"].as_u64()), (200, Some(900)), "{body}");
+    assert_eq!(body["accessToken"], body["token"]);
+    let me = ada.fetch("GET", "/auth/me").await.json();
+    assert_eq!((&me["sub"], &me["email"], &me["role"]), (&json!("bob"), &json!("bob@example.com"), &json!("user")));
+    assert_eq!(me["act"], json!({"sub": "ada", "email": "ada@example.com", "name": "Ada Example"}));
+    assert_eq!(me["impersonation"], json!({"reason": "a ticket"}));
+
+    relayed(&ada.fetch("GET", "/x").await, 200);
+    let sent = site.upstream.last();
+    assert_eq!((sent.headers.value("x-user"), sent.headers.value("x-actor")), (Some("bob"), Some("ada")));
+    assert_eq!(sent.bearer(), None, "the provider's token is ada's");
+    error_json(&ada.fetch("GET", "/admin/x").await, 403);
+    let token = format!("Bearer {}", body["token"].as_str().unwrap());
+    let by_token = site.browser().send(Request::fetch("GET", "/auth/me").header("Authorization", &token)).await;
+    assert_eq!(by_token.json()["sub"], "bob");
+
+    site.clock.advance(Duration::from_secs(899));
+    relayed(&ada.fetch("GET", "/x").await, 200);
+    site.clock.advance(Duration::from_secs(1));
+    login_status(&ada.fetch("GET", "/x").await, "expired", "/page");
+}
+
+#[tokio::test]
+async fn tg_40_everybody_else_is_refused() {
+    let site = site().await;
+    let (ada, bob) = (signed_in(&site, "ada").await, signed_in(&site, "bob").await);
+    let said = |reply: &Reply, status| error_json(reply, status)["message"].as_str().unwrap().to_owned();
+    assert_eq!(impersonate(&site.browser(), "bob").await.status, 401);
+    assert_eq!(said(&impersonate(&bob, "eve").await, 403), "Insufficient permissions to impersonate users");
+    assert_eq!(said(&impersonate(&ada, "nobody").await, 404), "Target user not found");
+    for body in ["", "{}", r#"{"reason":"x"}"#, r#"{"targetUserId":""}"#] {
+        assert_eq!(said(&wish(&ada, body).await, 400), "targetUserId is required", "{body}");
+    }
+    error_json(&wish(&ada, r#"{"targetUserId":7}"#).await, 400);
+    let foreign = request(r#"{"targetUserId":"bob"}"#).with("Sec-Fetch-Site", "cross-site");
+    error_json(&ada.send(foreign.header("Cookie", &ada.cookie_field())).await, 403);
+
+    assert_eq!(impersonate(&ada, "eve").await.status, 200);
+    let nested = impersonate(&ada, "bob").await;
+    assert_eq!(said(&nested, 403), "Cannot impersonate while already impersonating another user", "though eve may");
+
+    let without = Site::protected().await;
+    let reply = impersonate(&without.signed_in().await, "bob").await;
+    assert_eq!(said(&reply, 404), "Impersonation feature is not enabled");
+    assert_eq!(
+        said(&without.browser().fetch("POST", "/auth/unimpersonate").await, 404),
+        "Impersonation feature is not enabled"
+    );
+}
+
+#[tokio::test]
+async fn tg_41_an_impersonated_session_is_not_refreshed() {
+    const REFUSAL: &str =
+        "Cannot refresh impersonated session. Please call unimpersonate to restore your original session.";
+    let site = site().await;
+    let by_cookie = signed_in(&site, "ada").await;
+    let by_token = site.browser();
+    let page = by_token.navigate("/auth/demo?flow=code&user=ada").await;
+    let code = page.url.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned();
+    let exchange = Request::fetch("POST", "/auth/token").body("application/json", json!({"code": code}).to_string());
+    let token = by_token.send(exchange).await.json()["token"].as_str().unwrap().to_owned();
+    let bearer = format!("Bearer {token}");
+    let as_bob = request(r#"{"targetUserId":"bob"}"#).header("Authorization", &bearer);
+    assert_eq!(by_token.send(as_bob).await.status, 200);
+    assert_eq!(impersonate(&by_cookie, "bob").await.status, 200);
+    for browser in [&by_cookie, &by_token] {
+        let before = browser.cookie_field();
+        let reply = browser.fetch("POST", "/auth/refresh").await;
+        assert_eq!(error_json(&reply, 403)["message"], REFUSAL);
+        assert_eq!(browser.cookie_field(), before, "and stays what it is");
+    }
+    let restore = Request::fetch("POST", "/auth/unimpersonate").header("Authorization", &bearer);
+    assert_eq!(by_token.send(restore).await.status, 200);
+    assert_eq!(by_token.fetch("POST", "/auth/refresh").await.status, 200, "the refresh cookie is good again");
+}
+
+#[tokio::test]
+async fn tg_42_who_gives_it_up_is_who_they_were() {
+    let site = site().await;
+    let ada = signed_in(&site, "ada").await;
+    let before: Value = ada.fetch("GET", "/auth/me").await.json();
+    let early = ada.fetch("POST", "/auth/unimpersonate").await;
+    assert_eq!(error_json(&early, 400)["message"], "Current session is not impersonated");
+    assert_eq!(impersonate(&ada, "bob").await.status, 200);
+    let restored = ada.fetch("POST", "/auth/unimpersonate").await;
+    assert_eq!((restored.status, restored.json()["expiresIn"].as_u64()), (200, Some(3600)));
+    assert_eq!(ada.fetch("GET", "/auth/me").await.json(), before, "with the life it had");
+    relayed(&ada.fetch("GET", "/admin/x").await, 200);
+    assert!(site.upstream.last().bearer().is_some());
+    assert_eq!(ada.fetch("POST", "/auth/unimpersonate").await.status, 400);
+}
+
+// ------------------------------------------------------------------------------------ the stage
+
+async fn site() -> Site {
+    let admin = "auth = true\nrequire = { claims = { role = \"admin\" } }";
+    Site::plan().more(PLAN).route("/admin/*", admin).route("/*", IDENTITY).start().await
+}
+
+async fn signed_in(site: &Site, user: &str) -> Browser {
+    let browser = site.browser();
+    let page = browser.navigate(&format!("/auth/demo?user={user}&return_to=%2Fapi%2Fuser%2Fme")).await;
+    assert!(browser.session_cookie().is_some(), "{:?}", page.trail);
+    browser
+}
+
+async fn impersonate(browser: &Browser, target: &str) -> Reply {
+    wish(browser, &json!({"targetUserId": target, "reason": "a\r\n ticket"}).to_string()).await
+}
+
+async fn wish(browser: &Browser, body: &str) -> Reply {
+    browser.send(request(body)).await
+}
+
+fn request(body: &str) -> Request {
+    Request::fetch("POST", "/auth/impersonate").body("application/json", body)
+}
