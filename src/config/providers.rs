@@ -94,7 +94,6 @@ const RESERVED_NAMES: &[&str] = &[
     "unimpersonate",
     "update-claims",
     "latchgate.js",
-    "mock",
 ];
 
 #[derive(Clone, Copy)]

@@ -33,6 +33,7 @@ for (const [flow, query] of [['session cookie', '?user=grace'], ['code flow', '?
     });
 
     assert.ok(tokens.size > 1, 'the page held tokens of the gateway');
+    assert.equal(seen.count('POST', '/auth/token'), flow === 'code flow' ? 1 : 0, 'exchanges of a code');
     const received = recorder.take();
     const headers = JSON.stringify(received.map((request) => request.headers));
     assert.deepEqual([...tokens].filter((token) => headers.includes(token)), [], 'tokens of the gateway at the server');
