@@ -317,7 +317,8 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
         .iter()
         .map(|settings| {
             let upstream = Arc::clone(&upstreams[settings.upstream.as_str()]);
-            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity, &shared.clients))
+            let backend = shared.endpoints.backend_of_route(settings.provider.as_deref());
+            Arc::new(Route::to_upstream(settings.clone(), upstream, &identity, &shared.clients, backend))
         })
         .collect();
     let patterns: Vec<_> = config.routes.iter().map(|route| route.pattern.clone()).collect();
@@ -333,6 +334,7 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
             .collect(),
         endpoint_table: RouteTable::compile(&endpoint_patterns, false).expect("no endpoint has two meanings"),
         endpoints: Arc::clone(&shared.endpoints),
+        captures: config.routes.iter().any(|route| route.capture),
         sessions: shared.sessions.clone(),
         tokens: Arc::clone(&shared.tokens),
         own_tokens: Arc::clone(&shared.own_tokens),

@@ -25,7 +25,7 @@
 //! # The request path
 //!
 //! A request goes down [`gateway::stack`], line by line: observe → intake → authenticate →
-//! authorize → recover ⟲ attach → forward. What one step has found out is the type that the next one
+//! authorize → capture → recover ⟲ attach → forward. What one step has found out is the type that the next one
 //! takes. Whether a request may pass, and what a 401 means, are pure functions:
 //! [`policy::admit`], [`policy::prepare`] and [`policy::recover`], each under its table.
 //!

@@ -83,6 +83,8 @@ pub enum Refusal {
         /// Seconds.
         retry_after: u64,
     },
+    /// upstream: its answer to a login has no tokens that could be found, and may have some.
+    LoginAnswerUnusable,
     /// upstream: no connection, or it broke.
     UpstreamBroken,
     /// upstream: no answer in time.
@@ -194,6 +196,11 @@ impl Refusal {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "provider_unavailable",
                 "the identity provider cannot be reached at the moment".into(),
+            ),
+            R::LoginAnswerUnusable => (
+                StatusCode::BAD_GATEWAY,
+                "login_answer_unusable",
+                "the service behind this address gave an answer to the sign-in that cannot be used".into(),
             ),
             R::UpstreamBroken => {
                 (StatusCode::BAD_GATEWAY, "upstream_error", "the service behind this address cannot be reached".into())

@@ -15,7 +15,7 @@ use url::Url;
 /// The checked tables, and what routes must know of all of them, wrong ones included.
 pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> (Vec<Settings>, Known) {
     let fields: Vec<Field> = providers.all().collect();
-    let mut known = Known { names: Vec::new(), without_own_tokens: Vec::new(), mock: false };
+    let mut known = Known { names: Vec::new(), without_own_tokens: Vec::new(), backends: Vec::new(), mock: false };
     let mut first_mock: Option<&Field> = None;
     let mut checked = Vec::new();
     for field in &fields {
@@ -34,6 +34,9 @@ pub(super) fn read(providers: &Table, external_url: &Url, timeout: Duration) -> 
                             .help("keep one, and give it more `users`"),
                     ),
                 }
+            }
+            if matches!(kind, Some(KindName::Backend) | None) {
+                known.backends.push(field.key().to_owned());
             }
             let client = match kind {
                 Some(KindName::Oidc) => presets::customized(table, oidc(table)),
@@ -71,6 +74,8 @@ pub(super) struct Known {
     pub(super) names: Vec<String>,
     /// Those of which the gateway cannot have a token in its own name.
     pub(super) without_own_tokens: Vec<String>,
+    /// Those of kind `backend`, and those whose kind is a problem by itself.
+    pub(super) backends: Vec<String>,
     /// Whether `/mock` is taken.
     pub(super) mock: bool,
 }

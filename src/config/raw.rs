@@ -146,13 +146,6 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A flag that this version knows only the default of.
-    pub(super) fn only_false(&self, key: &'static str) {
-        if let Some(true) = self.read(key, Field::boolean) {
-            self.unavailable(&[key]);
-        }
-    }
-
     /// Leaves unknown keys alone: which keys are known depends on a field that is wrong itself.
     pub(super) fn accept_any_key(&self) {
         self.any_key.set(true);

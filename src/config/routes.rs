@@ -11,7 +11,7 @@ use crate::endpoints::{self, JWKS_PATH};
 use crate::gateway::{Accept, Attach, Cors, LoginAnswer, RouteSettings, Xsrf};
 use crate::policy::require::Requirement;
 use crate::policy::route::{HostPattern, PathPattern, RoutePattern, RouteTable};
-use crate::policy::{Auth, On401};
+use crate::policy::{Auth, On401, csrf};
 use crate::session::{cookie, own_token};
 use http::header::AUTHORIZATION;
 use http::{HeaderName, Method};
@@ -133,7 +133,6 @@ struct Route {
 
 fn route(table: &Table, context: &Context) -> Option<Route> {
     table.unavailable(&["audience", "scope"]);
-    table.only_false("capture");
 
     let path = table.require("path", r#""/*""#, path);
     if let Some(path) = &path {
@@ -178,6 +177,12 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
 
     let upstream = upstream(table, context);
     let provider = table.read("provider", |field| reference(field, "provider", &context.providers.names));
+    let capture = table.read("capture", Field::boolean).unwrap_or(false);
+    if capture {
+        check_capture(table, auth, methods.as_deref(), provider.as_deref(), context);
+    }
+    // A wrong password is no end of a session.
+    let on_401 = on_401.or(capture.then_some(On401::Relay));
     let login = table.read("login", login_answer).unwrap_or(LoginAnswer::Auto);
     let cors = table.read("cors", |field| field.table(cors)?);
     let xsrf = table.read("xsrf", |field| xsrf(field, context.https)).flatten();
@@ -195,6 +200,7 @@ fn route(table: &Table, context: &Context) -> Option<Route> {
         attach,
         upstream: upstream?,
         provider,
+        capture,
         login,
         identity,
         accept: accept?,
@@ -326,6 +332,45 @@ fn check_clients_use(table: &Table, auth: Auth, attach: Option<&Attach>, on_401:
             "on_401",
             "`routes.on_401` needs a session, and `accept` has none",
             "add \"session\" to `accept`, or take `on_401` out: a 401 is relayed",
+        );
+    }
+}
+
+/// A route that captures logins has somebody to capture them for, and lets people in who have no session yet.
+fn check_capture(
+    table: &Table,
+    auth: Option<Auth>,
+    methods: Option<&[Method]>,
+    provider: Option<&str>,
+    context: &Context,
+) {
+    let Known { names, backends, .. } = context.providers;
+    match (provider, names.as_slice()) {
+        (Some(name), _) if names.iter().any(|known| known == name) && !backends.iter().any(|known| known == name) => {
+            let message = format!("`routes.capture` needs a provider of kind \"backend\", and `{name}` is none");
+            table.refuse("provider", message, "name the provider whose login this is");
+        }
+        (None, [only]) if backends.contains(only) => {}
+        // The provider that is missing, or that does not exist, is reported where it is named.
+        (Some(_), _) => {}
+        (None, _) => table.refuse(
+            "capture",
+            "`routes.capture` needs a `provider` of kind \"backend\"",
+            "add `provider = …`: the backend whose login this is",
+        ),
+    }
+    if auth == Some(Auth::Required) {
+        table.refuse(
+            "capture",
+            "`routes.capture` cannot go with `auth = true`: who signs in here has no session yet",
+            "set `auth = \"public\"`",
+        );
+    }
+    if methods.is_some_and(|methods| methods.iter().all(csrf::is_safe)) {
+        table.refuse(
+            "methods",
+            "`routes.capture` needs the method of the login among `routes.methods`",
+            "add \"POST\"",
         );
     }
 }

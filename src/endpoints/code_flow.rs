@@ -182,6 +182,9 @@ pub(super) fn token_answer(endpoints: &Endpoints, asked: &Asked<'_>, session: &S
         }
         answer["tokenType"] = "Bearer".into();
     }
+    if session.code_flow.is_none() {
+        endpoints.add_names_of_backends(&mut answer, session, own.expires_in);
+    }
     let mut response = reply::json(StatusCode::OK, &answer);
     if let Some(refresh_token) = endpoints.sessions.refresh_token(session) {
         let line = endpoints.cookies.set(Name::Refresh, &refresh_token, Some(REFRESH_COOKIE_LIFE));

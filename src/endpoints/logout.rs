@@ -18,7 +18,15 @@ use std::time::Duration;
 
 /// `POST {prefix}/logout` and `GET {prefix}/logout`.
 pub(super) async fn logout(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
-    let navigates = asked.facts.method == Method::GET;
+    sign_out(endpoints, asked, asked.facts.method == Method::GET).await
+}
+
+/// As by `POST {prefix}/logout`, whatever the method.
+pub(super) async fn by_script(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
+    sign_out(endpoints, asked, false).await
+}
+
+async fn sign_out(endpoints: &Endpoints, asked: &Asked<'_>, navigates: bool) -> Response<Body> {
     let is_foreign = if navigates { is_foreign_navigation(endpoints, asked) } else { endpoints.is_foreign(asked) };
     if is_foreign {
         return asked.refuse(&Refusal::CrossOrigin);

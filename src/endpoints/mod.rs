@@ -3,6 +3,7 @@
 //! They are routes like any other, so every request has been through intake and authentication.
 
 mod access_token;
+mod app_calls;
 mod backchannel;
 mod callback;
 pub mod code_flow;
@@ -19,6 +20,7 @@ mod refresh;
 mod session;
 mod update_claims;
 
+pub use self::app_calls::Granted;
 pub use self::credentials::LoginAttempts;
 
 use crate::attempts::Attempts;
@@ -100,6 +102,10 @@ pub enum Endpoint {
     AccessToken,
     /// `{prefix}/session`
     Session,
+    /// The refresh of this backend, where its path is below the prefix.
+    BackendRefresh(Arc<str>, Method),
+    /// The logout of a backend, likewise.
+    BackendLogout(Method),
     /// `{prefix}/update-claims`
     UpdateClaims,
     /// [`JWKS_PATH`]
@@ -219,6 +225,7 @@ impl Endpoints {
             paths.push(("/mock/*".to_owned(), Endpoint::Mock));
             paths.push((format!("{prefix}/mock/*"), Endpoint::Mock));
         }
+        self.add_paths_of_backends(&mut paths);
         paths
             .into_iter()
             .map(|(path, endpoint)| {
@@ -226,6 +233,25 @@ impl Endpoints {
                 Ok((RoutePattern { host: HostPattern::Any, path, methods: None }, endpoint))
             })
             .collect()
+    }
+
+    /// A backend may have its refresh and logout where no route can lead, below our prefix. What we have there already goes first.
+    fn add_paths_of_backends(&self, paths: &mut Vec<(String, Endpoint)>) {
+        for provider in &self.providers {
+            let Some(backend) = provider.backend() else { continue };
+            let refresh = backend.refresh.as_ref().map(|refresh| {
+                (&refresh.call, Endpoint::BackendRefresh(provider.name().into(), refresh.call.method.clone()))
+            });
+            let logout = backend.logout.as_ref().map(|call| (call, Endpoint::BackendLogout(call.method.clone())));
+            for (call, endpoint) in refresh.into_iter().chain(logout) {
+                let path = call.url.path();
+                let is_below = path.strip_prefix(&self.settings.prefix).is_some_and(|rest| rest.starts_with('/'));
+                // Braces and asterisks would be patterns.
+                if is_below && !path.contains(['{', '}', '*']) && !paths.iter().any(|(taken, _)| taken == path) {
+                    paths.push((path.to_owned(), endpoint));
+                }
+            }
+        }
     }
 
     /// Whether a path, in its form for matching, can be one of [`Endpoints::patterns`] at all: a cheap
@@ -277,6 +303,11 @@ impl Endpoints {
             Endpoint::Me => me::me(self, &asked),
             Endpoint::Refresh => refresh::refresh(self, &asked).await,
             Endpoint::AccessToken => access_token::access_token(self, &asked).await,
+            Endpoint::BackendRefresh(name, _) => match self.provider(name).and_then(|provider| provider.backend()) {
+                Some(backend) => self.refresh_for_app(asked, backend).await,
+                None => asked.refuse(&Refusal::NotFound),
+            },
+            Endpoint::BackendLogout(_) => self.log_out_for_app(asked).await,
             Endpoint::Session => session::session(self, &asked, body).await,
             Endpoint::UpdateClaims => update_claims::update_claims(self, &asked).await,
             Endpoint::Jwks => jwks::jwks(self),
@@ -347,7 +378,7 @@ impl Endpoints {
 
 impl Endpoint {
     /// What it takes; empty: anything.
-    fn methods(&self) -> &'static [Method] {
+    fn methods(&self) -> &[Method] {
         match self {
             Endpoint::Login => &[Method::GET, Method::HEAD],
             // A code is not spent on a HEAD.
@@ -359,6 +390,7 @@ impl Endpoint {
             Endpoint::FrontchannelLogout => &[Method::GET],
             Endpoint::Me | Endpoint::AccessToken | Endpoint::Jwks | Endpoint::Script => &[Method::GET, Method::HEAD],
             Endpoint::Refresh | Endpoint::UpdateClaims => &[Method::POST],
+            Endpoint::BackendRefresh(_, method) | Endpoint::BackendLogout(method) => std::slice::from_ref(method),
             Endpoint::Session => &[Method::GET, Method::HEAD, Method::PATCH],
             Endpoint::Mock | Endpoint::Nothing => &[],
         }

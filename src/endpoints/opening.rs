@@ -119,7 +119,7 @@ pub(super) fn store_refusal(error: StoreError) -> Refusal {
     Refusal::StoreUnavailable
 }
 
-async fn open_session(
+pub(super) async fn open_session(
     sessions: &Sessions,
     provider: &Provider,
     signed_in: SignedIn,
@@ -151,7 +151,7 @@ async fn open_session(
     })
 }
 
-fn not_carried(problem: NotCarried) -> Refusal {
+pub(super) fn not_carried(problem: NotCarried) -> Refusal {
     match problem {
         NotCarried::TooLarge => {
             tracing::error!(target: "latchgate::audit", event = "login_failed", reason = "too_large_for_cookies", "a login brought more than cookies hold: raise limits.header_bytes, or choose another session.store");

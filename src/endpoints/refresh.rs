@@ -30,15 +30,28 @@ pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Respons
     };
     match refreshed {
         Ok(session) => code_flow::token_answer(endpoints, asked, &session),
-        Err(refusal) => {
-            let mut response = asked.refuse(&refusal);
-            if refusal == Refusal::RefreshInvalid {
-                endpoints.expire_session_cookies(asked, &mut response);
-                expire_shown(endpoints, asked, &mut response);
-            }
-            response
-        }
+        Err(refusal) => refused(endpoints, asked, &refusal),
     }
+}
+
+/// An app's own refresh: the session of its cookie with new tokens, else the answer that says why not.
+pub(super) async fn for_app(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Arc<Session>, Box<Response<Body>>> {
+    let refreshed = match &asked.session {
+        _ if endpoints.is_foreign(asked) => Err(Refusal::CrossOrigin),
+        Some(session) => by_session(endpoints, session).await,
+        None => Err(Refusal::RefreshInvalid),
+    };
+    refreshed.map_err(|refusal| Box::new(refused(endpoints, asked, &refusal)))
+}
+
+/// With CLEAR, where the session is over.
+fn refused(endpoints: &Endpoints, asked: &Asked<'_>, refusal: &Refusal) -> Response<Body> {
+    let mut response = asked.refuse(refusal);
+    if *refusal == Refusal::RefreshInvalid {
+        endpoints.expire_session_cookies(asked, &mut response);
+        expire_shown(endpoints, asked, &mut response);
+    }
+    response
 }
 
 /// The session that the refresh cookie names, if there is exactly one that lives.

@@ -5,7 +5,7 @@ use super::{Attach, Attempted, Complete, Parts, Route, Step, TokenChoice, query}
 use crate::body::Body;
 use crate::policy;
 use crate::policy::require::claim;
-use crate::session::Session;
+use crate::session::{Session, stand_in};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -48,14 +48,22 @@ where
             Some(acceptance) => target.and_then(|target| query::without(&target, acceptance.key_parameters())),
             None => target,
         };
+        let with_token = |target: PathAndQuery, token: Option<&SecretString>| match exchange.shows_stand_in {
+            true => stand_in::replace_in_query(&target, token),
+            false => Some(target),
+        };
         if policy::is_preflight(&message.method, &message.headers) {
             // It has shown no session, so a credential of the gateway's own stays here as well.
+            let target = target.and_then(|target| with_token(target, None));
             return self.inner.call(Complete { exchange, message, session, client, target });
         }
         if client.is_some() && route.settings.attach.is_the_gateway_s_own() {
             message.headers.remove(header::AUTHORIZATION);
         }
         attach_credential(&self.parts, &route.settings.attach, &mut message.headers, session.as_deref(), &token);
+        let takes_token = matches!(token, TokenChoice::Send) && route.settings.attach.needs_session();
+        let in_query = session.as_ref().filter(|_| takes_token).map(|session| &session.tokens.access_token);
+        let target = target.and_then(|target| with_token(target, in_query));
         let claims = session.as_ref().map(|session| &session.identity.claims);
         if let Some(claims) = claims.or(client.as_ref().map(|client| &client.claims)) {
             attach_identity(route, &mut message.headers, claims);

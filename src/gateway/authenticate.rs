@@ -213,7 +213,7 @@ fn by_session(parts: &Parts, known: &Known, own: Option<Read>) -> Shown {
 
 fn by_own_token(known: &Known, read: Read) -> Shown {
     match read {
-        _ if !known.exchange.route.auth.depends_on_session() => Shown::Nobody(Credential::Absent),
+        _ if !known.exchange.depends_on_session() => Shown::Nobody(Credential::Absent),
         Read::Session(id) => Shown::Sessions(vec![id.into()], Means::Token),
         Read::Dead => Shown::Nobody(Credential::Ended),
         Read::Foreign => Shown::Nobody(Credential::Absent),
@@ -226,7 +226,7 @@ fn shows_cookie(parts: &Parts, known: &Known) -> bool {
 
 fn by_cookie(parts: &Parts, known: &Known) -> Shown {
     let exchange = &known.exchange;
-    if exchange.cookies.is_empty() || !exchange.route.auth.depends_on_session() {
+    if exchange.cookies.is_empty() || !exchange.depends_on_session() {
         return Shown::Nobody(Credential::Absent);
     }
     let presented = parts.sessions.presented(&parts.cookies, &exchange.cookies);

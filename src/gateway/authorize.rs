@@ -1,7 +1,10 @@
 //! Step 4: whether they may. [`policy::admit`] decides; then, for who is signed in, where the
 //! request comes from (SPEC §7) and what `require` asks for; for everyone, the route's `xsrf`.
 
-use super::{Credential, Exchange, Identified, Message, Parts, Permitted, Route, Step, Verdict, challenge, cors, xsrf};
+use super::{
+    AppCall, Credential, Exchange, Identified, Message, Parts, Permitted, Route, ShownByApp, Step, Verdict, challenge,
+    cors, xsrf,
+};
 use crate::body::Body;
 use crate::clients::{ApiClient, Shown};
 use crate::policy::csrf::{self, Source};
@@ -53,8 +56,27 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     let facts = &exchange.facts;
     let asker = Asker { id: &facts.id, client: facts.client };
     if policy::is_preflight(&message.method, &message.headers) {
-        return Ok(Permitted { exchange, message, session: None, client: None });
+        return Ok(Permitted { exchange, message, session: None, client: None, shown: None });
     }
+    let shown = match exchange.app_call {
+        None => None,
+        Some(_) if matches!(credential, Credential::Unverifiable) => {
+            return Err(refuse(asker, &Refusal::StoreUnavailable));
+        }
+        Some(AppCall::Login) => {
+            check_login_source(parts, &message).map_err(|refusal| refuse(asker, &refusal))?;
+            Some(shown_by_app(&exchange, &credential))
+        }
+        Some(AppCall::Refresh | AppCall::Logout) => match shown_by_app(&exchange, &credential) {
+            // Somebody else's session: the call is no business of ours.
+            ShownByApp::Session(session) if !is_of_route(&exchange.route, &session) => None,
+            // Answered here, whoever the route is open to.
+            shown @ (ShownByApp::Session(_) | ShownByApp::Remains) => {
+                return Ok(Permitted { exchange, message, session: None, client: None, shown: Some(shown) });
+            }
+            ShownByApp::Nothing => Some(ShownByApp::Nothing),
+        },
+    };
     // No other site can make a browser send a token.
     let is_ambient = !matches!(credential, Credential::Token(_) | Credential::Client(_));
     let mut client = None;
@@ -92,7 +114,30 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     if let Some(session) = &session {
         check_requirements(&exchange.route, session).map_err(|refusal| refuse(asker, &refusal))?;
     }
-    Ok(Permitted { exchange, message, session, client })
+    Ok(Permitted { exchange, message, session, client, shown })
+}
+
+fn shown_by_app(exchange: &Exchange, credential: &Credential) -> ShownByApp {
+    match credential {
+        Credential::Cookie(session) | Credential::Token(session) => ShownByApp::Session(Arc::clone(session)),
+        Credential::Ended => ShownByApp::Remains,
+        _ if exchange.shows_stand_in => ShownByApp::Remains,
+        _ => ShownByApp::Nothing,
+    }
+}
+
+fn is_of_route(route: &Route, session: &Session) -> bool {
+    route.backend.as_ref().is_some_and(|backend| backend.name() == &*session.provider)
+}
+
+/// Only pages of our own origin sign people in here, so that nobody is signed in as somebody else by a page of theirs (RFC 6749
+/// §10.12). A client that says nothing of the kind is no browser, and may.
+fn check_login_source(parts: &Parts, message: &Message) -> Result<(), Refusal> {
+    let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
+    match csrf::source(&message.headers, is_own, |_| false) {
+        Source::SameOrigin | Source::Unknown => Ok(()),
+        Source::Allowed | Source::Foreign => Err(Refusal::CrossOrigin),
+    }
 }
 
 /// The browser attaches our cookie whoever asks it to; we let it count only for requests that our

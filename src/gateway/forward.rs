@@ -85,8 +85,7 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
         ask_for_a_websocket(request.headers_mut());
     }
 
-    let within = settings.response_timeout.unwrap_or(upstream.settings().response_timeout);
-    match upstream.send(request, within).await {
+    match upstream.send(request, exchange.route.response_timeout()).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             switch(parts, &exchange, session.as_deref(), response)
         }

@@ -10,7 +10,7 @@ use crate::policy::path::NormalPath;
 use crate::policy::route::{Found, host_of};
 use crate::policy::{self, Client};
 use crate::reply::{self, Asker, Refusal};
-use crate::session::cookie;
+use crate::session::{cookie, stand_in};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -192,6 +192,11 @@ fn read(
     headers::strip_claims_of_proxies(&mut headers);
     route.owned.strip(&mut headers);
     cookie::strip_ours(&mut headers);
+    let shows_stand_in = parts.captures && {
+        let in_query = facts.path.query().is_some_and(|query| stand_in::is_in(query.as_bytes()));
+        stand_in::strip(&mut headers) || in_query
+    };
+    let app_call = if is_preflight { None } else { route.app_call(&head.method, &facts.path) };
 
     let preflight = match &route.settings.cors {
         Some(settings) if is_preflight => Some(cors::preflight(settings, cors::allowed_origin(settings, &headers))),
@@ -199,7 +204,7 @@ fn read(
     };
     let body = if body.is_end_stream() { Body::Empty } else { Body::Incoming(body) };
     let message = Message { method: head.method, headers, body };
-    let exchange = Arc::new(Exchange { facts, route, cookies, upgrade });
+    let exchange = Arc::new(Exchange { facts, route, cookies, upgrade, app_call, shows_stand_in });
     Ok((Known { exchange, message }, preflight))
 }
 

@@ -7,6 +7,7 @@ mod accept;
 mod attach;
 mod authenticate;
 mod authorize;
+mod capture;
 mod challenge;
 mod cors;
 mod forward;
@@ -25,7 +26,7 @@ pub use accept::Accept;
 pub use intake::Peer;
 pub use limits::Limits;
 pub use replay::Budget;
-pub use route::{Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target, Xsrf};
+pub use route::{AppCall, Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target, Xsrf};
 pub use tunnel::Tunnels;
 
 use crate::body::Body;
@@ -65,6 +66,8 @@ pub struct Parts {
     pub endpoint_table: RouteTable,
     /// Answers for our own endpoints.
     pub endpoints: Arc<Endpoints>,
+    /// Whether any route has `capture`: only then there are stand-ins to look for.
+    pub captures: bool,
     /// Who is signed in.
     pub sessions: Sessions,
     /// Their tokens.
@@ -103,18 +106,22 @@ pub fn stack(parts: &Arc<Parts>) -> Gateway {
         .layer(layer_fn(|inner| authenticate::Authenticate::new(parts, inner)))
         // 4. Whether they may: pass, challenge, refuse.
         .layer(layer_fn(|inner| authorize::Authorize::new(parts, inner)))
-        // 5. A token that is fit to be sent; on 401 another one, and the request once more.
+        // 5. Calls of apps that think they hold the tokens. Above recovery, whose calls are never an app's.
+        .layer(layer_fn(|inner| capture::Capture::new(parts, inner)))
+        // 6. A token that is fit to be sent; on 401 another one, and the request once more.
         .layer(layer_fn(|inner| recover::Recover::new(parts, inner)))
-        // 6. The route's credential and identity headers. Below recovery, so that a replay gets the new ones.
+        // 7. The route's credential and identity headers. Below recovery, so that a replay gets the new ones.
         .layer(layer_fn(|inner| attach::AttachCredential::new(parts, inner)))
-        // 7. One of our endpoints, an upstream, a tunnel.
+        // 8. One of our endpoints, an upstream, a tunnel.
         .service(forward::Forward::new(parts))
 }
 
 /// [`stack`]'s result.
 pub type Gateway = observe::Observe<
     intake::Intake<
-        authenticate::Authenticate<authorize::Authorize<recover::Recover<attach::AttachCredential<forward::Forward>>>>,
+        authenticate::Authenticate<
+            authorize::Authorize<capture::Capture<recover::Recover<attach::AttachCredential<forward::Forward>>>>,
+        >,
     >,
 >;
 
@@ -143,6 +150,17 @@ pub struct Exchange {
     pub cookies: Vec<HeaderValue>,
     /// The client's side of a WebSocket to be.
     pub upgrade: Option<OnUpgrade>,
+    /// An app handles its tokens, or what it thinks they are.
+    pub app_call: Option<AppCall>,
+    /// It came with a stand-in, in its headers, where there is none any more, or in its query.
+    pub shows_stand_in: bool,
+}
+
+impl Exchange {
+    /// Whether it makes a difference who is asking.
+    fn depends_on_session(&self) -> bool {
+        self.route.auth.depends_on_session() || self.app_call.is_some()
+    }
 }
 
 /// What goes out, and is built anew for a replay.
@@ -209,6 +227,17 @@ pub struct Permitted {
     session: Option<Arc<Session>>,
     /// Who has come with a credential of their own; then there is no session.
     client: Option<Arc<ApiClient>>,
+    shown: Option<ShownByApp>,
+}
+
+/// What a request shows that is a call of an app's.
+enum ShownByApp {
+    /// Who is signed in.
+    Session(Arc<Session>),
+    /// That somebody was: the cookie of a session that has ended, or a stand-in.
+    Remains,
+    /// Nothing, as far as its headers go.
+    Nothing,
 }
 
 /// One attempt, with the session whose credential it carries.

@@ -60,7 +60,7 @@ struct Recovering<S> {
 
 impl<S: Step<Attempted>> Recovering<S> {
     async fn run(mut self, permitted: Permitted) -> Response<Body> {
-        let Permitted { exchange, message, session, client } = permitted;
+        let Permitted { exchange, message, session, client, .. } = permitted;
         if exchange.route.upstream().is_none() {
             return self.send(&exchange, message, session, TokenChoice::Send).await;
         }

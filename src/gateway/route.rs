@@ -7,7 +7,9 @@ use crate::endpoints::Endpoint;
 use crate::policy::path::NormalPath;
 use crate::policy::require::Requirement;
 use crate::policy::route::RoutePattern;
-use crate::policy::{Auth, On401};
+use crate::policy::{Auth, On401, csrf};
+use crate::provider::Provider;
+use crate::provider::backend::Call;
 use crate::tokens::{ClientCredentials, assertion};
 use crate::upstream::Upstream;
 use http::uri::PathAndQuery;
@@ -30,6 +32,8 @@ pub struct RouteSettings {
     pub upstream: String,
     /// `provider`: the one a login from here uses; None: the only one, or a page to choose.
     pub provider: Option<String>,
+    /// `capture`, default false: a login here is the backend's own, and its tokens are taken out of the answer.
+    pub capture: bool,
     /// `login`, default auto.
     pub login: LoginAnswer,
     /// `identity`: header ← claim path, in file order.
@@ -146,6 +150,19 @@ pub struct Route {
     pub owned: OwnedNames,
     /// What lets a request in, where that is not a session alone.
     pub acceptance: Option<Acceptance>,
+    /// The provider whose calls apps make through this route themselves, if it is a backend.
+    pub backend: Option<Arc<Provider>>,
+}
+
+/// A call by which an app that knows of no gateway gets, renews or gives up its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppCall {
+    /// A login on a route with `capture`: it goes to the backend, and the tokens in its answer stay here.
+    Login,
+    /// The backend's refresh: answered here.
+    Refresh,
+    /// The backend's logout: answered here.
+    Logout,
 }
 
 /// Where a request goes.
@@ -157,13 +174,15 @@ pub enum Target {
 }
 
 impl Route {
-    /// A configured route to `upstream`. `identity` names every identity header of every route.
+    /// A configured route to `upstream`. `identity` names every identity header of every route, `backend` is the route's provider, if it
+    /// is one.
     #[must_use]
     pub fn to_upstream(
         settings: RouteSettings,
         upstream: Arc<Upstream>,
         identity: &[HeaderName],
         clients: &Clients,
+        backend: Option<Arc<Provider>>,
     ) -> Route {
         let attached = match &settings.attach {
             Attach::Bearer { header, .. } if header != header::AUTHORIZATION => Some(header),
@@ -181,6 +200,7 @@ impl Route {
             owned: OwnedNames::new(identity.iter().chain(attached).filter(|name| !is_looked_at(name))),
             target: Target::Upstream(upstream),
             acceptance,
+            backend,
             settings,
         }
     }
@@ -195,6 +215,7 @@ impl Route {
             owned: OwnedNames::new([].into_iter()),
             target: Target::Endpoint(endpoint),
             acceptance: None,
+            backend: None,
             settings: RouteSettings::open(pattern),
         }
     }
@@ -212,6 +233,23 @@ impl Route {
         Some(path.with_prefix_replaced(prefix, replacement)?.path_and_query().clone())
     }
 
+    /// Which call of an app this is, by method and by the path that the backend would see.
+    #[must_use]
+    pub fn app_call(&self, method: &Method, path: &NormalPath) -> Option<AppCall> {
+        let backend = self.backend.as_ref()?.backend()?;
+        let is = |call: &Call| {
+            call.method == *method && self.upstream_target(path).is_some_and(|target| target.path() == call.url.path())
+        };
+        if backend.refresh.as_ref().is_some_and(|refresh| is(&refresh.call)) {
+            Some(AppCall::Refresh)
+        } else if backend.logout.as_ref().is_some_and(is) {
+            Some(AppCall::Logout)
+        } else {
+            let may_sign_in = !csrf::is_safe(method) || *method == backend.login.method;
+            (self.settings.capture && may_sign_in).then_some(AppCall::Login)
+        }
+    }
+
     /// Whether a session makes a difference here: it lets the request in, or shows in what the
     /// upstream gets.
     #[must_use]
@@ -223,6 +261,13 @@ impl Route {
     #[must_use]
     pub fn takes_sessions(&self) -> bool {
         self.settings.takes_sessions()
+    }
+
+    /// How long the upstream may take to answer; no time where there is none.
+    #[must_use]
+    pub fn response_timeout(&self) -> Duration {
+        let of_upstream = self.upstream().map(|upstream| upstream.settings().response_timeout);
+        self.settings.response_timeout.or(of_upstream).unwrap_or_default()
     }
 
     /// The upstream, if it is one.
@@ -261,6 +306,7 @@ impl RouteSettings {
             attach: Attach::Never,
             upstream: String::new(),
             provider: None,
+            capture: false,
             login: LoginAnswer::Auto,
             identity: Vec::new(),
             accept: vec![Accept::Session],

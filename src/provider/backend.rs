@@ -109,6 +109,27 @@ pub(super) struct Backend {
 }
 
 impl BackendSettings {
+    /// What an answer says, if it is a JSON object that no two readers can understand differently.
+    #[must_use]
+    pub fn read_object(answer: &[u8]) -> Option<Map<String, Value>> {
+        json::object(answer)
+    }
+
+    /// An answer to a refresh, as this backend would give it: what [`BackendSettings::tokens`] reads.
+    #[must_use]
+    pub fn refresh_answer(&self, access_token: &str, refresh_token: Option<&str>, life: Option<Duration>) -> Value {
+        let mut answer = Map::new();
+        json::put_at_path(&mut answer, &self.token_property, access_token.into());
+        if let Some(token) = refresh_token {
+            json::put_at_path(&mut answer, &self.refresh_token_property, token.into());
+        }
+        if let Some(life) = life {
+            let beside = self.token_property.rsplit_once('.').map_or(String::new(), |(object, _)| format!("{object}."));
+            json::put_at_path(&mut answer, &format!("{beside}expires_in"), life.as_secs().into());
+        }
+        Value::Object(answer)
+    }
+
     /// The tokens in an answer to a login or refresh; None when there is no access token at `token_property`. Their life is what
     /// stands beside the access token, else what it says itself (a JWT with `iat` and `exp`, which nobody verifies here).
     #[must_use]

@@ -52,6 +52,19 @@ pub(super) fn at_path<'a>(members: &'a Map<String, Value>, path: &str) -> Option
     })
 }
 
+/// Puts `value` where [`at_path`] finds it, in objects that are made on the way: to a script, `a[0]` of `{"0": …}` is the same.
+pub(super) fn put_at_path(members: &mut Map<String, Value>, path: &str, value: Value) {
+    let steps = steps(path).unwrap_or_else(|| vec![path]);
+    let Some((last, before)) = steps.split_last() else { return };
+    let mut place = members;
+    for step in before {
+        let entry = place.entry(*step).or_insert_with(|| Value::Object(Map::new()));
+        let Value::Object(inner) = entry else { return };
+        place = inner;
+    }
+    place.insert((*last).to_owned(), value);
+}
+
 /// The object that the last step of a path leads out of.
 pub(super) fn around<'a>(members: &'a Map<String, Value>, path: &str) -> Option<&'a Map<String, Value>> {
     if members.contains_key(path) {
@@ -202,6 +215,17 @@ mod tests {
         assert!(around(&members, "a.b[0].c").unwrap().contains_key("c"));
         assert!(around(&members, "y").unwrap().contains_key("x"));
         assert_eq!(around(&members, "a.b[1]"), None);
+    }
+
+    #[test]
+    fn what_is_put_at_a_path_is_found_there() {
+        let mut members = Map::new();
+        for path in ["token", "data.attributes.token", "data.attributes.refresh", "list[0].value"] {
+            put_at_path(&mut members, path, path.into());
+        }
+        for path in ["token", "data.attributes.token", "data.attributes.refresh", "list[0].value"] {
+            assert_eq!(at_path(&members, path), Some(&path.into()), "{path}");
+        }
     }
 
     #[test]

@@ -159,12 +159,17 @@ impl Cookies {
 
 /// Takes our cookies out of a request; the others keep their bytes and their order.
 pub fn strip_ours(headers: &mut HeaderMap) {
-    let ours = headers.get_all(header::COOKIE).iter().any(|line| crumbs(line).any(is_ours));
-    if !ours {
+    strip_pairs(headers, is_ours);
+}
+
+/// Takes the cookies out of a request whose `name=value` is unwanted; the others keep their bytes and their order.
+pub fn strip_pairs(headers: &mut HeaderMap, is_unwanted: impl Fn(&[u8]) -> bool) {
+    let has_any = headers.get_all(header::COOKIE).iter().any(|line| crumbs(line).any(&is_unwanted));
+    if !has_any {
         return;
     }
     if let header::Entry::Occupied(mut entry) = headers.entry(header::COOKIE) {
-        let kept: Vec<HeaderValue> = entry.iter().filter_map(without_ours).collect();
+        let kept: Vec<HeaderValue> = entry.iter().filter_map(|line| without(line, &is_unwanted)).collect();
         let mut kept = kept.into_iter();
         match kept.next() {
             None => {
@@ -195,8 +200,8 @@ pub fn strip_foreign_claims(headers: &mut HeaderMap) -> usize {
     claims
 }
 
-fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
-    let kept: Vec<&[u8]> = crumbs(line).filter(|crumb| !is_ours(crumb)).collect();
+fn without(line: &HeaderValue, is_unwanted: impl Fn(&[u8]) -> bool) -> Option<HeaderValue> {
+    let kept: Vec<&[u8]> = crumbs(line).filter(|crumb| !is_unwanted(crumb)).collect();
     let mut text = kept.join(&b';').trim_ascii_start().to_vec();
     if text.is_empty() {
         return None;

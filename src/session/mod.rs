@@ -16,6 +16,7 @@
 //! | `impersonation` | sessions that have somebody else's identity for a while |
 //! | `seal`, `cookie` | sealing; the names of our cookies |
 //! | `own_token`, `signing`, `claims` | tokens that stand for the cookie; what they are signed with, and what they say |
+//! | `stand_in` | what apps hold that think they hold the tokens |
 
 pub mod carried;
 pub mod claims;
@@ -27,6 +28,7 @@ pub mod own_token;
 mod record;
 pub mod seal;
 pub mod signing;
+pub mod stand_in;
 pub mod store;
 
 use crate::background::Background;
