@@ -1009,7 +1009,7 @@ fn loopback_providers_need_no_tls() {
 // Apps with a mock provider of their own at `/auth/mock` keep that address; its endpoints are below it.
 #[test]
 fn the_mock_may_be_called_mock() {
-    let config = parse(&format!("[providers.mock]\nkind = \"mock\"{REST}")).unwrap();
+    let config = parse(&REST.replace("mocked", "mock")).unwrap();
     assert_eq!(config.providers[0].name, "mock");
 }
 

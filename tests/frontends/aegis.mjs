@@ -7,7 +7,7 @@ import { eventually, freePort, start } from '../interop/processes.mjs';
 export const TOKEN_SECRET = 'a secret of forty characters for testing';
 
 /** Seconds that an access token lives. */
-export const TOKEN_LIFE = 3;
+export const TOKEN_LIFE = 2;
 
 export async function startAegis(name) {
   const port = await freePort();
