@@ -123,6 +123,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "drain_timeout",
     "early",
     "external_url",
+    "flow",
     "grace",
     "header_bytes",
     "header_timeout",

@@ -229,7 +229,12 @@ fn own_login_url(endpoints: &Endpoints, asked: &Asked<'_>, provider: &Provider) 
     // A provider shows no page of ours that could say it.
     let dropped: &[&str] = if provider.backend().is_some() { &["provider"] } else { &["provider", "status"] };
     let kept = asked.parameters().into_iter().filter(|(name, _)| !dropped.contains(&name.as_str()));
-    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish();
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(kept);
+    if endpoints.settings.flow == Flow::Code && asked.parameter("flow").is_none() {
+        query.append_pair("flow", "cookie");
+    }
+    let query = query.finish();
     let mark = if query.is_empty() { "" } else { "?" };
     format!("{}/{}{mark}{query}", endpoints.settings.prefix, provider.name())
 }

@@ -111,13 +111,14 @@ impl<S: Step<Attempted>> Recovering<S> {
         let Some(session) = session else {
             return Ok(Prepared { session: None, token: TokenChoice::Send, cleared: false });
         };
-        // What the gateway asserts does not expire with a token that nothing can renew.
+        let is_impersonation = session.impersonation.is_some();
+        // What the gateway asserts does not expire with a token that nothing can renew, and says who acts for whom.
         let asserts_alone = matches!(route.settings.attach, Attach::Assertion(_))
-            && self.parts.tokens.renewable(&session, exchange.facts.now) == Renewable::Never;
+            && (is_impersonation || self.parts.tokens.renewable(&session, exchange.facts.now) == Renewable::Never);
         if !route.settings.attach.needs_session() || asserts_alone {
             return Ok(Prepared::with(session, TokenChoice::Send));
         }
-        if session.impersonation.is_some() {
+        if is_impersonation {
             // The provider's tokens are those of somebody else than `require` and the identity headers speak of.
             return Ok(Prepared::with(session, TokenChoice::Withhold));
         }

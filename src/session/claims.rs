@@ -52,6 +52,12 @@ pub fn subject(session: &Session) -> String {
     format!("{}:{}", session.provider, session.identity.subject)
 }
 
+/// Who acts as the subject, if somebody else does (RFC 8693 §4.1). What a provider calls `act` says nothing of it.
+#[must_use]
+pub fn actor(session: &Session) -> Option<&Value> {
+    session.impersonation.as_ref().and(session.identity.claims.get("act"))
+}
+
 /// Who it is, as far as the provider says: `name`, `email`, `picture`.
 #[must_use]
 pub fn profile(session: &Session) -> Map<String, Value> {

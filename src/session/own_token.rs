@@ -82,6 +82,9 @@ impl OwnTokens {
         claims.insert("aud".into(), issuer.as_str().into());
         claims.insert("sub".into(), claims::subject(session).into());
         claims.insert("provider".into(), session.provider.as_ref().into());
+        if let Some(actor) = claims::actor(session) {
+            claims.insert("act".into(), actor.clone());
+        }
         claims.insert("iat".into(), now.unix.into());
         claims.insert("exp".into(), (now.unix + expires_in).into());
         claims.insert("sid".into(), self.sealer.seal(Purpose::OwnToken, "", &session.id().0).ok()?.into());

@@ -81,6 +81,9 @@ impl Assertions {
         let mut claims = claims::chosen(session, &settings.claims);
         claims.insert("iss".into(), self.issuer.as_str().into());
         claims.insert("sub".into(), claims::subject(session).into());
+        if let Some(actor) = claims::actor(session) {
+            claims.insert("act".into(), actor.clone());
+        }
         claims.insert("aud".into(), settings.audience.as_str().into());
         claims.insert("iat".into(), now.unix.into());
         claims.insert("nbf".into(), now.unix.into());

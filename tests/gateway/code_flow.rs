@@ -46,6 +46,25 @@ async fn tg_03_a_login_ends_in_a_code_of_43_characters_and_no_session_cookie() {
     assert_eq!(browser.fetch("GET", "/x").await.status, 401, "and nobody is signed in before the exchange");
 }
 
+/// Front ends that know of one flow only do not ask for it. Whoever was sent to the login comes back to a page that needs the cookie.
+#[tokio::test]
+async fn login_flow_is_for_logins_that_begin_at_a_provider() {
+    let site = Site::plan().login("flow = \"code\"").route("/*", "auth = true").start().await;
+    let page = site.browser().navigate("/auth/corp?login_hint=ada").await;
+    assert_eq!(code_of(&page).len(), 43);
+    for start in ["/auth/corp?flow=cookie&login_hint=ada", "/page?login_hint=ada"] {
+        let browser = site.browser();
+        let page = browser.navigate(start).await;
+        assert!(browser.session_cookie().is_some(), "{start}: {:?}", page.trail);
+        relayed(&browser.fetch("GET", "/x").await, 200);
+    }
+    let site = Site::plan().login("flow = \"code\"").more(MOCK).route("/*", "auth = true").start().await;
+    let list = site.browser().fetch("GET", "/auth/login?return_to=%2Fx").await.json();
+    for provider in list["providers"].as_array().unwrap() {
+        assert!(provider["loginUrl"].as_str().unwrap().contains("flow=cookie"), "{provider}");
+    }
+}
+
 // TG-03
 #[tokio::test]
 async fn the_chooser_keeps_the_flow() {
@@ -98,7 +117,7 @@ async fn tg_05_a_refused_login_ends_at_the_page_with_a_word_of_ours() {
 async fn browsers_that_carry_their_sessions_have_no_such_flow() {
     let site = Site::plan().session("store = \"cookie\"").route("/*", "auth = true").start().await;
     error_json(&site.browser().fetch("GET", START).await, 400);
-    assert_eq!(site.browser().fetch("GET", "/auth/corp?flow=cookie").await.status, 400, "a flow that nobody knows");
+    assert_eq!(site.browser().fetch("GET", "/auth/corp?flow=hybrid").await.status, 400, "a flow that nobody knows");
 }
 
 // ------------------------------------------------------------------------------------ the page

@@ -2,6 +2,8 @@
 
 use crate::harness::expect::{error_json, login_status, relayed};
 use crate::harness::{Browser, Reply, Request, Site};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -36,6 +38,10 @@ async fn tg_40_an_administrator_acts_as_a_user_for_900_seconds() {
     assert_eq!((sent.headers.value("x-user"), sent.headers.value("x-actor")), (Some("bob"), Some("ada")));
     assert_eq!(sent.bearer(), None, "the provider's token is ada's");
     error_json(&ada.fetch("GET", "/admin/x").await, 403);
+    relayed(&ada.fetch("GET", "/asserted/x").await, 200);
+    let asserted = payload(site.upstream.last().bearer().unwrap());
+    assert_eq!((&asserted["sub"], &asserted["act"]["sub"]), (&json!("demo:bob"), &json!("ada")));
+    assert_eq!(payload(body["token"].as_str().unwrap())["act"]["sub"], "ada");
     let token = format!("Bearer {}", body["token"].as_str().unwrap());
     let by_token = site.browser().send(Request::fetch("GET", "/auth/me").header("Authorization", &token)).await;
     assert_eq!(by_token.json()["sub"], "bob");
@@ -120,7 +126,14 @@ async fn tg_42_who_gives_it_up_is_who_they_were() {
 
 async fn site() -> Site {
     let admin = "auth = true\nrequire = { claims = { role = \"admin\" } }";
-    Site::plan().more(PLAN).route("/admin/*", admin).route("/*", IDENTITY).start().await
+    let asserted = "auth = true\nattach = { assertion = { audience = \"api\" } }";
+    let plan = Site::plan().more(PLAN).route("/admin/*", admin).route("/asserted/*", asserted);
+    plan.route("/*", IDENTITY).start().await
+}
+
+fn payload(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
 
 async fn signed_in(site: &Site, user: &str) -> Browser {
