@@ -43,8 +43,11 @@ auth = "public"
 `);
 }
 
-/** Starts a gateway before a Nuxt Aegis application: its own /auth in place of the module's. */
-export const gatewayBeforeAegis = (upstream) => gatewayWith(upstream, `
+/** Starts a gateway before a Nuxt Aegis application: its own /auth in place of the module's. Logins end in `flow`. */
+export const gatewayBeforeAegis = (upstream, flow) => gatewayWith(upstream, `
+[login]
+flow = "${flow}"
+
 [tokens]
 key = "${TOKEN_SECRET}"
 issuer = "nuxt-aegis"
