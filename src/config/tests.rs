@@ -1017,6 +1017,13 @@ fn loopback_providers_need_no_tls() {
     }
 }
 
+// Apps with a mock provider of their own at `/auth/mock` keep that address; its endpoints are below it.
+#[test]
+fn the_mock_may_be_called_mock() {
+    let config = parse(&REST.replace("mocked", "mock")).unwrap();
+    assert_eq!(config.providers[0].name, "mock");
+}
+
 // TG-37: that it is refused otherwise is among `parts_that_are_missing_altogether`
 #[test]
 fn the_mock_may_be_let_into_production() {
