@@ -1,7 +1,7 @@
 //! `[impersonation]`: somebody acts as somebody else, for a quarter of an hour, and everybody below can tell.
 
 use crate::harness::expect::{error_json, login_status, relayed};
-use crate::harness::{Browser, Reply, Request, Site};
+use crate::harness::{Browser, Endpoint, Fault, Gate, Reply, Request, Site};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -154,6 +154,28 @@ async fn scopes_of_the_owner_s_token_are_not_the_other_person_s() {
     error_json(&ada.fetch("GET", "/scoped/x").await, 403);
     assert_eq!(ada.fetch("POST", "/auth/unimpersonate").await.status, 200);
     relayed(&ada.fetch("GET", "/scoped/x").await, 200);
+}
+
+/// The owner's token is being renewed for a request of theirs when they become somebody else.
+#[tokio::test]
+async fn no_upstream_gets_the_owner_s_token_under_another_name() {
+    let plan = Site::plan().more("[impersonation]\nrequire = { role = [\"admin\"] }\n");
+    let site = plan.route("/*", IDENTITY).start().await;
+    site.provider.add_user("ada", json!({"role": "admin"}));
+    let ada = site.signed_in().await;
+    site.clock.advance(Duration::from_secs(3600));
+    let gate = Gate::closed();
+    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
+    let become_bob = async {
+        gate.arrivals(1).await;
+        assert_eq!(impersonate(&ada, "bob").await.status, 200);
+        gate.open();
+    };
+    let (reply, ()) = tokio::join!(ada.fetch("GET", "/x"), become_bob);
+    relayed(&reply, 200);
+    let sent = site.upstream.last();
+    assert_eq!((sent.headers.value("x-user"), sent.headers.value("x-actor")), (Some("bob"), Some("ada")));
+    assert_eq!(sent.bearer(), None);
 }
 
 #[tokio::test]
