@@ -78,6 +78,7 @@ fn every_key_is_mentioned() {
         "[session.file]",
         "[session.redis]",
         "[login]",
+        "[login.theme]",
         "[refresh]",
         "[limits]",
         "[tokens]",

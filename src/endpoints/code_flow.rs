@@ -11,7 +11,7 @@
 //! themselves know where it comes from.
 
 use super::login::LoginRecord;
-use super::{Asked, Endpoints, read_body};
+use super::{Asked, Endpoints, Look, read_body};
 use crate::body::Body;
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::Session;
@@ -103,13 +103,16 @@ pub(super) fn page(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
         }
     }
     let exchange_url = format!("{}/token", endpoints.settings.prefix);
-    let page = CallbackPage { script: SCRIPT, exchange_url: &exchange_url, onward: &return_to, login_url: &login_url };
+    let look = &endpoints.settings.look;
+    let page =
+        CallbackPage { look, script: SCRIPT, exchange_url: &exchange_url, onward: &return_to, login_url: &login_url };
     reply::html_with_script(StatusCode::OK, &page, SCRIPT)
 }
 
 #[derive(Template)]
 #[template(path = "callback.html")]
 struct CallbackPage<'a> {
+    look: &'a Look,
     script: &'static str,
     exchange_url: &'a str,
     onward: &'a str,
