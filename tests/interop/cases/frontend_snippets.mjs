@@ -251,7 +251,7 @@ for (const preset of ['nuxt', 'sneat', 'vuexy', 'axios']) {
 
 browserCase('front ends: code-flow: the app has a token and no session cookie', async (profile) => {
   const provider = `[providers.demo]\nkind = "mock"\nusers = [{ sub = "ada", name = "Ada Example" }]\n`;
-  const block = `${configurationWith('flow = "code"')}${provider}[[routes]]\npath = "/api/*"\n`;
+  const block = `${configurationWith('flow = "code"', (it) => !it.includes('aegis'))}${provider}[[routes]]\npath = "/api/*"\n`;
   await withSite('code-flow', block, answer, async (origin) => {
     const page = await profile.newPage();
     await page.goto(`${origin}/pages/blank?x=1`);
