@@ -8,6 +8,7 @@ use crate::clock::Mono;
 use crate::provider::backend::BackendSettings;
 use crate::provider::{Provider, ProviderError, TokenResponse};
 use crate::reply::{self, Refusal};
+use crate::session::cookie::Name;
 use crate::session::{Session, stand_in};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value};
@@ -19,8 +20,8 @@ pub struct Granted {
     pub provider: Arc<Provider>,
     /// What it gave.
     pub tokens: TokenResponse,
-    /// All it said.
-    pub answer: Map<String, Value>,
+    /// All it said: an object.
+    pub answer: Value,
     /// What the login was made with, as far as it could be read.
     pub username: Option<String>,
     /// When the request came: a sign-out after this counts for the session too.
@@ -49,17 +50,26 @@ impl Endpoints {
         lines: &[HeaderValue],
     ) -> Result<(Arc<Session>, Vec<HeaderValue>), Refusal> {
         let Granted { provider, tokens, answer, username, began } = granted;
-        let signed_in = provider.identify(tokens, &answer, username.as_deref()).await.map_err(|error| {
-            let refusal = opening::login_failed(&provider, &error);
-            // The backend has signed somebody in: it is not about their credentials.
-            if let ProviderError::Refused { .. } = error { Refusal::ProviderBroken } else { refusal }
-        })?;
+        let signed_in = provider
+            .identify(tokens, answer.as_object().unwrap_or(&Map::new()), username.as_deref())
+            .await
+            .map_err(|error| {
+                let refusal = opening::login_failed(&provider, &error);
+                // The backend has signed somebody in: it is not about their credentials.
+                if let ProviderError::Refused { .. } = error { Refusal::ProviderBroken } else { refusal }
+            })?;
         let now = self.clock.now();
         let opened =
             opening::open_session(&self.sessions, &provider, signed_in, false, began, now, Flow::Cookie).await?;
         let session = opened.session;
         match self.sessions.set_cookies(&session, &self.cookies, lines, now) {
-            Ok(cookies) => Ok((session, cookies)),
+            Ok(mut cookies) => {
+                // Whoever has signed in with it before is not to come back when this session is over.
+                if self.cookies.values(lines, Name::Refresh).next().is_some() {
+                    cookies.push(self.cookies.expire(Name::Refresh));
+                }
+                Ok((session, cookies))
+            }
             Err(problem) => {
                 // It is over in time if it cannot be ended now: nobody has its id.
                 let _ = self.sessions.end(session.key).await;

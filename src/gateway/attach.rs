@@ -1,19 +1,22 @@
 //! Step 6: the route's credential (SPEC §4) and identity headers, in place of anything the client
 //! sent under those names.
 
-use super::{Attach, Attempted, Complete, Parts, Route, Step, TokenChoice, query};
+use super::{Attach, Attempted, Complete, Parts, Route, Step, TokenChoice, cors, query};
 use crate::body::Body;
-use crate::policy;
+use crate::policy::csrf::{self, Source};
 use crate::policy::require::claim;
+use crate::policy::{self, return_to};
 use crate::session::{Session, stand_in};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+use pin_project_lite::pin_project;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tower::Service;
 
 #[derive(Clone)]
@@ -34,7 +37,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = S::Future;
+    type Future = Attached<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -55,15 +58,19 @@ where
         if policy::is_preflight(&message.method, &message.headers) {
             // It has shown no session, so a credential of the gateway's own stays here as well.
             let target = target.and_then(|target| with_token(target, None));
-            return self.inner.call(Complete { exchange, message, session, client, target });
+            let rest = self.inner.call(Complete { exchange, message, session, client, target });
+            return Attached { rest, in_query: None };
         }
         if client.is_some() && route.settings.attach.is_the_gateway_s_own() {
             message.headers.remove(header::AUTHORIZATION);
         }
         attach_credential(&self.parts, &route.settings.attach, &mut message.headers, session.as_deref(), &token);
         let takes_token = matches!(token, TokenChoice::Send) && route.settings.attach.needs_session();
-        let in_query = session.as_ref().filter(|_| takes_token).map(|session| &session.tokens.access_token);
-        let target = target.and_then(|target| with_token(target, in_query));
+        let in_query = session
+            .as_ref()
+            .filter(|_| exchange.shows_stand_in && takes_token && !is_foreign(&self.parts, route, &message.headers))
+            .map(|session| session.tokens.access_token.clone());
+        let target = target.and_then(|target| with_token(target, in_query.as_ref()));
         let claims = session.as_ref().map(|session| &session.identity.claims);
         if let Some(claims) = claims.or(client.as_ref().map(|client| &client.claims)) {
             attach_identity(route, &mut message.headers, claims);
@@ -72,8 +79,40 @@ where
             Attach::ApiKeyQuery(name, key) => target.and_then(|target| with_api_key(&target, name, key)),
             _ => target,
         };
-        self.inner.call(Complete { exchange, message, session, client, target })
+        Attached { rest: self.inner.call(Complete { exchange, message, session, client, target }), in_query }
     }
+}
+
+pin_project! {
+    /// The rest of the way, and on the way back nothing of a token that the query may have got.
+    pub struct Attached<F> {
+        #[pin]
+        rest: F,
+        in_query: Option<SecretString>,
+    }
+}
+
+impl<F> Future for Attached<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let mut outcome = ready!(this.rest.poll(cx));
+        if let (Some(token), Ok(response)) = (this.in_query, &mut outcome) {
+            stand_in::put_back(response.headers_mut(), token);
+        }
+        Poll::Ready(outcome)
+    }
+}
+
+/// Whether another site has written the query: it could make up a stand-in, and a backend might copy the query to who knows where.
+fn is_foreign(parts: &Parts, route: &Route, headers: &HeaderMap) -> bool {
+    let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
+    let is_allowed = |origin: &str| route.settings.cors.as_ref().is_some_and(|cors| cors::names(cors, origin));
+    csrf::source(headers, is_own, is_allowed) == Source::Foreign
 }
 
 fn attach_credential(

@@ -2,17 +2,15 @@
 //! no question to the store. On the way back, a browser that carries its session gets the newest state.
 
 use super::accept::{self, Deciding};
-use super::{Boxed, Credential, Exchange, Identified, Known, Parts, Step};
+use super::{Boxed, Credential, Exchange, Identified, Known, Parts, Step, Verdict};
 use crate::body::Body;
 use crate::clients::{BearerEntry, Entry};
 use crate::facts::Facts;
 use crate::session::own_token::{self, Read};
 use crate::session::{Carried, Found, Presented, Session};
 use http::{HeaderValue, Response, header};
-use pin_project_lite::pin_project;
 use secrecy::SecretString;
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower::Service;
@@ -36,7 +34,7 @@ where
 {
     type Response = S::Response;
     type Error = Infallible;
-    type Future = Authenticating<S::Future>;
+    type Future = Verdict<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -52,18 +50,18 @@ where
             Shown::Nobody(credential) => credential,
             Shown::Token(entry, token) => {
                 let (parts, mut inner) = (Arc::clone(&self.parts), self.inner.clone());
-                let asking = Box::pin(async move {
+                let rest: Boxed = Box::pin(async move {
                     let judgement = parts.clients.judge(entry, token).await;
                     let credential = accept::credential(&parts, &known, Entry::Bearer(entry), judgement);
                     inner.call(Identified { known, credential }).await
                 });
-                return Authenticating::Asking { asking };
+                return Verdict::Waiting { rest };
             }
             Shown::Sessions(presented, by) => match self.parts.sessions.peek(&presented, known.exchange.facts.now) {
                 Some(found) => by.credential(found),
                 None => {
                     let (parts, mut inner) = (Arc::clone(&self.parts), self.inner.clone());
-                    let asking = Box::pin(async move {
+                    let rest: Boxed = Box::pin(async move {
                         let exchange = Arc::clone(&known.exchange);
                         let carried: Vec<Carried> = presented.iter().filter_map(Presented::carried).collect();
                         let credential = ask(&parts, &exchange.facts, presented, by).await;
@@ -74,11 +72,11 @@ where
                         }
                         Ok(response)
                     });
-                    return Authenticating::Asking { asking };
+                    return Verdict::Waiting { rest };
                 }
             },
         };
-        Authenticating::Known { rest: self.inner.call(Identified { known, credential }) }
+        Verdict::Onward { rest: self.inner.call(Identified { known, credential }) }
     }
 }
 
@@ -110,29 +108,6 @@ async fn bring_up_to_date(
         lines.into_iter().for_each(|line| {
             headers.append(header::SET_COOKIE, line);
         });
-    }
-}
-
-pin_project! {
-    /// The rest of the way, behind a question to the store or not.
-    #[project = Progress]
-    pub enum Authenticating<F> {
-        Known { #[pin] rest: F },
-        Asking { asking: Boxed },
-    }
-}
-
-impl<F> Future for Authenticating<F>
-where
-    F: Future<Output = Result<Response<Body>, Infallible>>,
-{
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            Progress::Known { rest } => rest.poll(cx),
-            Progress::Asking { asking } => asking.as_mut().poll(cx),
-        }
     }
 }
 

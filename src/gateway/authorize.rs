@@ -44,7 +44,7 @@ where
 
     fn call(&mut self, identified: Identified) -> Self::Future {
         match verdict(&self.parts, identified) {
-            Ok(permitted) => Verdict::onward(self.inner.call(permitted)),
+            Ok(permitted) => Verdict::Onward { rest: self.inner.call(permitted) },
             Err(answer) => Verdict::answer(*answer),
         }
     }
@@ -58,6 +58,8 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     if policy::is_preflight(&message.method, &message.headers) {
         return Ok(Permitted { exchange, message, session: None, client: None, shown: None });
     }
+    // No other site can make a browser send a token.
+    let is_ambient = !matches!(credential, Credential::Token(_) | Credential::Client(_));
     let shown = match exchange.app_call {
         None => None,
         Some(_) if matches!(credential, Credential::Unverifiable) => {
@@ -72,13 +74,14 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
             ShownByApp::Session(session) if !is_of_route(&exchange.route, &session) => None,
             // Answered here, whoever the route is open to.
             shown @ (ShownByApp::Session(_) | ShownByApp::Remains) => {
+                if is_ambient {
+                    check_xsrf(&exchange, &message).map_err(|refusal| refuse(asker, &refusal))?;
+                }
                 return Ok(Permitted { exchange, message, session: None, client: None, shown: Some(shown) });
             }
             ShownByApp::Nothing => Some(ShownByApp::Nothing),
         },
     };
-    // No other site can make a browser send a token.
-    let is_ambient = !matches!(credential, Credential::Token(_) | Credential::Client(_));
     let mut client = None;
     let session = match policy::admit(exchange.route.auth, credential.standing(), facts.client) {
         Admission::WithSession => match credential {

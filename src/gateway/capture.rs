@@ -4,18 +4,19 @@
 //! | the backend's answer to a login | leads to |
 //! |---|---|
 //! | not 2xx, or empty | relayed |
-//! | JSON object with a token at `token_property` | a session; relayed with stand-ins |
+//! | JSON object with a token at `token_property` | a session; relayed with stand-ins, for whatever else is called a token too |
+//! | the same, but its refresh token is not where `refresh_token_property` says | 502 |
 //! | JSON object without anything that is called like a token | relayed: an error inside 200, a second factor to come |
 //! | any other JSON object: the token is not where `token_property` says | 502 |
 //! | anything that cannot be read: no JSON object, repeated members, encoded, too large, too slow | 502 |
 
 use super::replay::{self, Kept};
-use super::{AppCall, Boxed, Exchange, Parts, Permitted, ShownByApp, Step};
+use super::{AppCall, Boxed, Exchange, Parts, Permitted, ShownByApp, Step, Verdict};
 use crate::body::Body;
 use crate::endpoints::{Asked, Granted};
-use crate::provider::backend::BackendSettings;
+use crate::provider::backend::{BackendSettings, is_name_of_refresh_token, is_name_of_token};
 use crate::provider::{Provider, TokenResponse};
-use crate::reply::{self, Asker, Refusal};
+use crate::reply::{self, Asker, Outcome, Refusal};
 use crate::session::{Session, stand_in};
 use bytes::Bytes;
 use http::Response;
@@ -24,11 +25,9 @@ use http::response::Parts as Head;
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use percent_encoding::percent_decode_str;
-use pin_project_lite::pin_project;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -56,7 +55,7 @@ where
 {
     type Response = S::Response;
     type Error = Infallible;
-    type Future = Capturing<S::Future>;
+    type Future = Verdict<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -65,37 +64,14 @@ where
     fn call(&mut self, mut permitted: Permitted) -> Self::Future {
         let call = permitted.exchange.app_call.zip(permitted.exchange.route.backend.clone());
         let (Some((call, backend)), Some(shown)) = (call, permitted.shown.take()) else {
-            return Capturing::Other { rest: self.inner.call(permitted) };
+            return Verdict::Onward { rest: self.inner.call(permitted) };
         };
         let (parts, inner) = (Arc::clone(&self.parts), self.inner.clone());
-        let answer: Boxed = match call {
+        let rest: Boxed = match call {
             AppCall::Login => Box::pin(log_in(parts, inner, permitted, backend, shown)),
             AppCall::Refresh | AppCall::Logout => Box::pin(answer_here(parts, inner, permitted, backend, call, shown)),
         };
-        Capturing::Call { answer }
-    }
-}
-
-pin_project! {
-    /// An app's call, or any other request's way.
-    #[project = Progress]
-    pub enum Capturing<F> {
-        Other { #[pin] rest: F },
-        Call { answer: Boxed },
-    }
-}
-
-impl<F> Future for Capturing<F>
-where
-    F: Future<Output = Result<Response<Body>, Infallible>>,
-{
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        match self.project() {
-            Progress::Other { rest } => rest.poll(cx),
-            Progress::Call { answer } => answer.as_mut().poll(cx),
-        }
+        Verdict::Waiting { rest }
     }
 }
 
@@ -193,21 +169,22 @@ impl Login {
                 return drop(announce.send(refuse(&self.exchange, &Refusal::LoginAnswerUnusable)));
             }
         };
-        let (text, answer, tokens) = match read {
+        let (text, answer, tokens, disguise) = match read {
             Answer::Other(text) => return drop(announce.send(Response::from_parts(head, text.into()))),
-            Answer::Tokens(text, answer, tokens) => (text, answer, *tokens),
+            Answer::Tokens { text, answer, tokens, disguise } => (text, answer, *tokens, disguise),
         };
         let granted = Granted {
             provider: Arc::clone(&self.backend),
             tokens: tokens.clone(),
             answer,
-            username: form.username(self.backend.backend()).await,
+            username: form.username(self.backend.backend(), self.exchange.facts.path.query()).await,
             began: self.exchange.facts.now.mono,
         };
         let endpoints = &self.parts.endpoints;
         let delivered = match endpoints.open_granted(granted, &self.exchange.cookies).await {
             Ok((session, cookies)) => {
-                let response = disguised(head, &text, cookies, &Disguise::of(&tokens));
+                let mut response = disguised(head, &text, cookies, &disguise);
+                response.extensions_mut().insert(Outcome("signed_in"));
                 let delivered = announce.send(response).is_ok();
                 self.conclude(&session, delivered).await;
                 delivered
@@ -241,11 +218,16 @@ impl Login {
             return Ok(Answer::Other(text));
         }
         let answer = Value::Object(BackendSettings::read_object(&text).ok_or("not_a_json_object")?);
-        match (backend.tokens(&answer), answer) {
-            (Some(tokens), Value::Object(answer)) => Ok(Answer::Tokens(text, answer, Box::new(tokens))),
-            (_, answer) if has_member_of(&answer, &NAMES_OF_TOKENS) => Err("token_elsewhere"),
-            _ => Ok(Answer::Other(text)),
+        let Some(tokens) = backend.tokens(&answer) else {
+            let is_elsewhere = !texts_called(&answer, is_name_of_token).is_empty();
+            return if is_elsewhere { Err("token_elsewhere") } else { Ok(Answer::Other(text)) };
+        };
+        let lacks_refresh_token = tokens.refresh_token.is_none() && backend.refresh.is_some();
+        if lacks_refresh_token && !texts_called(&answer, is_name_of_refresh_token).is_empty() {
+            return Err("refresh_token_elsewhere");
         }
+        let disguise = Disguise::of(&tokens, &answer);
+        Ok(Answer::Tokens { text, answer, tokens: Box::new(tokens), disguise })
     }
 
     /// A session that nobody has heard of is undone; the one before it is over when there is another.
@@ -271,7 +253,7 @@ enum Answer {
     /// That nobody is signed in yet.
     Other(Bytes),
     /// Tokens, among other things.
-    Tokens(Bytes, Map<String, Value>, Box<TokenResponse>),
+    Tokens { text: Bytes, answer: Value, tokens: Box<TokenResponse>, disguise: Disguise },
 }
 
 /// What the app has sent to sign in, for the name of who does.
@@ -283,10 +265,14 @@ struct Form {
 impl Form {
     fn watch(parts: &Parts, permitted: &mut Permitted) -> Form {
         let message = &mut permitted.message;
-        let content_type = message.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let content_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        let is_json = content_type.to_ascii_lowercase().ends_with("json");
-        if !is_json && !content_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        let mut content_types = message.headers.get_all(header::CONTENT_TYPE).iter();
+        let content_type = match (content_types.next(), content_types.next()) {
+            (Some(only), None) => only.to_str().unwrap_or_default().to_ascii_lowercase(),
+            _ => String::new(),
+        };
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let is_json = media_type == "application/json" || media_type.ends_with("+json") && !media_type.contains(',');
+        if !is_json && media_type != "application/x-www-form-urlencoded" {
             return Form { kept: None, is_json };
         }
         let (body, kept) = replay::keep(std::mem::take(&mut message.body), MOST_OF_CALL as u64, &parts.replay_budget);
@@ -294,25 +280,48 @@ impl Form {
         Form { kept: Some(kept), is_json }
     }
 
-    async fn username(self, backend: Option<&BackendSettings>) -> Option<String> {
+    /// Only if the backend cannot have read another name out of the same call: in another spelling, another place, or a repetition.
+    async fn username(self, backend: Option<&BackendSettings>, query: Option<&str>) -> Option<String> {
         let field = &backend?.fields.username;
+        let is_alike = |name: &str| spelling(name) == spelling(field);
+        if form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| is_alike(&name)) {
+            return None;
+        }
         let body = timeout(BODY_WITHIN, Limited::new(self.kept?.replay()?, MOST_OF_CALL).collect()).await.ok()?.ok()?;
         let body = body.to_bytes();
-        if self.is_json {
-            let members = BackendSettings::read_object(&body)?;
-            return members.get(field)?.as_str().map(str::to_owned);
+        let sent: Vec<(String, Value)> = match self.is_json {
+            true => BackendSettings::read_object(&body)?.into_iter().collect(),
+            false => form_urlencoded::parse(&body).into_owned().map(|(name, value)| (name, value.into())).collect(),
+        };
+        let mut alike = sent.iter().filter(|(name, _)| is_alike(name));
+        match (alike.next(), alike.next()) {
+            (Some((name, value)), None) if name == field => value.as_str().map(str::to_owned),
+            _ => None,
         }
-        form_urlencoded::parse(&body).find(|(name, _)| name == field).map(|(_, value)| value.into_owned())
     }
+}
+
+/// The same for all names that some backend takes for one: some overlook case as Unicode folds it, others punctuation, and what
+/// stands in brackets makes a list.
+fn spelling(name: &str) -> String {
+    let name = name.split('[').next().unwrap_or_default();
+    let folded = name.chars().flat_map(char::to_lowercase).flat_map(char::to_uppercase);
+    folded.filter(|character| character.is_alphanumeric()).collect()
 }
 
 /// Tokens and what the app gets for them, the longest first.
 struct Disguise(Vec<(SecretString, String)>);
 
 impl Disguise {
-    fn of(tokens: &TokenResponse) -> Disguise {
+    /// Whatever else `answer` calls a token gets a stand-in as well, unless it is too short to be one.
+    fn of(tokens: &TokenResponse, answer: &Value) -> Disguise {
         let mut known: Vec<SecretString> =
             [Some(&tokens.access_token), tokens.refresh_token.as_ref()].into_iter().flatten().cloned().collect();
+        for text in texts_called(answer, is_name_of_token) {
+            if text.len() >= SHORTEST_OTHER && known.iter().all(|token| token.expose_secret() != text) {
+                known.push(text.into());
+            }
+        }
         known.sort_by_key(|token| std::cmp::Reverse(token.expose_secret().len()));
         let with_stand_in = known.into_iter().map(|token| {
             let stand_in = stand_in::for_token(&token);
@@ -410,15 +419,18 @@ fn remove_lines(headers: &mut HeaderMap, is_unwanted: impl Fn(&[u8]) -> bool) {
     }
 }
 
-/// Whether a member of one of these `names` is a text, at any depth.
-fn has_member_of(value: &Value, names: &[&str]) -> bool {
+/// The texts of all members of such a name, at any depth.
+fn texts_called(value: &Value, is_such_a_name: fn(&str) -> bool) -> Vec<&str> {
     match value {
-        Value::Object(members) => members.iter().any(|(name, value)| {
-            let is_text = value.as_str().is_some_and(|text| !text.is_empty());
-            (is_text && names.contains(&name.as_str())) || has_member_of(value, names)
-        }),
-        Value::Array(items) => items.iter().any(|item| has_member_of(item, names)),
-        _ => false,
+        Value::Object(members) => {
+            let texts = members.iter().flat_map(|(name, value)| match value {
+                Value::String(text) if !text.is_empty() && is_such_a_name(name) => vec![text.as_str()],
+                value => texts_called(value, is_such_a_name),
+            });
+            texts.collect()
+        }
+        Value::Array(items) => items.iter().flat_map(|item| texts_called(item, is_such_a_name)).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -426,8 +438,8 @@ fn refuse(exchange: &Exchange, refusal: &Refusal) -> Response<Body> {
     reply::refuse(Asker { id: &exchange.facts.id, client: exchange.facts.client }, refusal)
 }
 
-/// Where the presets have their tokens: one of these elsewhere is a wrong preset or `token_property`.
-const NAMES_OF_TOKENS: [&str; 5] = ["token", "accessToken", "access_token", "refreshToken", "refresh_token"];
+/// A number or a word that is called a token stays: the same text may stand for something else beside it.
+const SHORTEST_OTHER: usize = 8;
 /// Headers that are about the bytes of the body as they were.
 const OF_THE_OLD_BODY: [HeaderName; 8] = [
     header::CONTENT_LENGTH,
@@ -452,13 +464,14 @@ mod tests {
     use serde_json::json;
 
     fn disguise(access_token: &str, refresh_token: &str) -> Disguise {
-        Disguise::of(&TokenResponse {
+        let tokens = TokenResponse {
             access_token: access_token.into(),
             expires_in: None,
             refresh_token: Some(refresh_token.into()),
             id_token: None,
             scope: None,
-        })
+        };
+        Disguise::of(&tokens, &Value::Null)
     }
 
     #[test]
@@ -524,8 +537,10 @@ mod tests {
             (json!({"token": null, "access_token": {"of": "x"}}), false),
             (json!({"error": "token"}), false),
             (json!({"mfaToken": "x"}), false),
+            (json!({"Access-Token": "x"}), true),
+            (json!({"jwt": "x"}), true),
         ] {
-            assert_eq!(has_member_of(&answer, &NAMES_OF_TOKENS), seen, "{answer}");
+            assert_eq!(!texts_called(&answer, is_name_of_token).is_empty(), seen, "{answer}");
         }
     }
 }

@@ -105,7 +105,7 @@ where
                 let decoration = Decoration::of(&known);
                 let verdict = match preflight {
                     Some(answer) => Verdict::answer(answer),
-                    None => Verdict::onward(self.inner.call(known)),
+                    None => Verdict::Onward { rest: self.inner.call(known) },
                 };
                 Decorated { verdict, decoration }
             }

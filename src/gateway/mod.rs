@@ -20,6 +20,7 @@ mod recover;
 mod replay;
 mod route;
 mod tunnel;
+mod verdict;
 mod xsrf;
 
 pub use accept::Accept;
@@ -45,14 +46,11 @@ use crate::tokens::assertion::Assertions;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use pin_project_lite::pin_project;
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder};
+use verdict::{Boxed, Verdict};
 
 /// What the steps work with. One for each worker, so that counting references stays on one core.
 pub struct Parts {
@@ -269,43 +267,6 @@ pub struct Complete {
     /// Where the upstream is to find it; None: not below the prefix that the route takes off.
     target: Option<http::uri::PathAndQuery>,
 }
-
-pin_project! {
-    /// A step that either answers at once or hands on.
-    pub struct Verdict<F> {
-        answer: Option<Response<Body>>,
-        #[pin]
-        rest: Option<F>,
-    }
-}
-
-impl<F> Verdict<F> {
-    fn answer(response: Response<Body>) -> Verdict<F> {
-        Verdict { answer: Some(response), rest: None }
-    }
-
-    fn onward(rest: F) -> Verdict<F> {
-        Verdict { answer: None, rest: Some(rest) }
-    }
-}
-
-impl<F> Future for Verdict<F>
-where
-    F: Future<Output = Result<Response<Body>, Infallible>>,
-{
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        match this.rest.as_pin_mut() {
-            Some(rest) => rest.poll(cx),
-            None => Poll::Ready(Ok(this.answer.take().expect("a future is not polled after it is done"))),
-        }
-    }
-}
-
-/// A future behind a pointer, for the steps that wait.
-type Boxed = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// Every step of the path: it fails by answering.
 trait Step<In>: Service<In, Response = Response<Body>, Error = Infallible> {}

@@ -238,7 +238,8 @@ impl Route {
     pub fn app_call(&self, method: &Method, path: &NormalPath) -> Option<AppCall> {
         let backend = self.backend.as_ref()?.backend()?;
         let is = |call: &Call| {
-            call.method == *method && self.upstream_target(path).is_some_and(|target| target.path() == call.url.path())
+            call.method == *method
+                && self.upstream_target(path).is_some_and(|target| is_same_endpoint(target.path(), call.url.path()))
         };
         if backend.refresh.as_ref().is_some_and(|refresh| is(&refresh.call)) {
             Some(AppCall::Refresh)
@@ -278,6 +279,16 @@ impl Route {
             Target::Endpoint(_) => None,
         }
     }
+}
+
+/// Whether a backend may take one path for the other: many overlook case, slashes at the end and `;parameters`, and what they would
+/// answer are tokens.
+fn is_same_endpoint(one: &str, other: &str) -> bool {
+    let segments = |path: &str| -> Vec<String> {
+        let plain = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+        plain.filter(|segment| !segment.is_empty()).map(str::to_ascii_lowercase).collect()
+    };
+    segments(one) == segments(other)
 }
 
 impl RouteSettings {

@@ -409,10 +409,25 @@ fn claims(mut user: Map<String, Value>, tokens: &TokenResponse, subject: &str) -
     user
 }
 
+/// Whether a member of this name is a token, as backends call theirs.
+pub(crate) fn is_name_of_token(name: &str) -> bool {
+    TOKEN_MEMBERS.contains(&plain_name(name).as_str())
+}
+
+/// Whether a member of this name is a refresh token.
+pub(crate) fn is_name_of_refresh_token(name: &str) -> bool {
+    plain_name(name) == "refreshtoken"
+}
+
+/// The same for all spellings: `access_token`, `accessToken`, `Access-Token`.
+fn plain_name(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+}
+
 fn remove_tokens(members: &mut Map<String, Value>, known: &[&str]) {
     members.retain(|name, value| {
-        let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-        !SECRET_MEMBERS.contains(&name.as_str()) && !is_one_of(value, known)
+        let is_secret = is_name_of_token(name) || SECRET_MEMBERS.contains(&plain_name(name).as_str());
+        !is_secret && !is_one_of(value, known)
     });
     members.values_mut().for_each(|value| remove_tokens_within(value, known));
 }
@@ -452,18 +467,10 @@ fn life_until(claims: &Map<String, Value>, start: u64) -> Option<Duration> {
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LIFE_MEMBERS: [&str; 2] = ["expires_in", "expiresIn"];
 const USER_MEMBERS: [&str; 3] = ["user", "userData", "data"];
-/// Of any spelling. `expires_in` and its kin belong to a token, not to a person.
-const SECRET_MEMBERS: [&str; 9] = [
-    "token",
-    "accesstoken",
-    "refreshtoken",
-    "idtoken",
-    "apitoken",
-    "remembertoken",
-    "password",
-    "expiresin",
-    "tokentype",
-];
+const TOKEN_MEMBERS: [&str; 8] =
+    ["token", "accesstoken", "refreshtoken", "idtoken", "authtoken", "bearertoken", "jwt", "jwttoken"];
+/// Further ones. `expires_in` and its kin belong to a token, not to a person.
+const SECRET_MEMBERS: [&str; 5] = ["apitoken", "remembertoken", "password", "expiresin", "tokentype"];
 /// So many characters in a row are no word that a name has in common with a token.
 const UNLIKELY_WORD: usize = 8;
 

@@ -11,7 +11,7 @@ use super::cookie;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_decode_str, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
@@ -66,6 +66,20 @@ pub fn replace_in_query(target: &PathAndQuery, token: Option<&SecretString>) -> 
     PathAndQuery::try_from(format!("{}{separator}{}", target.path(), parameters.join("&"))).ok()
 }
 
+/// Puts a stand-in back wherever `headers` have `token`: a redirect often repeats the query it has got.
+pub fn put_back(headers: &mut HeaderMap, token: &SecretString) {
+    let plain = token.expose_secret();
+    let encoded = utf8_percent_encode(plain, QUERY_VALUE).to_string();
+    for value in headers.values_mut() {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        if text.contains(plain) || text.contains(&encoded) {
+            let stand_in = for_token(token);
+            let text = text.replace(plain, &stand_in).replace(&encoded, &stand_in);
+            *value = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+        }
+    }
+}
+
 fn with_token(parameter: &str, token: Option<&SecretString>) -> Option<String> {
     if !is_in(parameter.as_bytes()) {
         return Some(parameter.to_owned());
@@ -101,7 +115,6 @@ const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remov
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -174,6 +187,26 @@ mod tests {
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         left.sort_unstable();
         assert_eq!(left, [("accept", "*/*"), ("cookie", "a=1; b=2")]);
+    }
+
+    #[test]
+    fn headers_of_an_answer_get_stand_ins_for_the_token() {
+        let token = SecretString::from("re/al");
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("location", "/x?a=%7e&token=re%2Fal&b#re/al"),
+            ("set-cookie", "a=re%2Fal"),
+            ("set-cookie", "b=real"),
+            ("etag", "\"1\""),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        put_back(&mut headers, &token);
+        let location = headers["location"].to_str().unwrap();
+        assert!(location.starts_with("/x?a=%7e&token=latchgate-stand-in.") && is_in(location.as_bytes()), "{location}");
+        assert!(headers.values().all(|value| !value.to_str().unwrap().contains("re/al")));
+        let cookies: Vec<_> = headers.get_all("set-cookie").iter().collect();
+        assert!(is_in(cookies[0].as_bytes()) && cookies[1] == "b=real" && headers["etag"] == "\"1\"");
     }
 
     #[test]

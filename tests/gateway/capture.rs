@@ -275,6 +275,40 @@ async fn a_websocket_with_a_stand_in_in_its_query_gets_the_token() {
 }
 
 #[tokio::test]
+async fn a_token_put_into_a_query_does_not_come_back_in_a_header() {
+    let (backend, site) = site_before_an_upstream().await;
+    backend.configure(|habits| habits.jwt = true);
+    let mut app = App::new(&site, &backend, NUXT);
+    app.log_in("ada").await;
+    site.upstream.answer(|received| {
+        let to = received.target.replacen("/file?", "/file/?", 1);
+        Answer::status(302).header("Location", &to).header("Set-Cookie", &format!("last={to}")).header("X-A", "kept")
+    });
+    let reply = app.send(Request::fetch("GET", &format!("/api/file?token={}&b=%7e", app.access))).await;
+    assert!(site.upstream.last().target.contains(site.upstream.last().bearer().unwrap()));
+    let location = reply.header("location").to_owned();
+    let stand_in = location.strip_prefix("/api/file/?token=").and_then(|rest| rest.strip_suffix("&b=%7e"));
+    assert!(stand_in.is_some_and(mentions_stand_in), "{location}");
+    assert_eq!(reply.header("x-a"), "kept");
+    app.send(Request::fetch("GET", &location)).await;
+    assert!(!mentions_stand_in(&site.upstream.last().target), "the browser gets where it was sent");
+}
+
+/// Its form is no secret: another site could make up a stand-in, and a backend copy its query to who knows where.
+#[tokio::test]
+async fn other_sites_get_no_token_put_into_a_query() {
+    let (backend, site) = site_before_an_upstream().await;
+    let mut app = App::new(&site, &backend, NUXT);
+    app.log_in("ada").await;
+    let target = format!("/api/go?token={}&to=x", app.access);
+    for foreign in ["cross-site", "same-site"] {
+        app.send(Request::navigation(&target).with("Sec-Fetch-Site", foreign)).await;
+        assert_eq!(site.upstream.last().target, "/api/go?to=x", "{foreign}");
+        assert!(site.upstream.last().bearer().is_some());
+    }
+}
+
+#[tokio::test]
 async fn a_stand_in_without_a_session_is_worth_nothing() {
     let (backend, site) = captured_site(NUXT).await;
     let mut app = App::new(&site, &backend, NUXT);
@@ -327,6 +361,57 @@ async fn refresh_and_logout_without_session_and_stand_in_are_the_backends_busine
     let answer = other.send(Request::fetch("POST", "/refresh_tokens").body("application/json", body)).await;
     relayed(&answer, 401);
     assert_eq!(other.fetch("GET", "/api/user/me").await.status, 200);
+}
+
+/// Many backends take all of these for the same (Express does); what they would answer are tokens.
+#[tokio::test]
+async fn other_spellings_of_the_refresh_path_do_not_reach_the_backend() {
+    let (backend, site) = captured_site(NUXT).await;
+    let mut app = App::new(&site, &backend, NUXT);
+    app.log_in("ada").await;
+    let body = json!({"token": app.refresh}).to_string();
+    for (count, target) in [
+        "/refresh_tokens/",
+        "/Refresh_Tokens",
+        "//refresh_tokens",
+        "/refresh%5Ftokens",
+        "/refresh_tokens;x=1",
+        "/refresh_tokens?a=b",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        site.clock.advance(Duration::from_secs(60));
+        let answer = app.send(Request::fetch("POST", target).body("application/json", body.clone())).await;
+        assert_eq!((answer.status, answer.header("cache-control")), (200, "no-store"), "{target}: {}", answer.text());
+        assert_eq!(backend.count(Part::Refresh), count + 1, "{target}");
+    }
+    assert_eq!(backend.count(Part::Api), 0);
+    for target in ["/refresh_tokens/x", "/api/refresh_tokens", "/refresh_token"] {
+        app.send(Request::fetch("POST", target).body("application/json", "{}")).await;
+    }
+    assert_eq!(backend.count(Part::Api), 3);
+    let out = app.send(Request::fetch("DELETE", "/logout/")).await;
+    assert_eq!(out.json(), json!({"success": true}));
+}
+
+#[tokio::test]
+async fn an_apps_own_refresh_and_logout_keep_the_routes_xsrf_check() {
+    let backend = Backend::start(NUXT, Clock::system()).await;
+    let site = Site::plan()
+        .backend(&backend, "")
+        .app(&format!("url = \"{}\"", backend.url()))
+        .route("/login", CAPTURE)
+        .route("/*", &format!("{API}\nxsrf = true"))
+        .start()
+        .await;
+    let mut app = App::new(&site, &backend, NUXT);
+    app.log_in("ada").await;
+    for (method, target) in [("POST", "/refresh_tokens"), ("DELETE", "/logout")] {
+        let refused = app.send(Request::fetch(method, target)).await;
+        assert_eq!(error_json(&refused, 403)["code"], "xsrf_mismatch", "{target}");
+    }
+    relayed(&app.fetch("GET", "/api/x").await, 200);
 }
 
 // -------------------------------------------------------------------------------- who may sign in
@@ -421,6 +506,9 @@ async fn what_may_hold_tokens_and_cannot_be_read_is_kept_back() {
         ("a text", Answer::status(200).body("\"secret-token\"")),
         ("a list", Answer::status(200).body(r#"[{"token":"secret-token"}]"#)),
         ("elsewhere", Answer::status(201).body(r#"{"data":{"access_token":"secret-token"}}"#)),
+        ("another refresh name", Answer::status(200).body(r#"{"token":"a-token","refreshToken":"secret-refresh"}"#)),
+        ("other words for it", Answer::status(200).body(r#"{"data":{"Auth-Token":"secret-token"}}"#)),
+        ("a JWT by name", Answer::status(200).body(r#"{"jwt":"secret-token"}"#)),
         ("two words", Answer::status(200).body(r#"{"token":"secret-token secret"}"#)),
         ("slow", endless),
         ("broken off", Answer::raw(broken)),
@@ -483,6 +571,55 @@ async fn a_captured_answer_keeps_what_is_not_the_tokens() {
     let cookies = reply.headers.values("set-cookie");
     assert_eq!(&cookies[..2], ["a=1; Path=/", "b=2; Path=/"]);
     assert!(cookies.len() == 3 && cookies[2].starts_with("latchgate="), "{cookies:?}");
+}
+
+/// What is called like a token and is neither of the two is one for some other purpose; the browser does not get it either.
+#[tokio::test]
+async fn further_tokens_in_a_captured_answer_become_stand_ins_too() {
+    let (backend, site) = site_before_an_upstream_as(SNEAT, "upstream = \"app\"").await;
+    let app = App::new(&site, &backend, SNEAT);
+    let body = json!({
+        "accessToken": "opaque-access", "id": 7, "idToken": "opaque-id-token", "note": "opaque-id-token", "token": "7",
+        "userData": {"token": "opaque-copy", "refresh_token": "opaque-third"}, "refreshToken": "opaque-refresh",
+    });
+    site.upstream.next(Answer::status(200).header("X-Id", "opaque-id-token").body(body.to_string()));
+    let reply = app.log_in_with("ada", "x").await;
+    assert_eq!((reply.status, reply.json()["id"].as_u64(), reply.json()["token"].as_str()), (200, Some(7), Some("7")));
+    assert!(!format!("{:?} {}", reply.headers, reply.text()).contains("opaque-"), "{}", reply.text());
+    assert_eq!(reply.json()["note"], reply.json()["idToken"]);
+}
+
+/// Where only the login's own words say who signs in, gateway and backend must not read two names out of them.
+#[tokio::test]
+async fn a_login_that_two_readers_could_understand_differently_names_nobody() {
+    const FORM: &str = "application/x-www-form-urlencoded";
+    const JSON: &str = "application/json";
+    let (backend, site) = site_before_an_upstream_as(SNEAT, "upstream = \"app\"").await;
+    for (target, content_types, body) in [
+        ("/auth/login", [FORM, ""], "username=admin&username=ada"),
+        ("/auth/login", [FORM, ""], "username=admin&username[]=ada"),
+        ("/auth/login", [FORM, ""], "username=admin&User%2Ename=ada"),
+        ("/auth/login", [JSON, ""], r#"{"username":"admin","username":"ada"}"#),
+        ("/auth/login", [JSON, ""], r#"{"username":"admin","userName":"ada"}"#),
+        ("/auth/login", [JSON, ""], r#"{"username":"admin","u\u017fername":"ada"}"#),
+        ("/auth/login?username=ada", [JSON, ""], r#"{"username":"admin"}"#),
+        ("/auth/login", [JSON, FORM], r#"{"username":"admin","x":"&username=ada&"}"#),
+        (
+            "/auth/login",
+            ["application/x-www-form-urlencoded, x/json", ""],
+            r#"{"username":"admin","x":"&username=ada&"}"#,
+        ),
+    ] {
+        let app = App::new(&site, &backend, SNEAT);
+        site.upstream.next(Answer::status(200).body(r#"{"accessToken":"opaque-1"}"#));
+        let mut login = Request::fetch("POST", target).body(content_types[0], body);
+        if !content_types[1].is_empty() {
+            login = login.header("Content-Type", content_types[1]);
+        }
+        let reply = app.send(login).await;
+        assert_eq!(error_json(&reply, 502)["code"], "provider_error", "{target} {content_types:?} {body}");
+        assert_eq!(app.browser.session_cookie(), None);
+    }
 }
 
 // ----------------------------------------------------------------------- what was begun is finished
