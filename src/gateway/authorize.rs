@@ -77,6 +77,7 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
             ShownByApp::Nothing => Some(ShownByApp::Nothing),
         },
     };
+    let credential = credential.where_it_counts(&exchange.route);
     // No other site can make a browser send a token.
     let is_ambient = !matches!(credential, Credential::Token(_) | Credential::Client(_));
     let mut client = None;
@@ -115,6 +116,21 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
         check_requirements(&exchange.route, session).map_err(|refusal| refuse(asker, &refusal))?;
     }
     Ok(Permitted { exchange, message, session, client, shown })
+}
+
+impl Credential {
+    /// A session of another provider than the route names is none there: its token was not made for this upstream, and who signed in
+    /// elsewhere is somebody else. A login at the right one replaces it.
+    fn where_it_counts(self, route: &Route) -> Credential {
+        match (&self, &route.settings.provider) {
+            (Credential::Cookie(session) | Credential::Token(session), Some(provider))
+                if *session.provider != **provider =>
+            {
+                Credential::Absent
+            }
+            _ => self,
+        }
+    }
 }
 
 fn shown_by_app(exchange: &Exchange, credential: &Credential) -> ShownByApp {
