@@ -203,7 +203,7 @@ pub(super) fn login(table: &Table, store: &StoreSettings) -> endpoints::Settings
 fn theme(table: &Table) -> String {
     let declared = COLOURS.iter().filter_map(|&name| {
         let value = table.read(name, colour)?;
-        Some(format!("--{name}: {value};"))
+        Some(format!("--{}: {value};", name.replace('_', "-")))
     });
     declared.collect::<Vec<_>>().join(" ")
 }
@@ -226,10 +226,10 @@ const COLOURS: [&str; 12] = [
     "text",
     "quiet",
     "accent",
-    "accent-soft",
-    "on-accent",
+    "accent_soft",
+    "on_accent",
     "warn",
-    "warn-soft",
+    "warn_soft",
 ];
 
 /// `[refresh]`
