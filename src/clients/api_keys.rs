@@ -97,16 +97,27 @@ impl ApiKeys {
     }
 
     /// Whose key this is. Every hash is compared, and each to its end: how long it takes says nothing.
-    pub(super) fn owner(&self, key: &[u8], now: Now) -> Option<Arc<ApiClient>> {
+    pub(super) fn owner(&self, key: &[u8], now: Now) -> Owner {
         let hash = digest(&SHA256, key);
         let mut found = u32::MAX;
         for (at, key) in (0..u32::MAX).zip(&self.keys) {
             found.conditional_assign(&at, key.hash.0.as_slice().ct_eq(hash.as_ref()));
         }
-        let key = self.keys.get(usize::try_from(found).ok()?)?;
-        let is_over = key.expires.is_some_and(|expires| expires <= now.unix);
-        (!is_over).then(|| Arc::clone(&key.client))
+        match usize::try_from(found).ok().and_then(|found| self.keys.get(found)) {
+            None => Owner::Nobody,
+            Some(key) if key.expires.is_some_and(|expires| expires <= now.unix) => Owner::Former,
+            Some(key) => Owner::Client(Arc::clone(&key.client)),
+        }
     }
+}
+
+/// Whose a key is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Client(Arc<ApiClient>),
+    /// Somebody's, until it expired.
+    Former,
+    Nobody,
 }
 
 /// How often an address has guessed.
@@ -117,18 +128,19 @@ impl Guesses {
         Guesses(Attempts::new(MOST_GUESSES, WITHIN))
     }
 
-    /// Asks `owner`, unless `address` was wrong too often.
-    pub(super) fn limited(
-        &self,
-        address: Option<IpAddr>,
-        now: Mono,
-        owner: impl FnOnce() -> Option<Arc<ApiClient>>,
-    ) -> Judgement {
+    /// Asks `owner`, unless `address` was wrong too often. Who still shows a key that has expired does not guess: a job that nobody
+    /// looks after shuts out no neighbour of its own.
+    pub(super) fn limited(&self, address: Option<IpAddr>, now: Mono, owner: impl FnOnce() -> Owner) -> Judgement {
         let name = network_of(address);
         self.0.begin(&name, now).map_err(|retry_after| Rejection::TooManyAttempts { retry_after })?;
-        let client = owner().ok_or(Rejection::InvalidApiKey)?;
-        self.0.withdraw(&name);
-        Ok(client)
+        let owner = owner();
+        if owner != Owner::Nobody {
+            self.0.withdraw(&name);
+        }
+        match owner {
+            Owner::Client(client) => Ok(client),
+            Owner::Former | Owner::Nobody => Err(Rejection::InvalidApiKey),
+        }
     }
 }
 
@@ -178,11 +190,16 @@ mod tests {
             (&[0; 32], 0, None),
         ] {
             let owner = keys().owner(key, at(unix));
-            assert_eq!(owner.as_ref().and_then(|owner| owner.claims["sub"].as_str()), subject, "{key:?} {unix}");
+            let found = match &owner {
+                Owner::Client(client) => client.claims["sub"].as_str(),
+                Owner::Former | Owner::Nobody => None,
+            };
+            assert_eq!(found, subject, "{key:?} {unix}");
         }
-        let owner = keys().owner(b"key-2", at(0)).unwrap();
+        assert_eq!(keys().owner(b"key-1", at(2000)), Owner::Former);
+        let Owner::Client(owner) = keys().owner(b"key-2", at(0)) else { panic!("nobody's") };
         assert_eq!(Value::Object(owner.claims.clone()), json!({ "role": "ci", "sub": "ci:new", "scope": "deploy" }));
-        assert!(keys().owner(&hash(b"key-2").0, at(0)).is_none(), "the hash is not the key");
+        assert_eq!(keys().owner(&hash(b"key-2").0, at(0)), Owner::Nobody, "the hash is not the key");
     }
 
     #[test]
@@ -207,6 +224,16 @@ mod tests {
         assert!(ask("2001:db8:0:1::1", true, 100).is_ok());
         assert!(ask("192.0.2.2", true, 100).is_ok());
         assert!(ask("192.0.2.1", true, 300).is_ok());
+    }
+
+    #[test]
+    fn a_forgotten_job_with_an_expired_key_shuts_nobody_out() {
+        let (guesses, late) = (Guesses::new(), Now { mono: Mono(0), unix: 3000 });
+        for _ in 0..=MOST_GUESSES {
+            let judgement = guesses.limited(None, late.mono, || keys().owner(b"key-1", late));
+            assert_eq!(judgement, Err(Rejection::InvalidApiKey));
+        }
+        assert!(guesses.limited(None, late.mono, || keys().owner(b"key-2", late)).is_ok());
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl Introspection {
     }
 }
 
-/// What an answer says of a token (RFC 7662 §2.2). What is not in it cannot be checked; what is must be right.
+/// What an answer says of a token (RFC 7662 §2.2). What it says must be right. It may leave out who issued the token, since its issuer
+/// was asked, but not whom a token is for where that matters here: one that does not say is for anybody (RFC 9068 §4).
 fn read(
     mut says: Map<String, Value>,
     issuer: Option<&str>,
@@ -134,7 +135,7 @@ fn read(
     {
         return Err("token_iss");
     }
-    if !audience.is_empty() && says.contains_key("aud") && !is_for_one_of(audience, &says) {
+    if !audience.is_empty() && !is_for_one_of(audience, &says) {
         return Err("token_aud");
     }
     if let Some(reason) = is_something_else(&says) {
@@ -189,9 +190,11 @@ mod tests {
             (json!({ "exp": null }), (None, &[]), None),
             (json!({ "nbf": NOW.unix + 61 }), (None, &[]), Some("token_nbf")),
             (json!({ "iss": "https://other.example", "aud": "other" }), (None, &[]), None),
-            (json!({}), ours, None),
+            (json!({}), ours, Some("token_aud")),
+            (json!({ "aud": "api" }), ours, None),
             (json!({ "iss": "https://op.example", "aud": ["x", "api"] }), ours, None),
             (json!({ "iss": "https://op.example/" }), ours, Some("token_iss")),
+            (json!({ "aud": null }), ours, Some("token_aud")),
             (json!({ "iss": ["https://op.example"] }), ours, Some("token_iss")),
             (json!({ "aud": "other" }), ours, Some("token_aud")),
             (json!({ "aud": [] }), ours, Some("token_aud")),
@@ -199,6 +202,7 @@ mod tests {
             (json!({ "token_type": "DPoP" }), (None, &[]), Some("token_not_for_access")),
             (json!({ "token_use": "refresh_token" }), (None, &[]), Some("token_not_for_access")),
             (json!({ "typ": "ID" }), (None, &[]), Some("token_not_for_access")),
+            (json!({ "typ": "Offline" }), (None, &[]), Some("token_not_for_access")),
             (json!({ "cnf": { "x5t#S256": "x" } }), (None, &[]), Some("token_cnf")),
         ] {
             assert_eq!(judge(&changes, issuer, audience).err(), reason, "{changes}");

@@ -164,13 +164,13 @@ impl JwtIssuer {
     }
 }
 
-/// The `iss` of a token that nobody has checked yet.
-pub(super) fn claimed_issuer(token: &str) -> Option<String> {
+/// What a JWT says that nobody has checked yet.
+pub(super) fn unverified_claims(token: &str) -> Option<Map<String, Value>> {
     if token.len() > MOST_TOKEN_BYTES {
         return None;
     }
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    json::text(&json::object(&payload)?, "iss").map(str::to_owned)
+    json::object(&payload)
 }
 
 /// RFC 8414 §3.1: between the host and the path of the issuer.
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_entry_whose_issuer_the_token_names_judges_it() {
+    async fn the_entry_whose_issuer_and_audience_the_token_names_judges_it() {
         let (corp, _) = settings(&all(), None);
         let partner =
             BearerSettings { name: "partner".into(), issuer: Some("https://partner.example".into()), ..corp.clone() };
@@ -494,11 +494,15 @@ mod tests {
                 cache: Duration::ZERO,
             }),
         };
-        let settings = Settings { bearer: vec![corp, partner, opaque], api_keys: Vec::new() };
+        let reports = BearerSettings { name: "reports".into(), audience: vec!["reports".into()], ..corp.clone() };
+        let settings = Settings { bearer: vec![corp, partner, opaque, reports], api_keys: Vec::new() };
         let (clock, background) = (Clock::system(), Background::on_current_runtime());
         let http = Served::default().http();
         let clients = Clients::new(&settings, &http, Duration::from_secs(1), clock, background);
-        let [corp, partner, opaque] = [0, 1, 2].map(BearerEntry);
+        let [corp, partner, opaque, reports] = [0, 1, 2, 3].map(BearerEntry);
+        let for_corp = KEY.sign_claims(&claims(&json!({})));
+        let for_reports = KEY.sign_claims(&claims(&json!({ "aud": ["x", "reports"] })));
+        let for_others = KEY.sign_claims(&claims(&json!({ "aud": "others" })));
         let of_partner = KEY.sign_claims(&claims(&json!({ "iss": "https://partner.example" })));
         let of_nobody = KEY.sign_claims(&claims(&json!({ "iss": "https://nobody.example" })));
         for (among, token, judge) in [
@@ -508,6 +512,9 @@ mod tests {
             (&[corp, partner], "opaque", corp),
             (&[partner, corp], &of_nobody, partner),
             (&[corp], &of_partner, corp),
+            (&[opaque, corp, reports], &for_reports, reports),
+            (&[opaque, reports, corp], &for_corp, corp),
+            (&[opaque, reports, corp], &for_others, reports),
         ] {
             assert_eq!(clients.choose(among, token), judge, "{among:?} {token}");
         }

@@ -183,8 +183,8 @@ impl Clients {
         self.api_keys[at].carrier()
     }
 
-    /// Which of several entries judges `token`: the one whose issuer the token names, else the first that asks, else the first. What
-    /// the token says here is not believed by it.
+    /// Which of several entries judges `token`: the one whose issuer and audience the token names, else whose issuer, else the first
+    /// that asks, else the first. What the token says here is not believed by it.
     ///
     /// # Panics
     /// When `among` is empty.
@@ -193,10 +193,15 @@ impl Clients {
         if let [only] = among {
             return *only;
         }
-        let issuer = jwt::claimed_issuer(token);
-        let names_it = |BearerEntry(at): &&BearerEntry| issuer.is_some() && self.bearer[*at].issuer == issuer;
-        let asks = |BearerEntry(at): &&BearerEntry| matches!(self.bearer[*at].way, Way::Introspection(_));
-        *among.iter().find(names_it).or_else(|| among.iter().find(asks)).unwrap_or(&among[0])
+        let claims = jwt::unverified_claims(token).unwrap_or_default();
+        let first = |suits: &dyn Fn(&Bearer) -> bool| among.iter().find(|BearerEntry(at)| suits(&self.bearer[*at]));
+        let issues = |bearer: &Bearer| {
+            bearer.issuer.as_ref().is_some_and(|issuer| claims.get("iss") == Some(&Value::from(issuer.as_str())))
+        };
+        *first(&|bearer| issues(bearer) && is_for_one_of(&bearer.audience, &claims))
+            .or_else(|| first(&issues))
+            .or_else(|| first(&|bearer| matches!(bearer.way, Way::Introspection(_))))
+            .unwrap_or(&among[0])
     }
 
     /// What is known of `token` without asking anybody. None: [`Clients::judge`] has to find out.
@@ -241,6 +246,7 @@ impl Clients {
 struct Bearer {
     name: String,
     issuer: Option<String>,
+    audience: Vec<String>,
     way: Way,
 }
 
@@ -265,7 +271,12 @@ impl Bearer {
                 Way::Introspection(Introspection::new(settings, endpoint, http.clone(), timeout, clock.clone()))
             }
         };
-        Bearer { name: settings.name.clone(), issuer: settings.issuer.clone(), way }
+        Bearer {
+            name: settings.name.clone(),
+            issuer: settings.issuer.clone(),
+            audience: settings.audience.clone(),
+            way,
+        }
     }
 
     fn name(&self) -> &str {
@@ -379,7 +390,8 @@ impl Weighter<VerdictKey, Verdict> for Bytes {
     }
 }
 
-const NOT_FOR_ACCESS: [&str; 6] = ["refresh_token", "refresh", "id_token", "id", "logout", "dpop"];
+/// `offline` is what Keycloak calls a refresh token that outlives its session.
+const NOT_FOR_ACCESS: [&str; 7] = ["refresh_token", "refresh", "offline", "id_token", "id", "logout", "dpop"];
 /// More than any header that upstreams take.
 const MOST_TOKEN_BYTES: usize = 8 << 10;
 /// So long a key that was withdrawn may still count.

@@ -3,7 +3,7 @@
 use super::attach::{attach, bearer};
 use super::clients::{Named, SESSION};
 use super::headers::{REQUEST, RESPONSE, Use, check_credential_header, header_edits, identity, own};
-use super::providers::Known;
+use super::providers::{Known, scope};
 use super::raw::{Field, Table, did_you_mean, quoted};
 use super::report::Problem;
 use super::values::{duration, header_name, method, origin, path_prefix, positive_duration, size};
@@ -481,7 +481,8 @@ fn requirements(table: &Table) -> Vec<Requirement> {
     let claim = |path: &str, any_of| Requirement::Claim { path: path.to_owned(), any_of };
     let mut requirements = Vec::new();
     requirements.extend(table.read("groups", words).map(|any_of| claim("groups", any_of)));
-    requirements.extend(table.read("scope", words).map(Requirement::Scope));
+    let scopes = table.read("scope", |field| field.one_or_more(scope));
+    requirements.extend(scopes.map(Requirement::Scope));
     let domains = table.read("email_domain", |field| field.one_or_more(email_domain));
     requirements.extend(domains.map(Requirement::EmailDomain));
     table.table("claims", |claims| {

@@ -415,6 +415,7 @@ fn credentials() {
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = {} }", 4, "`routes.attach.client_credentials.provider` is missing", "\"corp\""),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"crop\" } }", 4, "names the provider `crop`, which does not exist", "one of `mocked`"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nattach = { client_credentials = { provider = \"mocked\", scope = \"a b\" } }", 4, "is not a scope", "one scope an item"),
+        ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nrequire = { scope = \"read write\" }", 4, "is not a scope", "one scope an item"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nauth = false\non_401 = \"login\"\nattach = { client_credentials = { provider = \"mocked\" } }", 5, "cannot be \"login\"", "\"relay\""),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = \"on\"", 4, "`routes.xsrf` has the wrong type", "`cookie` and `header`"),
         ("[[routes]]\npath = \"/a\"\nupstream = \"app\"\nxsrf = { cookie = \"a b\" }", 4, "`routes.xsrf.cookie` is not the name of a cookie", "XSRF-TOKEN"),

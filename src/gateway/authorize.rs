@@ -60,28 +60,16 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     }
     // No other site can make a browser send a token.
     let is_ambient = !matches!(credential, Credential::Token(_) | Credential::Client(_));
-    let shown = match exchange.app_call {
-        None => None,
-        Some(_) if matches!(credential, Credential::Unverifiable) => {
-            return Err(refuse(asker, &Refusal::StoreUnavailable));
+    let shown = shown_by_app(parts, &exchange, &message, &credential).map_err(|refusal| refuse(asker, &refusal))?;
+    if exchange.app_call != Some(AppCall::Login) && matches!(shown, Some(ShownByApp::Session(_) | ShownByApp::Remains))
+    {
+        // Answered here, whoever the route is open to.
+        if is_ambient {
+            check_xsrf(&exchange, &message).map_err(|refusal| refuse(asker, &refusal))?;
         }
-        Some(AppCall::Login) => {
-            check_login_source(parts, &message).map_err(|refusal| refuse(asker, &refusal))?;
-            Some(shown_by_app(&exchange, &credential))
-        }
-        Some(AppCall::Refresh | AppCall::Logout) => match shown_by_app(&exchange, &credential) {
-            // Somebody else's session: the call is no business of ours.
-            ShownByApp::Session(session) if !is_of_route(&exchange.route, &session) => None,
-            // Answered here, whoever the route is open to.
-            shown @ (ShownByApp::Session(_) | ShownByApp::Remains) => {
-                if is_ambient {
-                    check_xsrf(&exchange, &message).map_err(|refusal| refuse(asker, &refusal))?;
-                }
-                return Ok(Permitted { exchange, message, session: None, client: None, shown: Some(shown) });
-            }
-            ShownByApp::Nothing => Some(ShownByApp::Nothing),
-        },
-    };
+        return Ok(Permitted { exchange, message, session: None, client: None, shown });
+    }
+    let credential = credential.where_it_counts(&exchange.route);
     let mut client = None;
     let session = match policy::admit(exchange.route.auth, credential.standing(), facts.client) {
         Admission::WithSession => match credential {
@@ -120,13 +108,42 @@ fn verdict(parts: &Parts, identified: Identified) -> Result<Permitted, Box<Respo
     Ok(Permitted { exchange, message, session, client, shown })
 }
 
-fn shown_by_app(exchange: &Exchange, credential: &Credential) -> ShownByApp {
-    match credential {
+impl Credential {
+    /// A session of another provider than the route names is none there: its token was not made for this upstream, and who signed in
+    /// elsewhere is somebody else. A login at the right one replaces it.
+    fn where_it_counts(self, route: &Route) -> Credential {
+        match (&self, &route.settings.provider) {
+            (Credential::Cookie(session) | Credential::Token(session), Some(provider))
+                if *session.provider != **provider =>
+            {
+                Credential::Absent
+            }
+            _ => self,
+        }
+    }
+}
+
+/// What a call of an app's shows, if the request is one and any business of ours.
+fn shown_by_app(
+    parts: &Parts,
+    exchange: &Exchange,
+    message: &Message,
+    credential: &Credential,
+) -> Result<Option<ShownByApp>, Refusal> {
+    let Some(call) = exchange.app_call else { return Ok(None) };
+    let shown = match credential {
+        Credential::Unverifiable => return Err(Refusal::StoreUnavailable),
         Credential::Cookie(session) | Credential::Token(session) => ShownByApp::Session(Arc::clone(session)),
         Credential::Ended => ShownByApp::Remains,
         _ if exchange.shows_stand_in => ShownByApp::Remains,
         _ => ShownByApp::Nothing,
+    };
+    if call == AppCall::Login {
+        check_login_source(parts, message)?;
+        return Ok(Some(shown));
     }
+    let is_somebody_else_s = matches!(&shown, ShownByApp::Session(session) if !is_of_route(&exchange.route, session));
+    Ok((!is_somebody_else_s).then_some(shown))
 }
 
 fn is_of_route(route: &Route, session: &Session) -> bool {

@@ -30,7 +30,7 @@ pub struct RouteSettings {
     pub attach: Attach,
     /// `upstream`; filled in when there is only one.
     pub upstream: String,
-    /// `provider`: the one a login from here uses; None: the only one, or a page to choose.
+    /// `provider`: the one whose sessions count here, and that a login from here uses; None: any, and the only one or a page to choose.
     pub provider: Option<String>,
     /// `capture`, default false: a login here is the backend's own, and its tokens are taken out of the answer.
     pub capture: bool,

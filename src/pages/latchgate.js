@@ -1,23 +1,35 @@
 // Leads the page to the login, and back, when a request of its own gets a 401 with a way to sign in.
-//   <script src="/auth/latchgate.js"></script>
 // On the way it fires `latchgate:login` at the window, with `detail = { url, reason }`. Who cancels that event,
-// or loads the script with the attribute `data-manual`, stays and sees to the rest.
+// or loads the script with `data-manual`, stays.
 (() => {
+  const here = Symbol.for('latchgate');
+  if (window[here]) return;
+  window[here] = 1;
   const manual = document.currentScript?.hasAttribute('data-manual');
   let leaving = false;
-  // A page that the browser brings back from its cache is here again.
+  // Back from the browser's cache
   addEventListener('pageshow', () => { leaving = false; });
 
+  // Two logins in half a minute did not help: nor will a third.
+  const helps = () => {
+    try {
+      const [before, last] = JSON.parse(sessionStorage.latchgate ?? '[0,0]');
+      if (before > Date.now() - 3e4) return false;
+      sessionStorage.latchgate = JSON.stringify([last, Date.now()]);
+    } catch { /* none */ }
+    return true;
+  };
+
   const see = (status, from, header) => {
-    if (status !== 401 || leaving || new URL(from).origin !== location.origin) return;
+    if (status !== 401 || leaving || new URL(from, location).origin !== location.origin) return;
     const login = header('latchgate-login');
     if (!login) return;
-    const url = new URL(login, location.origin);
+    const url = new URL(login, location);
     if (url.origin !== location.origin) return;
     url.searchParams.set('return_to', location.pathname + location.search);
     const detail = { url: url.href, reason: header('latchgate-reason') };
     const stays = !dispatchEvent(new CustomEvent('latchgate:login', { cancelable: true, detail }));
-    if (manual || stays) return;
+    if (manual || stays || !helps()) return;
     leaving = true;
     location.assign(url);
   };

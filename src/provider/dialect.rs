@@ -97,7 +97,17 @@ impl Dialect {
                 None => claims.shift_remove(&source.claim),
             };
         }
+        self.keep_verified_apart(&said, &mut claims);
         claims
+    }
+
+    /// What makes one address verified says nothing of another that was put in its place.
+    fn keep_verified_apart(&self, said: &Map<String, Value>, claims: &mut Map<String, Value>) {
+        let is_mapped = self.claims.iter().any(|source| source.claim == "email_verified");
+        let is_another = claims.get("email") != said.get("email");
+        if is_another && !is_mapped && claims.get("email_verified") == Some(&Value::Bool(true)) {
+            claims.shift_remove("email_verified");
+        }
     }
 }
 
@@ -309,6 +319,23 @@ mod tests {
         }
         assert!(dialect.finds_all_in(&map(json!({ "mail": "a", "nick": "b", "name": "c" }))));
         assert!(!dialect.finds_all_in(&map(json!({ "mail": "a", "nick": "b" }))));
+    }
+
+    #[test]
+    fn a_verified_address_vouches_for_no_other() {
+        let source = |claim: &str, path: &str| ClaimSource { claim: claim.to_owned(), paths: vec![path.to_owned()] };
+        let email = || source("email", "preferred_username");
+        for (sources, username, said, verified) in [
+            (vec![], "ceo@bank.example", json!(true), json!(true)),
+            (vec![email()], "ceo@bank.example", json!(true), json!(null)),
+            (vec![email()], "ada@corp.example", json!(true), json!(true)),
+            (vec![email()], "ceo@bank.example", json!(false), json!(false)),
+            (vec![email(), source("email_verified", "owned")], "ceo@bank.example", json!(false), json!(true)),
+        ] {
+            let said = json!({ "email": "ada@corp.example", "email_verified": said, "preferred_username": username, "owned": true });
+            let claims = Dialect { claims: sources.clone(), ..Dialect::default() }.claims_from(map(said.clone()));
+            assert_eq!(claims.get("email_verified").cloned().unwrap_or_default(), verified, "{sources:?} {said}");
+        }
     }
 
     #[test]

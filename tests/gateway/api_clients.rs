@@ -14,7 +14,8 @@ use std::time::Duration;
 const KEY: &str = "ci-key-8f1c27d0";
 const NEXT_KEY: &str = "ci-key-55ab90e3";
 
-/// Entries `jwt` (by discovery), `opaque` (by introspection) and `ci` (keys in `X-API-Key`), `query` (keys in `?api_key=`).
+/// Entries `jwt` and `reports` (by discovery, for different audiences), `opaque` and `strict` (by introspection, the latter for an
+/// audience) and `ci` (keys in `X-API-Key`), `query` (keys in `?api_key=`).
 async fn plan() -> Plan {
     let clock = Clock::system();
     let provider = Provider::start(clock.clone()).await;
@@ -24,6 +25,12 @@ async fn plan() -> Plan {
 [bearer.jwt]
 issuer = "{issuer}"
 audience = ["api"]
+[bearer.reports]
+issuer = "{issuer}"
+audience = "reports"
+[bearer.strict]
+audience = "api"
+introspection = {{ url = "{issuer}/introspect", client_id = "{CLIENT_ID}", client_secret = "{CLIENT_SECRET}" }}
 [bearer.opaque]
 introspection = {{ url = "{issuer}/introspect", client_id = "{CLIENT_ID}", client_secret = "{CLIENT_SECRET}", cache = "30s" }}
 [api_keys.ci]
@@ -508,6 +515,25 @@ async fn the_entry_that_the_token_names_judges_it_and_opaque_ones_are_asked_abou
     let stranger = site.provider.access_token(json!({ "iss": "https://other.example" }), |_| {});
     refused(&with_bearer(&site, "/", &stranger).await, 401, "invalid_token", INVALID);
     assert_eq!(site.provider.count(Endpoint::Introspection), 2);
+}
+
+#[tokio::test]
+async fn two_entries_of_one_issuer_divide_its_tokens_by_audience() {
+    let site = plan().await.route("/*", "auth = true\naccept = [\"jwt\", \"reports\"]").start().await;
+    for (audience, status) in [("api", 200), ("reports", 200), ("other", 401)] {
+        let token = site.provider.access_token(json!({ "aud": audience }), |_| {});
+        assert_eq!(with_bearer(&site, "/", &token).await.status, status, "{audience}");
+    }
+}
+
+#[tokio::test]
+async fn tk_14_an_opaque_token_that_is_for_nobody_in_particular_is_not_for_us() {
+    let site = plan().await.route("/*", "auth = true\naccept = [\"strict\"]").start().await;
+    site.provider.says_of("anyone", json!({ "active": true }));
+    refused(&with_bearer(&site, "/", "anyone").await, 401, "invalid_token", INVALID);
+    site.provider.says_of("ours", json!({ "active": true, "aud": ["api"] }));
+    relayed(&with_bearer(&site, "/", "ours").await, 200);
+    assert_eq!(site.upstream.hits(), 1);
 }
 
 #[tokio::test]

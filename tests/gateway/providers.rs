@@ -30,6 +30,7 @@ impl Three {
         let site = Site::plan()
             .provider(&corp, &clock)
             .more(&more)
+            .route("/lab/open", "auth = \"optional\"\nprovider = \"lab\"")
             .route("/lab/*", "auth = true\nprovider = \"lab\"")
             .route("/*", "auth = true")
             .start()
@@ -134,6 +135,28 @@ async fn a_route_has_a_provider_of_its_own() {
     assert_eq!(refusal.status, 401);
     let login = three.browser_at_lab().authorization_request(refusal.header("latchgate-login")).await;
     assert_eq!(login.origin().ascii_serialization(), three.lab.issuer());
+}
+
+// A token reaches the upstreams of its own provider, and who signed in elsewhere is a stranger there.
+#[tokio::test]
+async fn a_session_of_another_provider_is_none_on_a_route_that_names_one() {
+    let three = Three::start("").await;
+    let browser = three.site.browser();
+    browser.navigate("/auth/corp?return_to=%2Fx&login_hint=bob").await;
+    assert_eq!(browser.fetch("GET", "/x").await.status, 200);
+    let hits = three.site.upstream.hits();
+    let refusal = browser.fetch("POST", "/lab/x").await;
+    assert_eq!((refusal.status, refusal.header("latchgate-reason")), (401, "unauthorized"));
+    assert!(refusal.header("latchgate-login").contains("provider=lab"));
+    assert_eq!(three.site.upstream.hits(), hits);
+    assert_eq!(browser.fetch("GET", "/lab/open").await.status, 200);
+    assert!(!three.site.upstream.received().pop().unwrap().headers.contains("authorization"));
+    assert_eq!(browser.fetch("GET", "/x").await.status, 200, "the session is untouched");
+
+    let at_lab = three.browser_at_lab();
+    assert_eq!(at_lab.navigate("/lab/x?login_hint=bob").await.reply.status, 200);
+    assert_eq!(at_lab.fetch("GET", "/lab/open").await.status, 200);
+    assert!(three.site.upstream.received().pop().unwrap().headers.contains("authorization"));
 }
 
 // G-2

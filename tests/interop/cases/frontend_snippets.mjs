@@ -133,6 +133,25 @@ browserCase('front ends: latchgate.js navigates once, leaves other answers alone
   assert.equal(visits.filter((path) => path === '/auth/login').length, 1);
 });
 
+browserCase('front ends: latchgate.js goes to the login twice in half a minute, and not for ever', async (profile) => {
+  const page = await profile.newPage();
+  const visits = [];
+  page.on('request', (request) => {
+    if (request.isNavigationRequest()) visits.push(new URL(request.url()).pathname);
+  });
+  const address = `${origin}/pages/script%20fetch`;
+  for (let round = 0; round < 2; round += 1) {
+    await page.goto(address);
+    await page.evaluate(() => { fetch('/api/who'); });
+    await page.getByRole('link', { name: 'Ada Example' }).waitFor();
+  }
+  await page.goto(address);
+  assert.equal(await page.evaluate(async () => (await fetch('/api/who')).status), 401);
+  await page.waitForTimeout(300);
+  assert.equal(page.url(), address);
+  assert.equal(visits.filter((path) => path === '/auth/login').length, 2);
+});
+
 browserCase('front ends: vue: who is signed in', async (profile) => {
   const page = await profile.newPage();
   await page.goto(`${origin}/pages/vue`);
