@@ -25,6 +25,10 @@ doc:
 interop:
     ./test --interop
 
+# in front of real front ends
+frontends:
+    ./test --frontends
+
 # advisories, licences and sources of dependencies (needs cargo-deny)
 deny:
     cargo deny check

@@ -40,6 +40,8 @@
 //! | add a credential to attach | [`gateway::Attach`], `config/attach.rs`, `gateway/attach.rs` |
 //! | add an endpoint | [`endpoints::Endpoint`], `Endpoints::patterns` and a file in `endpoints` |
 //! | add a kind of provider | [`provider::Kind`], `config/providers.rs` |
+//! | add a preset of a provider | `config/presets.rs`; what it does as no other in `provider/dialect.rs`; `docs/providers.md` |
+//! | add a preset of apps that sign in at their backend | a row of `PRESETS` in `config/backend.rs`; `docs/providers.md`, `docs/frontends.md` |
 //! | answer something of our own | [`reply::Refusal`]: whose fault, status, code, sentence |
 //! | see what is shared by all workers | `Shared` in `app.rs`; one worker's own things are [`gateway::Parts`] |
 #![forbid(unsafe_code)]

@@ -54,6 +54,18 @@ fn what_is_said_to_be_missing_is_refused_as_such() {
     }
 }
 
+#[test]
+fn every_endpoint_is_in_the_table() {
+    let (readme, source) = (read("README.md"), read("src/endpoints/mod.rs"));
+    let paths = source.split("format!(\"{prefix}/").skip(1).filter_map(|rest| rest.split('"').next());
+    let mut count = 0;
+    for path in paths.filter(|path| !path.starts_with(['*', '{'])) {
+        assert!(readme.contains(&format!("`/auth/{path}")), "/auth/{path} is not in README.md");
+        count += 1;
+    }
+    assert!(count > 12, "only {count} were found");
+}
+
 /// An unknown key makes the parser say which ones it knows.
 #[test]
 fn every_key_is_mentioned() {
@@ -66,6 +78,7 @@ fn every_key_is_mentioned() {
         "[session.file]",
         "[session.redis]",
         "[login]",
+        "[login.theme]",
         "[refresh]",
         "[limits]",
         "[tokens]",
@@ -195,7 +208,7 @@ fn blocks(info: &str) -> Vec<(String, String)> {
 fn completed(text: &str) -> String {
     let begins = |header: &str| text.lines().any(|line| line.starts_with(header));
     let mut whole = text.to_owned();
-    if !begins("[providers.") || text.contains("provider = \"corp\"") {
+    if !begins("[providers.") || (text.contains("provider = \"corp\"") && !begins("[providers.corp]")) {
         whole += "[providers.corp]\nkind = \"oidc\"\nissuer = \"https://login.example.com\"\n";
         whole += "client_id = \"app\"\nclient_secret = { env = \"OIDC_SECRET\" }\n";
     }

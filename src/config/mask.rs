@@ -112,6 +112,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "auth",
     "authorization_server",
     "base_url",
+    "brand",
     "cache_memory",
     "case_insensitive_paths",
     "client_auth",

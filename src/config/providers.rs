@@ -99,7 +99,6 @@ const RESERVED_NAMES: &[&str] = &[
     "unimpersonate",
     "update-claims",
     "latchgate.js",
-    "mock",
 ];
 
 #[derive(Clone, Copy)]

@@ -192,8 +192,45 @@ pub(super) fn login(table: &Table, store: &StoreSettings) -> endpoints::Settings
         return_to_page: table.read("return_to_page", Field::boolean).unwrap_or(true),
         allowed_return_origins,
         flow: flow.unwrap_or_default(),
+        look: endpoints::Look {
+            brand: table.read("brand", text).unwrap_or_else(|| "latchgate".to_owned()),
+            theme: table.table("theme", theme),
+        },
     }
 }
+
+/// `[login.theme]`: the colours of `src/pages/style.css` by name.
+fn theme(table: &Table) -> String {
+    let declared = COLOURS.iter().filter_map(|&name| {
+        let value = table.read(name, colour)?;
+        Some(format!("--{}: {value};", name.replace('_', "-")))
+    });
+    declared.collect::<Vec<_>>().join(" ")
+}
+
+/// A CSS colour, and nothing that could end the declaration.
+fn colour(field: &Field) -> Option<String> {
+    let text = field.string()?;
+    if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"#%.,()/- ".contains(&byte)) {
+        return field.refuse("is not a colour", r##"as in "#0b6e58", "teal" or "rgb(11 110 88)""##);
+    }
+    Some(text.to_owned())
+}
+
+const COLOURS: [&str; 12] = [
+    "ground",
+    "surface",
+    "sunken",
+    "raised",
+    "line",
+    "text",
+    "quiet",
+    "accent",
+    "accent_soft",
+    "on_accent",
+    "warn",
+    "warn_soft",
+];
 
 /// `[refresh]`
 pub(super) fn refresh(table: &Table) -> tokens::Settings {

@@ -209,7 +209,6 @@ fn providers() {
         ("[providers.Corp]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "`Corp` cannot be the name of a provider", "lower-case letters"),
         ("[providers.callback]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "`callback` cannot be the name of a provider: an endpoint", "another name than `login`"),
         ("[providers.\"latchgate.js\"]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\n", 1, "an endpoint is called like that", "another name"),
-        ("[providers.mock]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_auth = \"none\"", 1, "`mock` cannot be", "another name"),
         ("[providers.p]\nkind = \"oidc\"\nclient_id = \"c\"\nclient_secret = \"s\"", 1, "`providers.p.issuer` is missing", "add `issuer = "),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_secret = \"s\"", 1, "`providers.p.client_id` is missing", "add `client_id = "),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"\"\nclient_secret = \"s\"", 4, "`providers.p.client_id` is empty", "give it a value"),
@@ -661,6 +660,17 @@ fn clients_with_a_credential_of_their_own() {
 
 #[test]
 #[rustfmt::skip] // a table
+fn how_a_login_looks() {
+    let look = parse(&format!("[login]\nbrand = \"Example\"\ntheme = {{ on_accent = \"#7a1fa2\", text = \"rgb(0 0 0 / 90%)\" }}{REST}")).unwrap().login.look;
+    assert_eq!((look.brand.as_str(), look.theme.as_str()), ("Example", "--text: rgb(0 0 0 / 90%); --on-accent: #7a1fa2;"));
+    assert_refused(&[
+        ("[login.theme]\naccent = \"red; } </style><script>\"", 2, "`login.theme.accent` is not a colour", "teal"),
+        ("[login.theme]\nacent = \"red\"", 2, "unknown key `acent` in `login.theme`", "did you mean `accent`?"),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
 fn who_may_act_as_others() {
     let claim = |path: &str, value: &str| Requirement::Claim { path: path.into(), any_of: vec![value.into()] };
     let config = parse(&format!("[impersonation]\nrequire = {{ role = [\"admin\"], groups = \"support\" }}{REST}")).unwrap();
@@ -1004,6 +1014,13 @@ fn loopback_providers_need_no_tls() {
         let Kind::Oidc { issuer } = &config.providers[0].kind else { panic!("{config:?}") };
         assert_eq!(*issuer, format!("http://{host}/realm/"), "kept as written");
     }
+}
+
+// Apps with a mock provider of their own at `/auth/mock` keep that address; its endpoints are below it.
+#[test]
+fn the_mock_may_be_called_mock() {
+    let config = parse(&REST.replace("mocked", "mock")).unwrap();
+    assert_eq!(config.providers[0].name, "mock");
 }
 
 // TG-37: that it is refused otherwise is among `parts_that_are_missing_altogether`

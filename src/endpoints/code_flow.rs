@@ -10,8 +10,8 @@
 //! browser that was given a code has a cookie with its label, and the page exchanges no other. Scripts that exchange a code by
 //! themselves know where it comes from.
 
-use super::login::LoginRecord;
-use super::{Asked, Endpoints, read_body};
+use super::login::{self, LoginRecord};
+use super::{Asked, Endpoints, Look, read_body};
 use crate::body::Body;
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::Session;
@@ -83,8 +83,7 @@ fn to_page(endpoints: &Endpoints, record: &LoginRecord, status: StatusCode, name
 
 /// `GET {prefix}/callback`
 pub(super) fn page(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
-    let wanted = asked.parameter("return_to");
-    let return_to = endpoints.return_to(wanted.as_deref(), &endpoints.settings.after_login);
+    let return_to = login::return_to(endpoints, asked);
     let login_url = format!("{}&flow=code", endpoints.login_url(&return_to));
     let refuse = |refusal: &Refusal| reply::refuse_with_login(asked.asker(), refusal, Some(&login_url));
     match (asked.parameter("error").as_deref(), asked.parameter("code")) {
@@ -103,13 +102,16 @@ pub(super) fn page(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
         }
     }
     let exchange_url = format!("{}/token", endpoints.settings.prefix);
-    let page = CallbackPage { script: SCRIPT, exchange_url: &exchange_url, onward: &return_to, login_url: &login_url };
+    let look = &endpoints.settings.look;
+    let page =
+        CallbackPage { look, script: SCRIPT, exchange_url: &exchange_url, onward: &return_to, login_url: &login_url };
     reply::html_with_script(StatusCode::OK, &page, SCRIPT)
 }
 
 #[derive(Template)]
 #[template(path = "callback.html")]
 struct CallbackPage<'a> {
+    look: &'a Look,
     script: &'static str,
     exchange_url: &'a str,
     onward: &'a str,

@@ -11,7 +11,7 @@
 use super::code_flow::Flow;
 use super::login::{LoginRecord, flow, keep_record, remember, return_to};
 use super::opening::{self, Opened, login_failed};
-use super::{Asked, Endpoints, read_body};
+use super::{Asked, Endpoints, Look, read_body};
 use crate::attempts::Attempts;
 use crate::body::Body;
 use crate::clock::Mono;
@@ -255,6 +255,7 @@ impl Form {
         refusal: Option<&Refusal>,
     ) -> Result<Response<Body>, Refusal> {
         let page = |problem| FormPage {
+            look: &endpoints.settings.look,
             action: &self.action,
             state: &self.record.state,
             is_email: self.is_email,
@@ -275,6 +276,7 @@ impl Form {
 #[derive(Template)]
 #[template(path = "sign_in.html")]
 struct FormPage<'a> {
+    look: &'a Look,
     action: &'a str,
     state: &'a str,
     is_email: bool,

@@ -39,6 +39,8 @@ pub(super) async fn begin(endpoints: &Endpoints, asked: &Asked<'_>, body: Body) 
         return asked.refuse(&NESTED);
     }
     if !is_allowed(endpoints, session) {
+        let (actor, target) = (clean(&session.identity.subject), clean(&wish.target_user_id));
+        tracing::warn!(target: "latchgate::audit", event = "impersonation_refused", provider = %session.provider, session = %session.key, actor, target, request = %asked.facts.id, "somebody may not act as somebody else");
         return asked.refuse(&Refusal::Forbidden("Insufficient permissions to impersonate users"));
     }
     let Some(target) = target(endpoints, session, &wish) else {
@@ -88,7 +90,7 @@ fn signed_in<'a>(endpoints: &Endpoints, asked: &'a Asked<'_>) -> Result<&'a Arc<
 }
 
 fn is_allowed(endpoints: &Endpoints, session: &Session) -> bool {
-    let (claims, granted) = (&session.identity.claims, session.tokens.scope.as_deref());
+    let (claims, granted) = (&session.identity.claims, session.granted_scope());
     endpoints
         .impersonators
         .as_ref()

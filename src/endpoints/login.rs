@@ -2,7 +2,7 @@
 //! log in at once and nothing is kept here for browsers that never come back.
 
 use super::code_flow::Flow;
-use super::{Asked, Endpoints, LOGIN_LIFE, provider_refusal};
+use super::{Asked, Endpoints, LOGIN_LIFE, Look, provider_refusal};
 use crate::body::Body;
 use crate::provider::{AuthorizationRequest, Provider, code_challenge, random_token};
 use crate::reply::{self, Outcome, Refusal};
@@ -254,7 +254,7 @@ fn choose(endpoints: &Endpoints, asked: &Asked<'_>, providers: &[Arc<Provider>])
             Some("expired") => "Your session has expired. Choose how to sign in again.",
             _ => "Choose how to sign in.",
         };
-        return reply::html(StatusCode::OK, &ChoosePage { introduction, choices });
+        return reply::html(StatusCode::OK, &ChoosePage { look: &endpoints.settings.look, introduction, choices });
     }
     let list: Vec<_> =
         choices.iter().map(|it| json!({"name": it.name, "title": it.title, "loginUrl": it.login_url})).collect();
@@ -270,7 +270,8 @@ struct Choice {
 
 #[derive(Template)]
 #[template(path = "choose.html")]
-struct ChoosePage {
+struct ChoosePage<'a> {
+    look: &'a Look,
     introduction: &'static str,
     choices: Vec<Choice>,
 }

@@ -1,18 +1,19 @@
 //! Ending a session: here first, then at the provider as far as it will listen.
 
 use super::login::is_fit_for_a_name;
-use super::{Asked, Endpoints, refresh};
+use super::{Asked, Endpoints, Look, refresh};
 use crate::body::Body;
 use crate::policy::Client;
 use crate::provider::random_token;
 use crate::reply::{self, Outcome, Refusal};
-use crate::session::Session;
 use crate::session::cookie::Name;
 use crate::session::store::StoreError;
+use crate::session::{Found, Session};
 use askama::Template;
 use http::{Method, Response, StatusCode, header};
 use secrecy::ExposeSecret;
 use serde_json::json;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ async fn sign_out(endpoints: &Endpoints, asked: &Asked<'_>, navigates: bool) -> 
         let wanted = asked.parameter("return_to");
         let here = endpoints.return_to(wanted.as_deref(), &endpoints.settings.after_logout);
         match ended.into_iter().next().filter(|_| !calls_nobody) {
-            Some(session) => go_on(&here, &way_out(endpoints, &session).await),
+            Some(session) => go_on(&endpoints.settings.look, &here, &way_out(endpoints, &session).await),
             None => reply::redirect(StatusCode::FOUND, &here),
         }
     } else {
@@ -61,15 +62,17 @@ async fn sign_out(endpoints: &Endpoints, asked: &Asked<'_>, navigates: bool) -> 
     response
 }
 
-/// Ends what the request shows: the session, and the one that the refresh cookie names, if that is another. If another hand was
-/// faster with one that lived when the request came, what follows does no harm twice.
+/// Ends what the request shows: the session of its token, and of each cookie that the answer takes away. If another hand was faster
+/// with one that lived when the request came, what follows does no harm twice.
 async fn end_shown(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Vec<Arc<Session>>, StoreError> {
     let mut shown: Vec<Arc<Session>> = asked.session.iter().map(Arc::clone).collect();
-    if let Some(by_refresh_token) = refresh::shown(endpoints, asked).await?
-        && shown.iter().all(|session| session.key != by_refresh_token.session.key)
-    {
-        shown.push(by_refresh_token.session);
+    let presented = endpoints.sessions.presented(&endpoints.cookies, asked.cookies);
+    if let Found::Live(by_cookie) = endpoints.sessions.find(presented, asked.facts.now).await? {
+        shown.push(by_cookie);
     }
+    shown.extend(refresh::shown(endpoints, asked).await?.map(|by_refresh_token| by_refresh_token.session));
+    let mut seen = HashSet::new();
+    shown.retain(|session| seen.insert(session.key));
     for session in &shown {
         endpoints.sessions.end(session.key).await?;
     }
@@ -120,17 +123,18 @@ async fn way_out(endpoints: &Endpoints, session: &Arc<Session>) -> WayOut {
     }
 }
 
-fn go_on(here: &str, way_out: &WayOut) -> Response<Body> {
+fn go_on(look: &Look, here: &str, way_out: &WayOut) -> Response<Body> {
     match way_out {
         WayOut::At(provider) => reply::redirect(StatusCode::FOUND, provider),
         WayOut::None => reply::redirect(StatusCode::FOUND, here),
-        WayOut::Unknown => reply::html(StatusCode::OK, &SignedOutPage { onward: here }),
+        WayOut::Unknown => reply::html(StatusCode::OK, &SignedOutPage { look, onward: here }),
     }
 }
 
 #[derive(Template)]
 #[template(path = "signed_out.html")]
 struct SignedOutPage<'a> {
+    look: &'a Look,
     onward: &'a str,
 }
 
@@ -157,18 +161,23 @@ mod tests {
     // LO-08, LO-09
     #[tokio::test]
     async fn the_way_out_leads_on_or_says_what_is_left_to_do() {
-        let to_provider = go_on("/bye", &WayOut::At("https://op.example/logout".to_owned()));
+        let look = Look { brand: "Example & Co".to_owned(), theme: "--accent: #06c;".to_owned() };
+        let to_provider = go_on(&look, "/bye", &WayOut::At("https://op.example/logout".to_owned()));
         assert_eq!(
             (to_provider.status().as_u16(), &to_provider.headers()["location"]),
             (302, &"https://op.example/logout".parse().unwrap())
         );
-        let home = go_on("/bye", &WayOut::None);
+        let home = go_on(&look, "/bye", &WayOut::None);
         assert_eq!((home.status().as_u16(), &home.headers()["location"]), (302, &"/bye".parse().unwrap()));
-        let page = go_on("/bye\"><script>", &WayOut::Unknown);
+        let page = go_on(&look, "/bye\"><script>", &WayOut::Unknown);
         assert_eq!(page.status(), 200);
         let text = page.into_body().collect().await.unwrap().to_bytes();
         let text = std::str::from_utf8(&text).unwrap();
         assert!(text.contains("you may still be signed in there") && text.contains("/bye"), "{text}");
         assert!(!text.contains("<script>"), "{text}");
+        assert!(
+            text.contains("Example &#38; Co") && text.contains("<style>:root { --accent: #06c; }</style>"),
+            "{text}"
+        );
     }
 }

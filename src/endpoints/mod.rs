@@ -69,6 +69,17 @@ pub struct Settings {
     pub return_to_page: bool,
     /// `flow`, default cookie: what a login gives that begins at `{prefix}/{provider}`.
     pub flow: code_flow::Flow,
+    /// `brand` and `theme`.
+    pub look: Look,
+}
+
+/// How the pages of a login look.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// `brand`, default the gateway's name: whose login this is.
+    pub brand: String,
+    /// `theme`, as CSS declarations of custom properties: `--accent: #0066cc;`.
+    pub theme: String,
 }
 
 /// One of ours.

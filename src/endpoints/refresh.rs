@@ -45,7 +45,7 @@ pub(super) async fn for_app(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<
 }
 
 /// With CLEAR, where the session is over.
-fn refused(endpoints: &Endpoints, asked: &Asked<'_>, refusal: &Refusal) -> Response<Body> {
+pub(super) fn refused(endpoints: &Endpoints, asked: &Asked<'_>, refusal: &Refusal) -> Response<Body> {
     let mut response = asked.refuse(refusal);
     if *refusal == Refusal::RefreshInvalid {
         endpoints.expire_session_cookies(asked, &mut response);
@@ -61,48 +61,65 @@ fn refused(endpoints: &Endpoints, asked: &Asked<'_>, refusal: &Refusal) -> Respo
 pub(super) async fn shown(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Option<ByRefreshToken>, StoreError> {
     let mut shown: Option<ByRefreshToken> = None;
     for token in endpoints.cookies.values(asked.cookies, Name::Refresh).take(MOST_COOKIES) {
-        match (endpoints.sessions.find_by_refresh_token(token, asked.facts.now).await?, &shown) {
-            (Some(one), Some(other)) if one.session.key != other.session.key => return Ok(None),
-            (Some(one), _) => shown = Some(one),
-            (None, _) => {}
+        let Some(one) = endpoints.sessions.find_by_refresh_token(token, asked.facts.now).await? else { continue };
+        match &shown {
+            Some(other) if other.session.key != one.session.key => return Ok(None),
+            // Whoever has the newest has stolen nothing.
+            Some(other) if other.rotation >= one.rotation => {}
+            Some(_) | None => shown = Some(one),
         }
     }
     Ok(shown)
 }
 
+/// The same, for somebody who means to use it; a refresh token that was used up ends its session instead.
+///
+/// # Errors
+/// When it names none.
+pub(super) async fn redeem(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<(ByRefreshToken, RefreshUse), Refusal> {
+    let shown = shown(endpoints, asked).await.map_err(|error| unavailable(asked, error))?;
+    let shown = shown.ok_or(Refusal::RefreshInvalid)?;
+    match shown.session.use_of(shown.rotation, endpoints.code_flow.grace, asked.facts.now.mono) {
+        RefreshUse::Stolen => Err(stolen(endpoints, asked, &shown.session).await),
+        used @ (RefreshUse::Current | RefreshUse::Repeated) => Ok((shown, used)),
+    }
+}
+
+/// Whether there is a refresh cookie, whatever it is worth.
+pub(super) fn is_shown(endpoints: &Endpoints, asked: &Asked<'_>) -> bool {
+    endpoints.cookies.values(asked.cookies, Name::Refresh).next().is_some()
+}
+
 /// Takes the refresh cookie away, if there is one.
 pub(super) fn expire_shown(endpoints: &Endpoints, asked: &Asked<'_>, response: &mut Response<Body>) {
-    if endpoints.cookies.values(asked.cookies, Name::Refresh).next().is_some() {
+    if is_shown(endpoints, asked) {
         response.headers_mut().append(header::SET_COOKIE, endpoints.cookies.expire(Name::Refresh));
     }
 }
 
 async fn by_session(endpoints: &Endpoints, session: &Arc<Session>) -> Result<Arc<Session>, Refusal> {
     check_identity(session)?;
-    match renewed(endpoints, session).await? {
+    match renewed(endpoints.tokens.renew_on_demand(session).await)? {
         Some(session) => Ok(session),
         None => Err(end(endpoints, session).await),
     }
 }
 
 async fn by_refresh_token(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Arc<Session>, Refusal> {
-    let shown = shown(endpoints, asked).await.map_err(|error| unavailable(asked, error))?;
-    let ByRefreshToken { session, rotation } = shown.ok_or(Refusal::RefreshInvalid)?;
-    let grace = endpoints.code_flow.grace;
-    match session.use_of(rotation, grace, asked.facts.now.mono) {
-        RefreshUse::Current => check_identity(&session)?,
-        RefreshUse::Repeated => return check_identity(&session).map(|()| session),
-        RefreshUse::Stolen => return Err(stolen(endpoints, asked, &session).await),
+    let (ByRefreshToken { session, rotation }, used) = redeem(endpoints, asked).await?;
+    check_identity(&session)?;
+    if used == RefreshUse::Repeated {
+        return Ok(session);
     }
     // A provider without refresh tokens does not end a session of the CODE flow: its own token is all the front end asks for.
-    let session = renewed(endpoints, &session).await?.unwrap_or(session);
+    let session = renewed(endpoints.tokens.renew_on_demand(&session).await)?.unwrap_or(session);
     if !endpoints.code_flow.rotation {
         return Ok(session);
     }
     let now = endpoints.clock.now();
     match endpoints.sessions.rotate(&session, rotation, now).await {
         Ok(Update::Stored(session)) => Ok(session),
-        Ok(Update::Declined(session)) => match session.use_of(rotation, grace, now.mono) {
+        Ok(Update::Declined(session)) => match session.use_of(rotation, endpoints.code_flow.grace, now.mono) {
             RefreshUse::Current | RefreshUse::Repeated => Ok(session),
             RefreshUse::Stolen => Err(stolen(endpoints, asked, &session).await),
         },
@@ -112,7 +129,7 @@ async fn by_refresh_token(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Ar
 }
 
 /// An impersonation is not prolonged, and does not end unnoticed.
-fn check_identity(session: &Session) -> Result<(), Refusal> {
+pub(super) fn check_identity(session: &Session) -> Result<(), Refusal> {
     match session.impersonation {
         None => Ok(()),
         Some(_) => Err(Refusal::Forbidden(
@@ -122,8 +139,8 @@ fn check_identity(session: &Session) -> Result<(), Refusal> {
 }
 
 /// The state with the provider's new tokens; None when there is nothing to renew them with.
-async fn renewed(endpoints: &Endpoints, session: &Arc<Session>) -> Result<Option<Arc<Session>>, Refusal> {
-    match endpoints.tokens.renew_on_demand(session).await {
+pub(super) fn renewed(renewal: Renewal) -> Result<Option<Arc<Session>>, Refusal> {
+    match renewal {
         Renewal::Renewed(session) => Ok(Some(session)),
         Renewal::NothingToRenewWith => Ok(None),
         Renewal::Refused | Renewal::Gone => Err(Refusal::RefreshInvalid),

@@ -6,7 +6,7 @@ use super::{Boxed, Credential, Exchange, Identified, Known, Parts, Step};
 use crate::body::Body;
 use crate::clients::{BearerEntry, Entry};
 use crate::facts::Facts;
-use crate::session::own_token::Read;
+use crate::session::own_token::{self, Read};
 use crate::session::{Carried, Found, Presented, Session};
 use http::{HeaderValue, Response, header};
 use pin_project_lite::pin_project;
@@ -155,40 +155,39 @@ enum Shown {
     Token(BearerEntry, SecretString),
 }
 
-#[derive(Clone, Copy)]
 enum Means {
     Cookie,
-    Token,
+    /// One of ours, and whose it says it is.
+    Token {
+        subject: String,
+    },
 }
 
 impl Means {
     fn credential(self, found: Found) -> Credential {
-        let valid: fn(Arc<Session>) -> Credential = match self {
-            Means::Cookie => Credential::Cookie,
-            Means::Token => Credential::Token,
-        };
         match (found, self) {
-            (Found::Live(session), _) => valid(session),
+            (Found::Live(session), Means::Cookie) => Credential::Cookie(session),
+            (Found::Live(session), Means::Token { subject }) if own_token::stands_for(&subject, &session) => {
+                Credential::Token(session)
+            }
             // A token of ours has been a session's.
-            (Found::Ended, _) | (Found::Nothing, Means::Token) => Credential::Ended,
+            (Found::Ended, _) | (Found::Live(_) | Found::Nothing, Means::Token { .. }) => Credential::Ended,
             (Found::Nothing, Means::Cookie) => Credential::Absent,
         }
     }
 }
 
-/// A bearer token of ours goes no further, on any route, valid or not.
+/// A token of ours goes no further, on any route, valid or not, whatever scheme it is sent under. It counts as a bearer token alone.
 fn take_own_token(parts: &Parts, known: &mut Known) -> Option<Read> {
-    let value = known.message.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once([' ', '\t'])?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let read = parts.own_tokens.read(token.trim(), known.exchange.facts.now);
+    let value = known.message.headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
+    let (scheme, token) = value.rsplit_once([' ', '\t']).unwrap_or(("", value));
+    let is_bearer = scheme.trim().eq_ignore_ascii_case("bearer");
+    let read = parts.own_tokens.read(token, known.exchange.facts.now);
     if matches!(read, Read::Foreign) {
         return None;
     }
     known.message.headers.remove(header::AUTHORIZATION);
-    Some(read)
+    is_bearer.then_some(read)
 }
 
 /// On a route that says what it accepts.
@@ -220,7 +219,7 @@ fn by_session(parts: &Parts, known: &Known, own: Option<Read>) -> Shown {
 fn by_own_token(known: &Known, read: Read) -> Shown {
     match read {
         _ if !known.exchange.depends_on_session() => Shown::Nobody(Credential::Absent),
-        Read::Session(id) => Shown::Sessions(vec![id.into()], Means::Token),
+        Read::Session { id, subject } => Shown::Sessions(vec![id.into()], Means::Token { subject }),
         Read::Dead => Shown::Nobody(Credential::Ended),
         Read::Foreign => Shown::Nobody(Credential::Absent),
     }

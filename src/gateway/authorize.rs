@@ -169,7 +169,7 @@ fn refuse(asker: Asker<'_>, refusal: &Refusal) -> Box<Response<Body>> {
 }
 
 fn check_requirements(route: &Route, session: &Session) -> Result<(), Refusal> {
-    let (claims, granted) = (&session.identity.claims, session.tokens.scope.as_deref());
+    let (claims, granted) = (&session.identity.claims, session.granted_scope());
     if route.settings.require.iter().all(|requirement| requirement.is_met_by(claims, granted)) {
         Ok(())
     } else {

@@ -1,7 +1,7 @@
 //! The request path. It reads top to bottom in [`stack`]; each step is one file.
 //!
 //! What one step has found out is the type the next one takes: an upstream cannot be reached with
-//! anything that has not been through [`authorize`].
+//! anything that has not been through `authorize`.
 
 mod accept;
 mod attach;

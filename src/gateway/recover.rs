@@ -278,6 +278,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         session: Option<Arc<Session>>,
         token: TokenChoice,
     ) -> Response<Body> {
+        // It may have begun since the request was let in.
+        let is_impersonation = session.as_ref().is_some_and(|session| session.impersonation.is_some());
+        let lends_token = !matches!(exchange.route.settings.attach, Attach::Assertion(_));
+        let token = if is_impersonation && lends_token { TokenChoice::Withhold } else { token };
         self.attempt(Attempted { exchange: Arc::clone(exchange), message, session, client: None, token }).await
     }
 

@@ -28,6 +28,12 @@ impl Session {
         self.impersonation.as_ref().map_or(&self.identity, |impersonation| &impersonation.owner)
     }
 
+    /// What the access token was granted, as far as it says something of who the session is: it is its owner's.
+    #[must_use]
+    pub fn granted_scope(&self) -> Option<&str> {
+        self.tokens.scope.as_deref().filter(|_| self.impersonation.is_none())
+    }
+
     /// The next state, as `target`. None while it has another identity already.
     #[must_use]
     pub fn impersonating(&self, target: Arc<Identity>, now: Mono) -> Option<Session> {

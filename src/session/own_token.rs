@@ -58,8 +58,13 @@ pub enum Read {
     Foreign,
     /// One of ours, or made to look like one: its time is over, or it was signed with none of our keys.
     Dead,
-    /// Ours, and it stands for this session.
-    Session(SessionId),
+    /// Ours, and it stands for this session, while [`stands_for`] says so.
+    Session {
+        /// Which one.
+        id: SessionId,
+        /// Its `sub`.
+        subject: String,
+    },
 }
 
 impl OwnTokens {
@@ -109,9 +114,13 @@ impl OwnTokens {
         let issuer = &self.settings.issuer;
         let claims = self.keys.verify(token, TYPE, issuer, issuer);
         let live = claims.filter(|claims| claims.get("exp").and_then(Value::as_u64).is_some_and(|exp| exp > now.unix));
-        let sealed = live.as_ref().and_then(|claims| claims.get("sid")?.as_str());
-        let id = sealed.and_then(|sealed| self.sealer.open(Purpose::OwnToken, "", sealed));
-        id.and_then(|id| id.try_into().ok()).map_or(Read::Dead, |id| Read::Session(SessionId(id)))
+        live.and_then(|claims| self.session_of(&claims)).unwrap_or(Read::Dead)
+    }
+
+    fn session_of(&self, claims: &Map<String, Value>) -> Option<Read> {
+        let id = self.sealer.open(Purpose::OwnToken, "", claims.get("sid")?.as_str()?)?;
+        let subject = claims.get("sub")?.as_str()?.to_owned();
+        Some(Read::Session { id: SessionId(id.try_into().ok()?), subject })
     }
 
     /// What they are signed with, for whatever else the gateway signs. Its type must not be theirs.
@@ -125,6 +134,14 @@ impl OwnTokens {
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
+}
+
+/// Whether a token with this `sub` stands for `session` as it is now. Whoever opened the session keeps their tokens while they act
+/// as somebody else; one that was given out for that is worth nothing when it is over, least of all the rights of its owner.
+#[must_use]
+pub fn stands_for(subject: &str, session: &Session) -> bool {
+    let local = subject.strip_prefix(&*session.provider).and_then(|rest| rest.strip_prefix(':'));
+    local.is_some_and(|local| local == session.identity.subject || local == session.owner().subject)
 }
 
 /// No other token of the gateway has it (RFC 8725 §3.11).
@@ -162,7 +179,7 @@ pub(crate) mod tests {
     }
 
     fn stands_for(read: &Read, session: &Session) -> bool {
-        matches!(read, Read::Session(id) if id.key() == session.key)
+        matches!(read, Read::Session { id, .. } if id.key() == session.key)
     }
 
     fn tokens(secret: &str) -> OwnTokens {

@@ -100,7 +100,7 @@ impl CarriedSealer {
         Ok(CarriedSealer { keyring: Keyring::new(b"latchgate carried session v1", secrets)? })
     }
 
-    /// The name of the key, then what [`Keyring::seal`] makes: [`CarriedSealer::OVERHEAD`] more than `plain`.
+    /// The name of the key, then what `Keyring::seal` makes: [`CarriedSealer::OVERHEAD`] more than `plain`.
     ///
     /// # Errors
     /// When there is no randomness for the name or the nonce.

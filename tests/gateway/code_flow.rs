@@ -3,7 +3,7 @@
 
 use crate::harness::expect::{error_json, error_page, relayed};
 use crate::harness::jar::SetCookie;
-use crate::harness::{Browser, Endpoint, Fault, Page, Reply, Request, Site, together};
+use crate::harness::{Answer, Browser, Endpoint, Fault, Page, Reply, Request, Site, together};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -183,6 +183,16 @@ async fn tg_34_the_page_goes_on_to_this_site_alone() {
         let page = browser.navigate(&format!("/auth/callback?code={}&return_to={wanted}", code_of(&page))).await;
         assert!(page.reply.text().contains(&format!("data-onward=\"{onward}\"")), "{wanted}: {}", page.reply.text());
     }
+}
+
+#[tokio::test]
+async fn the_page_goes_on_to_after_login_where_no_login_leads_back() {
+    let site = Site::plan().login("return_to_page = false").route("/*", "auth = true").start().await;
+    let browser = site.browser();
+    let page = browser.navigate(&format!("{START}&return_to=%2Fdeep")).await;
+    assert!(page.reply.text().contains("data-onward=\"/\""), "{}", page.reply.text());
+    let page = browser.navigate(&format!("/auth/callback?code={}&return_to=%2Fdeep", code_of(&page))).await;
+    assert!(page.reply.text().contains("data-onward=\"/\""), "{}", page.reply.text());
 }
 
 // -------------------------------------------------------------------------------- the exchange
@@ -494,6 +504,47 @@ async fn tg_18_a_session_of_the_flow_survives_a_restart() {
     assert_eq!(exchange(&again.browser(), &code).await.status, 200, "and so does a code");
 }
 
+// How the file is sealed: `session/seal`.
+#[tokio::test]
+async fn tg_19_the_store_shows_no_token_and_nothing_of_the_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sessions");
+    let session = format!("store = \"file\"\nfile = {{ path = \"{}\" }}", path.display());
+    let site = Site::plan().session(&session).route("/*", "auth = true").start().await;
+    let browser = site.browser();
+    let code = code(&browser).await;
+    let token = token_of(&exchange(&browser, &code).await);
+    let refresh_token = refresh_value(&browser).unwrap();
+    let mut secrets = site.provider.secrets();
+    assert!(!secrets.is_empty());
+    secrets.extend([code, token, refresh_token, "ada@corp.test".to_owned()]);
+    site.gateway.shut_down().await;
+    let dump = std::fs::read(&path).unwrap();
+    assert!(dump.windows(3).any(|bytes| bytes == b"ada"), "the session is there");
+    for secret in secrets {
+        assert!(!dump.windows(secret.len()).any(|bytes| bytes == secret.as_bytes()), "{secret}");
+    }
+}
+
+// With the wrong key: tests/processes, `a_new_secret_signs_nobody_out_until_the_old_one_is_taken_away`. A short key:
+// `a_short_secret_is_refused_and_never_shown`.
+#[tokio::test]
+async fn tg_20_a_damaged_refresh_token_is_401_and_a_store_without_a_key_does_not_start() {
+    let site = Site::protected().await;
+    let browser = signed_in(&site).await;
+    let good = refresh_value(&browser).unwrap();
+    for at in 0..good.len() {
+        let mut damaged = good.clone().into_bytes();
+        damaged[at] = if damaged[at] == b'A' { b'B' } else { b'A' };
+        let cookie = format!("latchgate-refresh={}", String::from_utf8(damaged).unwrap());
+        let reply = site.browser().send(Request::fetch("POST", "/auth/refresh").header("Cookie", &cookie)).await;
+        assert_eq!(error_json(&reply, 401)["message"], INVALID_REFRESH, "{at}");
+    }
+    assert_eq!(refresh(&browser).await.status, 200);
+    let report = crate::harness::site::parse("[session]\nstore = \"file\"\n").expect_err("no key");
+    assert!(report.contains("`session.secret` is missing"), "{report}");
+}
+
 #[tokio::test]
 async fn a_provider_that_is_down_uses_no_refresh_token_up() {
     let site = Site::plan().refresh("timeout = \"1s\"").route("/*", "auth = true").start().await;
@@ -534,6 +585,118 @@ async fn a_token_of_the_flow_does_not_renew_itself() {
     error_json(&browser.send(foreign.header("Cookie", &browser.cookie_field())).await, 403);
 }
 
+#[tokio::test]
+async fn of_two_refresh_cookies_of_one_session_the_newest_counts() {
+    for newest_first in [true, false] {
+        let site = Site::protected().await;
+        let browser = signed_in(&site).await;
+        let old = browser.cookie_field();
+        assert_eq!(refresh(&browser).await.status, 200);
+        site.clock.advance(Duration::from_secs(120));
+        let newest = browser.cookie_field();
+        let both = if newest_first { format!("{newest}; {old}") } else { format!("{old}; {newest}") };
+        let reply = site.browser().send(Request::fetch("POST", "/auth/refresh").header("Cookie", &both)).await;
+        assert_eq!(reply.status, 200, "who has the newest is no thief: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn tg_43_the_refresh_cookie_is_enough_to_have_the_claims_read_again() {
+    let site = Site::plan().more("[tokens]\nupdate_claims = true\n").route("/*", "auth = true").start().await;
+    let browser = signed_in(&site).await;
+    let (old, refreshes) = (browser.cookie_field(), site.provider.refreshes());
+    let reply = browser.fetch("POST", "/auth/update-claims").await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(site.provider.refreshes(), refreshes + 1);
+    assert_eq!(browser.cookie_field(), old, "that one is not used up");
+    assert_eq!(refresh(&browser).await.status, 200);
+    site.clock.advance(Duration::from_secs(60));
+    let thief = site.browser().send(Request::fetch("POST", "/auth/update-claims").header("Cookie", &old)).await;
+    assert_eq!(error_json(&thief, 401)["message"], INVALID_REFRESH);
+    assert_eq!(refresh(&browser).await.status, 401, "reuse ends the family here as well");
+
+    let browser = signed_in(&site).await;
+    site.provider.revoke_grants();
+    assert_eq!(error_json(&browser.fetch("POST", "/auth/update-claims").await, 401)["message"], INVALID_REFRESH);
+    assert_eq!(refresh_value(&browser), None);
+}
+
+// ------------------------------------------------------------------------- what a token opens
+
+#[tokio::test]
+async fn tg_27_a_path_that_begins_like_the_prefix_is_protected() {
+    let site = Site::protected().await;
+    for path in ["/x", "/authors", "/auth-x", "/api/user/meeting"] {
+        error_json(&site.browser().fetch("GET", path).await, 401);
+    }
+    assert_eq!(site.upstream.hits(), 0);
+}
+
+#[tokio::test]
+async fn tg_28_no_spelling_of_a_path_is_less_protected() {
+    let plan = Site::plan().route("/admin", "auth = true").route("/admin/*", "auth = true");
+    let site = plan.route("/*", "auth = false").start().await;
+    for (path, status) in
+        [("/AUTH/..;/admin", 400), ("//admin", 401), ("/%61dmin", 401), ("/admin/.", 400), ("/admin;x", 401)]
+    {
+        error_json(&site.browser().fetch("GET", path).await, status);
+    }
+    assert_eq!(site.upstream.hits(), 0);
+}
+
+#[tokio::test]
+async fn tg_29_the_most_specific_route_counts() {
+    let plan = Site::plan().route("/*", "auth = true").route("/open/*", "auth = false");
+    let site = plan.route("/open/closed/*", "auth = true").start().await;
+    for (path, status) in [("/x", 401), ("/open/x", 200), ("/open/closed/x", 401), ("/open", 200)] {
+        assert_eq!(site.browser().fetch("GET", path).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn tg_30_a_public_route_knows_who_has_a_good_token_and_serves_everybody() {
+    let site = Site::plan().route("/*", "auth = \"optional\"\nidentity = { \"X-User\" = \"sub\" }").start().await;
+    let browser = site.browser();
+    let token = token_of(&exchange(&browser, &code(&browser).await).await);
+    let mut damaged = token.clone();
+    damaged.replace_range(token.len() - 4.., "AAAA");
+    for (shown, user) in [(&token, Some("ada")), (&damaged, None)] {
+        relayed(&bearing(&site.browser(), "GET", "/x", shown).await, 200);
+        assert_eq!(site.upstream.last().headers.value("x-user"), user);
+    }
+}
+
+#[tokio::test]
+async fn tg_31_who_lacks_a_claim_is_403() {
+    let plan = Site::plan().more(MOCK).route("/*", "auth = true\nrequire = { claims = { role = \"admin\" } }");
+    let site = plan.start().await;
+    for (user, status) in [("ada", 200), ("bob", 403)] {
+        let browser = site.browser();
+        let page = browser.navigate(&format!("/auth/demo?flow=code&user={user}")).await;
+        let token = token_of(&exchange(&browser, &code_of(&page)).await);
+        let reply = bearing(&browser, "GET", "/x", &token).await;
+        assert_eq!(reply.status, status, "{user}");
+        if status == 403 {
+            error_json(&reply, 403);
+        }
+    }
+}
+
+#[tokio::test]
+async fn tg_39_nothing_is_replayed_when_the_refresh_fails() {
+    let site = Site::protected().await;
+    let browser = signed_in(&site).await;
+    let token = token_of(&refresh(&browser).await);
+    site.clock.advance(10 * SECOND);
+    site.provider.revoke_grants();
+    let hits = site.upstream.hits();
+    site.upstream.next(Answer::unauthorized());
+    assert_eq!(bearing(&browser, "GET", "/x", &token).await.status, 401);
+    assert_eq!(site.upstream.hits(), hits + 1);
+    assert_eq!(bearing(&browser, "GET", "/x", &token).await.status, 401, "the session is over");
+    assert_eq!(site.upstream.hits(), hits + 1);
+}
+
 // ---------------------------------------------------------------------------------- the logout
 
 #[tokio::test]
@@ -553,6 +716,22 @@ async fn tg_21_a_logout_ends_it_with_or_without_a_cookie() {
     let token = token_of(&refresh(&browser).await);
     assert_eq!(bearing(&site.browser(), "POST", "/auth/logout", &token).await.status, 200, "by the token alone");
     assert_eq!(refresh(&browser).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_logout_ends_all_that_the_browser_shows() {
+    let site = Site::protected().await;
+    let browser = site.signed_in().await;
+    let cookie = browser.cookie_field();
+    let other = signed_in(&site).await;
+    let token = token_of(&refresh(&other).await);
+    let out = Request::fetch("POST", "/auth/logout")
+        .header("Authorization", &format!("Bearer {token}"))
+        .header("Cookie", &cookie);
+    assert_eq!(browser.send(out).await.status, 200);
+    assert_eq!(bearing(&site.browser(), "GET", "/x", &token).await.status, 401);
+    let kept = Request::fetch("GET", "/x").header("Cookie", &cookie);
+    assert_eq!(site.browser().send(kept).await.status, 401, "its cookie was taken away, so it must not live on");
 }
 
 #[tokio::test]

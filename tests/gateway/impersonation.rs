@@ -1,13 +1,15 @@
 //! `[impersonation]`: somebody acts as somebody else, for a quarter of an hour, and everybody below can tell.
 
 use crate::harness::expect::{error_json, login_status, relayed};
-use crate::harness::{Browser, Reply, Request, Site};
+use crate::harness::{Browser, Endpoint, Fault, Gate, Reply, Request, Site};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const PLAN: &str = r#"
+[tokens]
+update_claims = true
 [impersonation]
 require = { role = ["admin"] }
 [providers.demo]
@@ -122,13 +124,79 @@ async fn tg_42_who_gives_it_up_is_who_they_were() {
     assert_eq!(ada.fetch("POST", "/auth/unimpersonate").await.status, 400);
 }
 
+#[tokio::test]
+async fn a_token_for_somebody_else_is_worth_nothing_when_that_is_over() {
+    let site = site().await;
+    let ada = signed_in(&site, "ada").await;
+    let token_of = |reply: Reply| format!("Bearer {}", reply.json()["token"].as_str().unwrap());
+    let own = token_of(ada.fetch("POST", "/auth/refresh").await);
+    let as_bob = token_of(impersonate(&ada, "bob").await);
+    let me = async |token: &str| {
+        let reply = site.browser().send(Request::fetch("GET", "/auth/me").header("Authorization", token)).await;
+        (reply.status == 200).then(|| reply.json()["sub"].as_str().unwrap().to_owned())
+    };
+    assert_eq!((me(&own).await.as_deref(), me(&as_bob).await.as_deref()), (Some("bob"), Some("bob")));
+    assert_eq!(ada.fetch("POST", "/auth/unimpersonate").await.status, 200);
+    assert_eq!(me(&as_bob).await, None, "bob's is not an administrator's");
+    let admin = Request::fetch("GET", "/admin/x").header("Authorization", &as_bob);
+    error_json(&site.browser().send(admin).await, 401);
+    assert_eq!(me(&own).await.as_deref(), Some("ada"), "whoever opened the session keeps theirs");
+    assert_eq!(impersonate(&ada, "eve").await.status, 200);
+    assert_eq!((me(&as_bob).await, me(&own).await.as_deref()), (None, Some("eve")));
+}
+
+#[tokio::test]
+async fn scopes_of_the_owner_s_token_are_not_the_other_person_s() {
+    let site = site().await;
+    let ada = signed_in(&site, "ada").await;
+    relayed(&ada.fetch("GET", "/scoped/x").await, 200);
+    assert_eq!(impersonate(&ada, "bob").await.status, 200);
+    error_json(&ada.fetch("GET", "/scoped/x").await, 403);
+    assert_eq!(ada.fetch("POST", "/auth/unimpersonate").await.status, 200);
+    relayed(&ada.fetch("GET", "/scoped/x").await, 200);
+}
+
+/// The owner's token is being renewed for a request of theirs when they become somebody else.
+#[tokio::test]
+async fn no_upstream_gets_the_owner_s_token_under_another_name() {
+    let plan = Site::plan().more("[impersonation]\nrequire = { role = [\"admin\"] }\n");
+    let site = plan.route("/*", IDENTITY).start().await;
+    site.provider.add_user("ada", json!({"role": "admin"}));
+    let ada = site.signed_in().await;
+    site.clock.advance(Duration::from_secs(3600));
+    let gate = Gate::closed();
+    site.provider.next(Endpoint::Token, Fault::Held(gate.clone()));
+    let become_bob = async {
+        gate.arrivals(1).await;
+        assert_eq!(impersonate(&ada, "bob").await.status, 200);
+        gate.open();
+    };
+    let (reply, ()) = tokio::join!(ada.fetch("GET", "/x"), become_bob);
+    relayed(&reply, 200);
+    let sent = site.upstream.last();
+    assert_eq!((sent.headers.value("x-user"), sent.headers.value("x-actor")), (Some("bob"), Some("ada")));
+    assert_eq!(sent.bearer(), None);
+}
+
+#[tokio::test]
+async fn tg_41_claims_are_not_read_again_for_somebody_else() {
+    let site = site().await;
+    let ada = signed_in(&site, "ada").await;
+    assert_eq!(impersonate(&ada, "bob").await.status, 200);
+    let reply = ada.fetch("POST", "/auth/update-claims").await;
+    let message = error_json(&reply, 403)["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("Cannot refresh impersonated session."), "{message}");
+    assert_eq!(ada.fetch("GET", "/auth/me").await.json()["sub"], "bob");
+}
+
 // ------------------------------------------------------------------------------------ the stage
 
 async fn site() -> Site {
     let admin = "auth = true\nrequire = { claims = { role = \"admin\" } }";
     let asserted = "auth = true\nattach = { assertion = { audience = \"api\" } }";
+    let scoped = "auth = true\nrequire = { scope = [\"openid\"] }";
     let plan = Site::plan().more(PLAN).route("/admin/*", admin).route("/asserted/*", asserted);
-    plan.route("/*", IDENTITY).start().await
+    plan.route("/scoped/*", scoped).route("/*", IDENTITY).start().await
 }
 
 fn payload(token: &str) -> Value {

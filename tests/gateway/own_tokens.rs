@@ -309,6 +309,20 @@ async fn tg_26_forged_tokens_are_401() {
     }
 }
 
+#[tokio::test]
+async fn an_own_token_reaches_no_upstream_whatever_it_is_sent_as() {
+    let site = with_tokens("").await;
+    let token = own_token(&site.signed_in().await).await;
+    for value in ["Token {}", "DPoP {}", "{}", "JWT {}", "Bearer  {}", "bearer {} "] {
+        let value = value.replace("{}", &token);
+        let sent = Request::fetch("GET", "/public").header("Authorization", &value);
+        relayed(&site.browser().send(sent).await, 200);
+        assert!(!format!("{:?}", site.upstream.last().headers).contains(&token), "{value:.10}");
+    }
+    let other_scheme = Request::fetch("GET", "/x").header("Authorization", &format!("Token {token}"));
+    assert_eq!(site.browser().send(other_scheme).await.status, 401, "it counts as a bearer token alone");
+}
+
 // TG-33, G-21
 #[tokio::test]
 async fn tg_33_claims_follow_the_provider_at_each_refresh() {

@@ -1,4 +1,5 @@
-// Runs every snippet of docs/frontends.md as it stands there, with the packages it is for, in a browser behind the gateway.
+// Runs every snippet of docs/frontends.md as it stands there, with the packages it is for, in a browser behind the gateway. What is about
+// logins runs with the configuration that stands beside it.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -6,11 +7,13 @@ import { createServer } from 'node:http';
 import { extname, join } from 'node:path';
 import { after, test } from 'node:test';
 import { startGateway } from '../gateway.mjs';
+import { jsonBackend } from '../json_backend.mjs';
 import { freePort, listen } from '../processes.mjs';
 import { browserCase } from './steps.mjs';
 
 const root = join(import.meta.dirname, '../../..');
-const snippets = snippetsOf(readFileSync(join(root, 'docs/frontends.md'), 'utf8'));
+const document = readFileSync(join(root, 'docs/frontends.md'), 'utf8');
+const snippets = snippetsOf(document);
 const used = new Set();
 
 const application = createServer(answer);
@@ -68,6 +71,11 @@ const OTHER_PAGES = {
       createApp({ setup: () => ({ user: useUser() }) }).mount('#app');`,
   },
   xsrf: {},
+  blank: {},
+  providers: {
+    body: '<ul></ul>',
+    script: `import { showProviders } from '/snippets/providers.js'; showProviders(document.querySelector('ul'));`,
+  },
   'cross-origin': {
     script: `
       import { api } from '/snippets/cross-origin.js';
@@ -162,6 +170,102 @@ browserCase('front ends: cross-origin: a page of another origin signs in at the 
   await page.getByText('ada', { exact: true }).waitFor();
 });
 
+browserCase('front ends: providers: a menu of the page has what the page to choose from has', async (profile) => {
+  const block = configurationWith('[providers.staff]');
+  await withSite('providers', block, answer, async (origin) => {
+    const page = await profile.newPage();
+    await page.goto(`${origin}/pages/providers`);
+    await page.getByRole('link', { name: 'GitHub' }).waitFor();
+    const links = () => page.getByRole('link').evaluateAll((all) => all.map((link) => [link.innerText, link.search]));
+    const here = '?return_to=%2Fpages%2Fproviders';
+    const menu = await links();
+    assert.deepEqual(menu, [['Staff account', here], ['GitHub', here]]);
+    await page.goto(`${origin}/api/who`);
+    assert.deepEqual((await links()).map(([title]) => title.trim().split('\n').at(-1)), ['Staff account', 'GitHub']);
+    const refused = await fetch(`${origin}/backstage/x`);
+    assert.match(refused.headers.get('latchgate-login'), /[?&]provider=staff\b/);
+  });
+});
+
+browserCase('front ends: json-login: the hosted form and a form of the page sign in at a backend', async (profile) => {
+  const legacy = jsonBackend('nuxt');
+  const block = configurationWith('preset = "nuxt"', (it) => !it.includes('capture'));
+  await withSite('json-login', block, before(legacy), async (origin) => {
+    const page = await profile.newPage();
+    await page.goto(`${origin}/api/who`);
+    const signInOnTheForm = async (password) => {
+      await page.locator('input[autocomplete=username]').fill('ada');
+      await page.locator('input[type=password]').fill(password);
+      await page.getByRole('button').click();
+    };
+    await signInOnTheForm('wrong');
+    await page.getByRole('alert').waitFor();
+    await signInOnTheForm('right');
+    await page.waitForURL(`${origin}/api/who`);
+    assert.equal(await page.locator('body').innerText(), '{"sub":"ada"}');
+
+    await profile.clearCookies();
+    await page.goto(`${origin}/pages/blank`);
+    const seen = await page.evaluate(async () => {
+      const { signIn } = await import('/snippets/json-login.js');
+      const wrong = await signIn('ada', 'wrong').catch((error) => error.message);
+      const right = await signIn('ada', 'right');
+      return { wrong: typeof wrong, ...right, who: await (await fetch('/api/who')).json() };
+    });
+    assert.deepEqual([seen.wrong, seen.user.name, seen.returnTo, seen.who], ['string', 'Ada Example', '/', { sub: 'ada' }]);
+  });
+});
+
+for (const preset of ['nuxt', 'sneat', 'vuexy', 'axios']) {
+  browserCase(`front ends: capture: an app for ${preset} goes on as it is, and holds no token`, async (profile) => {
+    const legacy = jsonBackend(preset);
+    const block = configurationWith(`preset = "${preset}"`, (it) => it.includes('capture'));
+    await withSite(`capture-${preset}`, block, before(legacy), async (origin, gateway) => {
+      const page = await profile.newPage();
+      await page.goto(`${origin}/pages/blank`);
+      const run = (steps) => page.evaluate(async ([steps, preset, names]) => {
+        const app = await import(preset === 'axios' ? '/snippets/capture-axios.js' : '/snippets/capture-fetch.js');
+        if (preset !== 'axios') Object.assign(app.names, names);
+        const seen = [];
+        for (const step of steps) {
+          if (step === 'who') {
+            const answer = await app.api('/api/who');
+            seen.push((answer.data ?? (await answer.json())).sub);
+          } else {
+            const [name, ...given] = step.split(' ');
+            seen.push(await app[name](...given).then(() => name, () => 'refused'));
+          }
+        }
+        return seen;
+      }, [steps, preset, legacy.shape]);
+
+      assert.deepEqual(await run(['signIn ada wrong', 'signIn ada right', 'who']), ['refused', 'signIn', 'ada']);
+      legacy.expire();
+      assert.deepEqual(await run(['who', 'refresh', 'who']), ['ada', 'refresh', 'ada']);
+      const held = await page.evaluate(() => JSON.stringify(localStorage));
+      assert.ok(legacy.issued.length >= 4 && held.includes('latchgate-stand-in.'));
+      for (const token of legacy.issued) assert.ok(!held.includes(token) && !gateway.output().includes(token));
+    });
+  });
+}
+
+browserCase('front ends: code-flow: the app has a token and no session cookie', async (profile) => {
+  const provider = `[providers.demo]\nkind = "mock"\nusers = [{ sub = "ada", name = "Ada Example" }]\n`;
+  const block = `${configurationWith('flow = "code"', (it) => !it.includes('aegis'))}${provider}[[routes]]\npath = "/api/*"\n`;
+  await withSite('code-flow', block, answer, async (origin) => {
+    const page = await profile.newPage();
+    await page.goto(`${origin}/pages/blank?x=1`);
+    const inApp = (steps) => page.evaluate(`import('/snippets/code-flow.js').then(${steps})`);
+    assert.deepEqual(await inApp('async (app) => [await app.renew(), (await app.api("/api/who")).status]'), [false, 401]);
+    await inApp('(app) => { app.signIn(); }');
+    await signInAsAda(page);
+    await page.waitForURL(`${origin}/pages/blank?x=1`);
+    assert.deepEqual(await inApp('async (app) => [await app.renew(), (await (await app.api("/api/who")).json()).sub]'), [true, 'ada']);
+    assert.ok((await profile.cookies(origin)).every(({ name }) => name !== 'latchgate'));
+    assert.deepEqual(await inApp('async (app) => [await app.signOut(), await app.renew()].slice(1)'), [false]);
+  });
+});
+
 test('front ends: every snippet has been run', () => {
   assert.deepEqual([...used].sort(), Object.keys(snippets).sort());
 });
@@ -176,6 +280,52 @@ function snippet(name) {
 function snippetsOf(text) {
   const blocks = text.matchAll(/^```(?:js|html) ([\w-]+)\n(.*?)^```$/gms);
   return Object.fromEntries([...blocks].map(([, name, body]) => [name, body]));
+}
+
+/** The only `toml` block of the document with this text in it, of those that are `wanted`. */
+function configurationWith(text, wanted = () => true) {
+  const blocks = [...document.matchAll(/^```toml\n(.*?)^```$/gms)].map(([, body]) => body);
+  const found = blocks.filter((block) => block.includes(text) && wanted(block));
+  assert.equal(found.length, 1, text);
+  return found[0];
+}
+
+/** A gateway with what a block of the document says, before one server that is its pages and its backend. */
+async function withSite(name, block, listener, steps) {
+  const server = createServer(listener);
+  const backend = await listen(server);
+  const port = await freePort();
+  const origin = `http://localhost:${port}`;
+  const pages = ['pages', 'snippets', 'npm'].map((path) => `[[routes]]\npath = "/${path}/*"\nauth = "public"\n`);
+  const gateway = await startGateway(`gateway-${name}`, origin, `
+[server]
+listen = "127.0.0.1:${port}"
+external_url = "${origin}"
+admin_listen = "off"
+
+# A case must not wait until a young token's 401 counts.
+[refresh]
+cooldown = "1ms"
+
+[upstreams.app]
+url = "${backend}"
+
+${block.replace('http://127.0.0.1:3000', backend)}
+${pages.join('\n')}`, { OIDC_SECRET: 'for staff', GITHUB_SECRET: 'for github' });
+  try {
+    await steps(origin, gateway);
+  } finally {
+    await gateway.stop();
+    server.closeAllConnections();
+    server.close();
+  }
+}
+
+/** The application, with a backend of its own. */
+function before(legacy) {
+  return async (request, response) => {
+    if (!(await legacy.answer(request, response))) answer(request, response);
+  };
 }
 
 /** The mock provider's page. */

@@ -11,7 +11,7 @@ browserCase('a forged answer of the provider ends on a page that offers to start
   assert.equal(answer.status(), 400);
   await screenshot(page, '10 refusal of a forged state');
 
-  await page.getByRole('link', { name: 'Sign in' }).click();
+  await page.getByRole('link', { name: 'Try again' }).click();
   isAt(page, provider.origin);
 });
 

@@ -1,0 +1,3 @@
+import { items } from '../utils/items';
+
+export default defineEventHandler(() => ({ items }));

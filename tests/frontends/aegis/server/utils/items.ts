@@ -1,0 +1,1 @@
+export const items = [{ id: 1, name: 'anchor' }, { id: 2, name: 'lantern' }];
