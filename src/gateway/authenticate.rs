@@ -168,10 +168,16 @@ fn take_own_token(parts: &Parts, known: &mut Known) -> Option<Read> {
 /// On a route that says what it accepts.
 fn by_acceptance(parts: &Parts, known: &mut Known, own: Option<Read>) -> Shown {
     let route = Arc::clone(&known.exchange.route);
-    let shows_session = |known: &Known| own.is_some() || shows_cookie(parts, known);
+    // Read once: those that browsers carry have to be decrypted.
+    let mut presented = None;
+    let shows_session =
+        |known: &Known| own.is_some() || !presented.insert(presented_by_cookies(parts, known)).is_empty();
     let deciding = route.acceptance.as_ref().map(|acceptance| acceptance.decide(parts, known, shows_session));
     match deciding {
-        Some(Deciding::Session) | None => by_session(parts, known, own),
+        Some(Deciding::Session) | None => match (own, presented) {
+            (None, Some(presented)) => Shown::Sessions(presented, Means::Cookie),
+            (own, _) => by_session(parts, known, own),
+        },
         Some(Deciding::Nothing) => Shown::Nobody(Credential::Absent),
         Some(Deciding::Judged(credential)) => Shown::Nobody(credential),
         Some(Deciding::Token(entry, token)) => Shown::Token(entry, token),
@@ -194,15 +200,15 @@ fn by_own_token(known: &Known, read: Read) -> Shown {
     }
 }
 
-fn shows_cookie(parts: &Parts, known: &Known) -> bool {
-    !parts.sessions.presented(&parts.cookies, &known.exchange.cookies).is_empty()
-}
-
 fn by_cookie(parts: &Parts, known: &Known) -> Shown {
     let exchange = &known.exchange;
     if exchange.cookies.is_empty() || !exchange.depends_on_session() {
         return Shown::Nobody(Credential::Absent);
     }
-    let presented = parts.sessions.presented(&parts.cookies, &exchange.cookies);
+    let presented = presented_by_cookies(parts, known);
     if presented.is_empty() { Shown::Nobody(Credential::Absent) } else { Shown::Sessions(presented, Means::Cookie) }
+}
+
+fn presented_by_cookies(parts: &Parts, known: &Known) -> Vec<Presented> {
+    parts.sessions.presented(&parts.cookies, &known.exchange.cookies)
 }

@@ -2,6 +2,8 @@
 
 use crate::stage::{Gateways, ISSUER, Stage, of_sid, of_subject, together};
 use latchgate::clock::{Clock, Mono};
+use latchgate::session::code_flow::{CODE_LIFE, Code, CodeExchange};
+use latchgate::session::impersonation::IMPERSONATION_LIFE;
 use latchgate::session::store::{Filter, OnceName};
 use latchgate::session::{Found, Identity, Opening, OpeningFailed, Session, SessionId, Sessions, TokenSet, Update};
 use secrecy::ExposeSecret;
@@ -212,6 +214,96 @@ pub async fn what_counts_once_counts_once_everywhere(stage: Stage) {
     })
     .await;
     assert_eq!(first.into_iter().filter(|first| *first).count(), 1);
+}
+
+pub async fn a_session_awaits_its_exchange_for_a_minute(stage: Stage) {
+    let Gateways { here, elsewhere, clock } = stage.gateways().await;
+    let (waiting, code) = here.open_for_code(opening("ada", clock.now().mono), clock.now()).await.unwrap();
+    assert_eq!(stage.live(waiting.key).await.expires, waiting.started.mono.after(CODE_LIFE));
+    assert!(!is_live(&here, &waiting, &clock).await && !is_live(&elsewhere, &waiting, &clock).await);
+    let (exchanged, code_of_exchanged) =
+        elsewhere.open_for_code(opening("bob", clock.now().mono), clock.now()).await.unwrap();
+    assert!(matches!(here.exchange(&code_of_exchanged, clock.now()).await.unwrap(), CodeExchange::Made(_)));
+
+    clock.advance(CODE_LIFE);
+    for sessions in [&here, &elsewhere] {
+        assert!(matches!(sessions.exchange(&code, clock.now()).await.unwrap(), CodeExchange::Unknown));
+        assert!(is_live(sessions, &exchanged, &clock).await, "it is a session like any other now");
+    }
+    assert_eq!(elsewhere.end_where(of_subject("bob")).await.unwrap(), 1, "and is found by its user");
+}
+
+pub async fn a_code_is_exchanged_once_among_fifty(stage: Stage) {
+    let Gateways { here, elsewhere, clock } = stage.gateways().await;
+    for _ in 0..5 {
+        let (session, code) = here.open_for_code(opening("ada", clock.now().mono), clock.now()).await.unwrap();
+        let exchanges = together(50, |number| {
+            let sessions = if number % 2 == 0 { here.clone() } else { elsewhere.clone() };
+            let (code, now) = (Code::parse(&code.to_text()).unwrap(), clock.now());
+            async move { sessions.exchange(&code, now).await.unwrap() }
+        })
+        .await;
+        let made = exchanges.iter().filter(|exchange| matches!(exchange, CodeExchange::Made(_))).count();
+        let repeated = exchanges.iter().filter(|exchange| matches!(exchange, CodeExchange::Repeated(_))).count();
+        assert_eq!((made, repeated), (1, 49));
+        assert!(is_live(&here, &session, &clock).await && is_live(&elsewhere, &session, &clock).await);
+    }
+}
+
+pub async fn a_refresh_token_has_one_successor_everywhere(stage: Stage) {
+    let Gateways { here, elsewhere, clock } = stage.gateways().await;
+    let (_, code) = here.open_for_code(opening("ada", clock.now().mono), clock.now()).await.unwrap();
+    let CodeExchange::Made(session) = elsewhere.exchange(&code, clock.now()).await.unwrap() else {
+        panic!("nobody had the code before")
+    };
+    let first = elsewhere.refresh_token(&session).unwrap();
+    let updates = together(20, |number| {
+        let sessions = if number % 2 == 0 { here.clone() } else { elsewhere.clone() };
+        let (first, now) = (first.clone(), clock.now());
+        async move {
+            let found = sessions.find_by_refresh_token(&first, now).await.unwrap().unwrap();
+            sessions.rotate(&found.session, found.rotation, now).await.unwrap()
+        }
+    })
+    .await;
+    assert_eq!(updates.iter().filter(|update| matches!(update, Update::Stored(_))).count(), 1);
+    let successors = updates.iter().map(|update| match update {
+        Update::Stored(session) | Update::Declined(session) => here.refresh_token(session).unwrap(),
+        Update::Ended => panic!("nobody ended it"),
+    });
+    let successors: HashSet<String> = successors.collect();
+    assert!(successors.len() == 1 && !successors.contains(&first), "{}", successors.len());
+
+    let cold = stage.gateway_just_started(&[SECRET]);
+    let found = cold.find_by_refresh_token(successors.iter().next().unwrap(), clock.now()).await.unwrap().unwrap();
+    assert_eq!((found.session.key, found.rotation), (session.key, 2));
+}
+
+pub async fn who_acts_for_whom_is_known_elsewhere_and_after_a_restart(stage: Stage) {
+    let Gateways { here, elsewhere, clock } = stage.gateways().await;
+    let session = open(&here, "ada", &clock).await;
+    let claims = Map::from_iter([("sub".into(), json!("bob")), ("act".into(), json!({ "sub": "ada" }))]);
+    let bob = Arc::new(Identity { issuer: ISSUER.into(), subject: "bob".into(), sid: None, claims });
+    let (as_bob, now) = (Arc::clone(&bob), clock.now().mono);
+    let update = here.update(&session, move |session| session.impersonating(Arc::clone(&as_bob), now)).await.unwrap();
+    assert!(matches!(update, Update::Stored(_)));
+    drop((here, elsewhere));
+
+    let is_durable = stage.here.is_durable();
+    let stage = if is_durable { stage.restarted().await } else { stage };
+    let cold = stage.gateway_just_started(&[SECRET]);
+    let Found::Live(again) = find(&cold, &session, &clock).await else { panic!("it lives") };
+    assert_eq!((again.identity.subject.as_str(), &again.identity.claims), ("bob", &bob.claims));
+    assert_eq!((again.owner().subject.as_str(), &again.owner().claims), ("ada", &session.identity.claims));
+    assert_eq!(again.owner().sid, session.identity.sid);
+    assert_eq!(
+        again.impersonation.as_ref().map(|impersonation| impersonation.until),
+        Some(now.after(IMPERSONATION_LIFE))
+    );
+    let Update::Stored(restored) = cold.update(&again, Session::restored).await.unwrap() else { panic!("it lives") };
+    assert_eq!(restored.identity.claims, session.identity.claims);
+    assert_eq!(cold.end_where(of_subject("bob")).await.unwrap(), 0, "the session was never bob's");
+    assert_eq!(cold.end_where(of_sid("sid of ada")).await.unwrap(), 1);
 }
 
 pub async fn a_list_has_what_is_open(stage: Stage) {
