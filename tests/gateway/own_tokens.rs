@@ -84,7 +84,7 @@ async fn an_assertion_goes_where_and_how_its_route_says() {
 
 #[tokio::test]
 async fn one_assertion_serves_many_requests_until_half_of_its_life_is_over() {
-    let site = with_tokens("algorithm = \"ES256\"").await;
+    let site = with_tokens("algorithm = \"EdDSA\"").await;
     let (ada, bob) = (site.signed_in().await, site.signed_in_as("bob").await);
     let asserted = async |browser: &Browser| {
         relayed(&browser.fetch("GET", "/api").await, 200);
@@ -124,7 +124,7 @@ async fn what_is_asserted_does_not_expire_with_a_token_that_nothing_can_renew() 
 
 #[tokio::test]
 async fn an_assertion_opens_nothing_at_the_gateway_and_an_own_token_stays_there() {
-    let site = with_tokens("algorithm = \"ES256\"").await;
+    let site = with_tokens("algorithm = \"EdDSA\"").await;
     let browser = site.signed_in().await;
     browser.fetch("GET", "/api").await;
     let assertion = site.upstream.last().bearer().unwrap().to_owned();
@@ -137,7 +137,7 @@ async fn an_assertion_opens_nothing_at_the_gateway_and_an_own_token_stays_there(
         relayed(&bearer(&site, path, &own).await, 200);
         assert!(!format!("{:?}", site.upstream.last().headers).contains(&own), "{path}");
     }
-    assert_eq!(verified(&own, &jwks(&site).await, Algorithm::ES256, "api"), None, "an upstream's check refuses it");
+    assert_eq!(verified(&own, &jwks(&site).await, Algorithm::EdDSA, "api"), None, "an upstream's check refuses it");
 }
 
 // ------------------------------------------------------------------------------------------ keys
