@@ -5,6 +5,7 @@
 use crate::clock::Mono;
 use quick_cache::sync::Cache;
 use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +67,16 @@ impl Attempts {
     }
 }
 
+/// What a client is counted under: its address, or the /64 that an IPv6 client has to itself. None where addresses tell nobody apart,
+/// as behind a unix socket.
+#[must_use]
+pub fn client(address: Option<IpAddr>) -> Option<String> {
+    Some(match address?.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).to_string(),
+    })
+}
+
 const MOST_NAMES: usize = 65_536;
 
 #[cfg(test)]
@@ -100,6 +111,15 @@ mod tests {
         assert!(attempts.begin("ada", at(0)).is_err());
         attempts.forget("ada");
         assert_eq!(attempts.begin("ada", at(0)), Ok(()));
+    }
+
+    #[test]
+    fn clients_of_one_network_count_as_one() {
+        let of = |text: &str| client(Some(text.parse().unwrap())).unwrap();
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(client(None), None);
     }
 
     #[test]

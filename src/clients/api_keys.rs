@@ -1,7 +1,7 @@
 //! API keys. The configuration has their SHA-256, so whoever reads it cannot use them.
 
 use super::{ApiClient, Judgement, Rejection, Shown};
-use crate::attempts::Attempts;
+use crate::attempts::{self, Attempts};
 use crate::clock::{Mono, Now};
 use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderName;
@@ -131,25 +131,20 @@ impl Guesses {
     /// Asks `owner`, unless `address` was wrong too often. Who still shows a key that has expired does not guess: a job that nobody
     /// looks after shuts out no neighbour of its own.
     pub(super) fn limited(&self, address: Option<IpAddr>, now: Mono, owner: impl FnOnce() -> Owner) -> Judgement {
-        let name = network_of(address);
-        self.0.begin(&name, now).map_err(|retry_after| Rejection::TooManyAttempts { retry_after })?;
+        let client = attempts::client(address);
+        if let Some(client) = &client {
+            self.0.begin(client, now).map_err(|retry_after| Rejection::TooManyAttempts { retry_after })?;
+        }
         let owner = owner();
-        if owner != Owner::Nobody {
-            self.0.withdraw(&name);
+        if owner != Owner::Nobody
+            && let Some(client) = &client
+        {
+            self.0.withdraw(client);
         }
         match owner {
             Owner::Client(client) => Ok(client),
             Owner::Former | Owner::Nobody => Err(Rejection::InvalidApiKey),
         }
-    }
-}
-
-/// Who has one address of IPv6 has 2^64 of them.
-fn network_of(address: Option<IpAddr>) -> String {
-    match address {
-        Some(IpAddr::V4(address)) => address.to_string(),
-        Some(IpAddr::V6(address)) => format!("{:x?}/64", &address.segments()[..4]),
-        None => String::new(),
     }
 }
 

@@ -12,6 +12,7 @@
 
 use super::login::{self, LoginRecord};
 use super::{Asked, Endpoints, Look, read_body};
+use crate::attempts;
 use crate::body::Body;
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::Session;
@@ -127,14 +128,17 @@ pub(super) async fn exchange(endpoints: &Endpoints, asked: &Asked<'_>, body: Bod
         Ok(code) => code,
         Err(refusal) => return asked.refuse(&refusal),
     };
-    let client = asked.facts.client_address.map_or_else(|| "unix".to_owned(), |address| address.to_string());
-    if let Err(wait) = endpoints.code_attempts.begin(&client, asked.facts.now.mono) {
-        return asked.refuse(&Refusal::TooManyAttempts { retry_after: wait.as_secs() });
+    let client = attempts::client(asked.facts.client_address);
+    if let Some(client) = &client
+        && let Err(wait) = endpoints.code_attempts.begin(client, asked.facts.now.mono)
+    {
+        return asked.refuse(&Refusal::TooManyAttempts { retry_after: wait.as_secs() + 1 });
     }
+    let was_no_guess = || client.iter().for_each(|client| endpoints.code_attempts.withdraw(client));
     let Some(code) = Code::parse(&code) else { return asked.refuse(&Refusal::CodeInvalid) };
     match endpoints.sessions.exchange(&code, asked.facts.now).await {
         Ok(CodeExchange::Made(session)) => {
-            endpoints.code_attempts.withdraw(&client);
+            was_no_guess();
             tracing::info!(target: "latchgate::audit", event = "code_exchanged", provider = %session.provider, session = %session.key, request = %asked.facts.id, "a code was exchanged");
             let mut response = token_answer(endpoints, asked, &session);
             let expired = endpoints.cookies.expire(Name::Code(&code.label()));
@@ -147,7 +151,7 @@ pub(super) async fn exchange(endpoints: &Endpoints, asked: &Asked<'_>, body: Bod
         }
         Ok(CodeExchange::Unknown) => asked.refuse(&Refusal::CodeInvalid),
         Err(error) => {
-            endpoints.code_attempts.withdraw(&client);
+            was_no_guess();
             tracing::warn!(reason = error.reason, request = %asked.facts.id, "a code could not be exchanged");
             asked.refuse(&Refusal::StoreUnavailable)
         }

@@ -12,7 +12,7 @@ use super::code_flow::Flow;
 use super::login::{LoginRecord, flow, keep_record, remember, return_to};
 use super::opening::{self, Opened, login_failed};
 use super::{Asked, Endpoints, Look, read_body};
-use crate::attempts::Attempts;
+use crate::attempts::{self, Attempts};
 use crate::body::Body;
 use crate::clock::Mono;
 use crate::provider::backend::{Credentials, Fields};
@@ -79,7 +79,7 @@ impl LoginAttempts {
         now: Mono,
     ) -> Result<Attempt, Duration> {
         let account = format!("{} {}", provider.name(), username.trim().to_lowercase());
-        let client = client.map(network).map(|network| format!("{} {network}", provider.name()));
+        let client = attempts::client(client).map(|client| format!("{} {client}", provider.name()));
         if let Some(client) = &client {
             self.by_client.begin(client, now)?;
         }
@@ -116,14 +116,6 @@ impl Attempt {
 
     fn withdraw_for_client(&self) {
         self.client.iter().for_each(|client| self.attempts.by_client.withdraw(client));
-    }
-}
-
-/// An IPv6 client has a whole /64 to come from.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
     }
 }
 
@@ -306,14 +298,6 @@ const STALE: &str = "this page was open for too long, or in another browser. Ple
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn clients_of_one_network_count_as_one() {
-        let of = |text: &str| network(text.parse().unwrap()).to_string();
-        assert_eq!(of("192.0.2.7"), "192.0.2.7");
-        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
-        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-    }
 
     #[test]
     fn forms_may_lead_to_where_the_login_ends() {
