@@ -6,7 +6,7 @@ use crate::provider::{NAME, TokenEndpoint};
 use crate::stage::{DIRECTORY, Kind, Stage};
 use latchgate::background::Background;
 use latchgate::session::Session;
-use latchgate::tokens::{Renewal, Settings, Tokens};
+use latchgate::tokens::{Outage, Renewal, Settings, Tokens};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
@@ -130,9 +130,9 @@ impl Refresher {
             Renewal::Refused => "refused",
             Renewal::NothingToRenewWith => "no refresh token",
             Renewal::Gone => "the session has ended",
-            Renewal::Broken => "broken",
-            Renewal::StoreUnavailable => "the store cannot be asked",
-            Renewal::Unavailable { .. } => "not now",
+            Renewal::Outage(Outage::Broken) => "broken",
+            Renewal::Outage(Outage::Store) => "the store cannot be asked",
+            Renewal::Outage(Outage::Provider { .. }) => "not now",
         };
         Err(format!("a refresh on {} failed: {why}", self.stage.kind.name()).into())
     }

@@ -54,11 +54,7 @@ async fn fit(endpoints: &Endpoints, asked: &Asked<'_>, session: &Arc<Session>) -
         Renewal::Refused | Renewal::Gone => Err(Refusal::NoAccessToken("failed_to_refresh_token")),
         _ if is_valid => Ok(Arc::clone(session)),
         Renewal::NothingToRenewWith => Err(Refusal::NoAccessToken("missing_refresh_token")),
-        Renewal::Broken => Err(Refusal::ProviderBroken),
-        Renewal::StoreUnavailable => Err(Refusal::StoreUnavailable),
-        Renewal::Unavailable { retry_after } => {
-            Err(Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
-        }
+        Renewal::Outage(outage) => Err(outage.refusal()),
     }
 }
 

@@ -144,11 +144,7 @@ pub(super) fn renewed(renewal: Renewal) -> Result<Option<Arc<Session>>, Refusal>
         Renewal::Renewed(session) => Ok(Some(session)),
         Renewal::NothingToRenewWith => Ok(None),
         Renewal::Refused | Renewal::Gone => Err(Refusal::RefreshInvalid),
-        Renewal::Broken => Err(Refusal::ProviderBroken),
-        Renewal::StoreUnavailable => Err(Refusal::StoreUnavailable),
-        Renewal::Unavailable { retry_after } => {
-            Err(Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
-        }
+        Renewal::Outage(outage) => Err(outage.refusal()),
     }
 }
 

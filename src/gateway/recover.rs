@@ -142,17 +142,11 @@ impl<S: Step<Attempted>> Recovering<S> {
             || self.parts.tokens.freshness(&session, self.parts.clock.now()) != policy::Freshness::Expired;
         match self.parts.tokens.renew(&session).await {
             Renewal::Renewed(renewed) => Ok(Prepared::with(renewed, TokenChoice::Send)),
-            Renewal::Unavailable { .. } | Renewal::StoreUnavailable | Renewal::Broken | Renewal::NothingToRenewWith
-                if is_still_valid() =>
-            {
+            Renewal::Outage(_) | Renewal::NothingToRenewWith if is_still_valid() => {
                 Ok(Prepared::with(session, TokenChoice::Send))
             }
-            Renewal::Unavailable { retry_after } if needs_one => Err(Box::new(unavailable(exchange, retry_after))),
-            Renewal::StoreUnavailable if needs_one => Err(Box::new(refuse(exchange, &Refusal::StoreUnavailable))),
-            Renewal::Broken if needs_one => Err(Box::new(refuse(exchange, &Refusal::ProviderBroken))),
-            Renewal::Unavailable { .. } | Renewal::StoreUnavailable | Renewal::Broken => {
-                Ok(Prepared::with(session, TokenChoice::Withhold))
-            }
+            Renewal::Outage(outage) if needs_one => Err(Box::new(refuse(exchange, &outage.refusal()))),
+            Renewal::Outage(_) => Ok(Prepared::with(session, TokenChoice::Withhold)),
             Renewal::Gone if needs_one => Err(Box::new(challenge::login(&self.parts, exchange, Reason::Expired, None))),
             Renewal::NothingToRenewWith | Renewal::Refused if needs_one => {
                 Err(Box::new(self.clear_and_login(exchange, &session, None).await))
@@ -195,9 +189,7 @@ impl<S: Step<Attempted>> Recovering<S> {
                     self.clear_and_login(exchange, &current, Some(first)).await
                 }
                 Renewal::Gone => challenge::login(&self.parts, exchange, Reason::Expired, Some(first)),
-                Renewal::Unavailable { retry_after } => unavailable(exchange, retry_after),
-                Renewal::StoreUnavailable => refuse(exchange, &Refusal::StoreUnavailable),
-                Renewal::Broken => refuse(exchange, &Refusal::ProviderBroken),
+                Renewal::Outage(outage) => refuse(exchange, &outage.refusal()),
             },
             (Recovery::ClearAndLogin | Recovery::Replay | Recovery::RefreshAndReplay, None) => {
                 challenge::login(&self.parts, exchange, Reason::Expired, Some(first))

@@ -12,7 +12,7 @@
 
 use super::lease::{self, Held};
 use super::single_flight::{Boarding, Pilot, Seat};
-use super::{FlightKey, Renewal, Shared, token_set};
+use super::{FlightKey, Outage, Renewal, Shared, token_set};
 use crate::clock::{Mono, Now};
 use crate::fault;
 use crate::provider::{Provider, RefreshError, Renewed, TokenResponse};
@@ -33,7 +33,7 @@ pub(super) async fn join(shared: &Arc<Shared>, seen: &Session) -> Renewal {
     // they find it further on.
     match timeout(patience(shared), seat.landed()).await {
         Ok(Some(renewal)) => renewal,
-        Ok(None) => Renewal::Broken,
+        Ok(None) => Renewal::Outage(Outage::Broken),
         Err(_) => LATER,
     }
 }
@@ -374,19 +374,19 @@ impl Flight {
             }
             Err(error) => {
                 self.report("refresh_failed", error.reason);
-                Renewal::StoreUnavailable
+                Renewal::Outage(Outage::Store)
             }
         }
     }
 
     fn for_now(&self, error: &RefreshError) -> Renewal {
         self.report("refresh_failed", error.reason());
-        Renewal::Unavailable { retry_after: error.retry_after().unwrap_or(RETRY_AFTER) }
+        Renewal::Outage(Outage::Provider { retry_after: error.retry_after().unwrap_or(RETRY_AFTER) })
     }
 
     fn without_store(&self, error: StoreError) -> Setback {
         self.report("refresh_failed", error.reason);
-        Setback::Landed(Renewal::StoreUnavailable)
+        Setback::Landed(Renewal::Outage(Outage::Store))
     }
 
     /// Revokes what nobody will use.
@@ -507,4 +507,4 @@ const WAIT_MILLIS: std::ops::RangeInclusive<u64> = 25..=250;
 /// A store that is gone for longer loses the answer; the session then ends with the next refresh.
 const KEEP_TRYING: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-const LATER: Renewal = Renewal::Unavailable { retry_after: RETRY_AFTER };
+const LATER: Renewal = Renewal::Outage(Outage::Provider { retry_after: RETRY_AFTER });

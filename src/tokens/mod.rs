@@ -17,6 +17,7 @@ use crate::background::Background;
 use crate::clock::{Clock, Now};
 use crate::policy::{Freshness, Renewable};
 use crate::provider::{Provider, TokenResponse};
+use crate::reply::Refusal;
 use crate::session::{Session, SessionKey, Sessions, TokenSet};
 use dashmap::DashMap;
 use single_flight::Flights;
@@ -50,15 +51,34 @@ pub enum Renewal {
     NothingToRenewWith,
     /// The session ended meanwhile, by other hands.
     Gone,
-    /// The refresh broke down on our side; the session is kept.
+    /// It cannot be done now; the session is kept.
+    Outage(Outage),
+}
+
+/// What is in the way of a refresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    /// It broke down on our side.
     Broken,
-    /// The store cannot be asked; the session is kept.
-    StoreUnavailable,
-    /// Not now; the session is kept.
-    Unavailable {
+    /// The store cannot be asked.
+    Store,
+    /// The provider does not answer, or is left alone for a while.
+    Provider {
         /// When to try again.
         retry_after: Duration,
     },
+}
+
+impl Outage {
+    /// What is said to whoever needs the token now.
+    #[must_use]
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Outage::Broken => Refusal::ProviderBroken,
+            Outage::Store => Refusal::StoreUnavailable,
+            Outage::Provider { retry_after } => Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() },
+        }
+    }
 }
 
 /// Tokens of all sessions, and the gateway's own.

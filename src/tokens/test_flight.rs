@@ -130,7 +130,7 @@ async fn a_panic_frees_the_place_and_the_lease_at_once() {
     let session = world.sign_in("ada").await;
     world.op.next(Fault::Panic);
     let started = tokio::time::Instant::now();
-    assert!(matches!(replica.tokens.renew(&session).await, Renewal::Broken));
+    assert!(matches!(replica.tokens.renew(&session).await, Renewal::Outage(Outage::Broken)));
     assert_eq!(generation_of(replica.tokens.renew(&session).await), 2);
     assert!(started.elapsed() < SECOND);
 }
@@ -148,7 +148,7 @@ async fn waiters_have_their_own_deadline_and_a_bound() {
         waiters.spawn(async move {
             let started = tokio::time::Instant::now();
             let renewal = replica.tokens.renew(&session).await;
-            assert!(matches!(renewal, Renewal::Unavailable { .. }));
+            assert!(matches!(renewal, Renewal::Outage(Outage::Provider { .. })));
             started.elapsed()
         });
     }
@@ -238,7 +238,7 @@ async fn what_is_not_the_users_fault_keeps_the_session() {
         let replica = world.replica();
         let session = world.sign_in("ada").await;
         world.op.next(Fault::Status(status, body));
-        assert!(matches!(replica.tokens.renew(&session).await, Renewal::Unavailable { .. }), "{status}");
+        assert!(matches!(replica.tokens.renew(&session).await, Renewal::Outage(Outage::Provider { .. })), "{status}");
         sleep(3 * SECOND).await;
         assert_eq!(generation_of(replica.tokens.renew(&session).await), 2, "{status}");
     }
@@ -251,10 +251,10 @@ async fn retry_after_holds_for_all_sessions() {
     let replica = world.replica();
     let [ada, eve] = [world.sign_in("ada").await, world.sign_in("eve").await];
     world.op.next(Fault::RetryAfter("30"));
-    let Renewal::Unavailable { retry_after } = replica.tokens.renew(&ada).await else { panic!() };
+    let Renewal::Outage(Outage::Provider { retry_after }) = replica.tokens.renew(&ada).await else { panic!() };
     assert_eq!(retry_after, 30 * SECOND);
     sleep(28 * SECOND).await;
-    assert!(matches!(replica.tokens.renew(&eve).await, Renewal::Unavailable { .. }));
+    assert!(matches!(replica.tokens.renew(&eve).await, Renewal::Outage(Outage::Provider { .. })));
     assert_eq!(world.op.refreshes(), 1);
     sleep(3 * SECOND).await;
     assert_eq!(generation_of(replica.tokens.renew(&eve).await), 2);
@@ -325,7 +325,7 @@ async fn an_outage_of_the_store_costs_no_session() {
     one.store.fail("");
     other.store.fail("");
     assert_eq!(generation_of(renewal.await.unwrap()), 2);
-    assert!(matches!(other.tokens.renew(&session).await, Renewal::StoreUnavailable));
+    assert!(matches!(other.tokens.renew(&session).await, Renewal::Outage(Outage::Store)));
     sleep(50 * SECOND).await;
     one.store.heal();
     sleep(SECOND).await;
@@ -497,7 +497,9 @@ async fn ten_thousand_sessions_that_expire_at_once_are_served_in_turn() {
         replica.tokens.renew_behind(session);
         tokio::task::yield_now().await;
     }
-    let Renewal::Unavailable { .. } = replica.tokens.renew(&sessions[SESSIONS - 1]).await else { panic!("in time?") };
+    let Renewal::Outage(Outage::Provider { .. }) = replica.tokens.renew(&sessions[SESSIONS - 1]).await else {
+        panic!("in time?")
+    };
     assert!(world.op.refreshes() < SESSIONS / 5);
     sleep(200 * SECOND).await;
     assert_eq!((world.op.refreshes(), world.op.reuses()), (SESSIONS, 0));
@@ -559,8 +561,10 @@ async fn at_random(some_sleep: bool) {
                     assert!(token.starts_with(&format!("at-{owner}-")), "{owner} has {token}");
                     Some(renewed.tokens.generation)
                 }
-                Renewal::NothingToRenewWith | Renewal::Broken | Renewal::StoreUnavailable => panic!("why?"),
-                Renewal::Refused | Renewal::Gone | Renewal::Unavailable { .. } => None,
+                Renewal::NothingToRenewWith | Renewal::Outage(Outage::Broken) | Renewal::Outage(Outage::Store) => {
+                    panic!("why?")
+                }
+                Renewal::Refused | Renewal::Gone | Renewal::Outage(Outage::Provider { .. }) => None,
             }
         });
     }
@@ -608,9 +612,9 @@ fn state_of(renewal: Renewal) -> Arc<Session> {
         Renewal::Refused => panic!("refused"),
         Renewal::NothingToRenewWith => panic!("nothing to renew with"),
         Renewal::Gone => panic!("gone"),
-        Renewal::Broken => panic!("broken"),
-        Renewal::StoreUnavailable => panic!("store unavailable"),
-        Renewal::Unavailable { .. } => panic!("unavailable"),
+        Renewal::Outage(Outage::Broken) => panic!("broken"),
+        Renewal::Outage(Outage::Store) => panic!("store unavailable"),
+        Renewal::Outage(Outage::Provider { .. }) => panic!("unavailable"),
     }
 }
 
