@@ -2,9 +2,9 @@
 //! answers 401 to every token but its live ones. It records every call and knows every secret it ever gave out.
 
 use super::keys::{base64url, random_text};
-use super::provider::{Change, Fault, Provider};
+use super::provider::{Change, Fault, Provider, answer};
 use super::upstream::{Answer, MARK, REFUSAL, Received, Upstream};
-use super::wire::{Connection, Framing, Headers, message};
+use super::wire::{Connection, Framing, Headers};
 use latchgate::clock::{Clock, Mono};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -357,29 +357,10 @@ impl Backend {
             let queued = state.next.get_mut(&call.part).and_then(VecDeque::pop_front);
             queued.or_else(|| state.always.get(&call.part).cloned())
         };
+        let serve = || self.state().serve(&self.shared, &call);
         match fault {
-            None => Some(self.state().serve(&self.shared, &call)),
-            Some(Fault::Json(status, body)) => Some(json_answer(status, &body)),
-            Some(Fault::Bytes(status, content_type, body)) => Some(bytes_answer(status, content_type, &[], &body)),
-            Some(Fault::RetryAfter(status, seconds)) => {
-                Some(bytes_answer(status, "application/json", &[("Retry-After", &seconds.to_string())], b"{}"))
-            }
-            Some(Fault::Html) => Some(bytes_answer(200, "text/html", &[], b"<h1>Maintenance</h1>")),
-            Some(Fault::Redirect(to)) => Some(bytes_answer(302, "text/html", &[("Location", &to)], b"")),
-            Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Reset) => None,
-            Some(Fault::LoseAnswer) => {
-                self.state().serve(&self.shared, &call);
-                None
-            }
-            Some(Fault::Delay(by)) => {
-                tokio::time::sleep(by).await;
-                Some(self.state().serve(&self.shared, &call))
-            }
-            Some(Fault::Held(gate)) => {
-                gate.pass().await;
-                Some(self.state().serve(&self.shared, &call))
-            }
+            None => Some(serve()),
+            Some(fault) => fault.strike(&[(MARK, "yes")], serve).await,
         }
     }
 }
@@ -534,9 +515,5 @@ fn json_answer(status: u16, body: &Value) -> Vec<u8> {
 
 /// Marked as the scripted upstream's are: an app may be given it as it is.
 fn bytes_answer(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let length = body.len().to_string();
-    let mut fields = vec![("Content-Type", content_type), ("Content-Length", length.as_str()), (MARK, "yes")];
-    fields.extend_from_slice(headers);
-    let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    message(&format!("HTTP/1.1 {status} Scripted"), &Headers(fields), body)
+    answer(status, content_type, &[&[(MARK, "yes")], headers].concat(), body)
 }

@@ -247,40 +247,30 @@ impl Provider {
     /// A logout token for the client (Back-Channel Logout §2.4) with `claims` laid over; null takes one away. `change` has the last
     /// word.
     pub fn logout_token(&self, claims: Value, change: impl FnOnce(&mut IdToken)) -> String {
-        let now = self.shared.clock.now();
-        let all = json!({
-            "iss": self.issuer(), "aud": CLIENT_ID, "iat": now.unix, "exp": now.unix + 120, "jti": random_text(12),
-            "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+        let usual = json!({
+            "aud": CLIENT_ID, "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
         });
-        let mut all = all.as_object().expect("an object").clone();
-        for (name, value) in claims.as_object().expect("an object") {
-            all.insert(name.clone(), value.clone());
-        }
-        all.retain(|_, value| !value.is_null());
-        let state = self.state();
-        let key = state.keys.last().expect("a key");
-        let header = json!({ "alg": key.algorithm(), "kid": key.kid, "typ": "logout+jwt" });
-        let header = header.as_object().expect("an object").clone();
-        let mut token = IdToken { header, claims: all, signature: Signature::Good };
-        change(&mut token);
-        token.encode(key)
+        self.signed("logout+jwt", 120, [usual, claims], change)
     }
 
     /// A JWT access token (RFC 9068) for the audience `api` and the subject `robot`, with `claims` laid over; null takes one away.
     /// `change` has the last word.
     pub fn access_token(&self, claims: Value, change: impl FnOnce(&mut IdToken)) -> String {
+        self.signed("at+jwt", 600, [json!({ "aud": "api", "sub": "robot" }), claims], change)
+    }
+
+    /// A token of this type for so many seconds, with all `claims` laid over each other.
+    fn signed(&self, typ: &str, life: u64, claims: [Value; 2], change: impl FnOnce(&mut IdToken)) -> String {
         let now = self.shared.clock.now();
-        let all = json!({
-            "iss": self.issuer(), "aud": "api", "sub": "robot", "iat": now.unix, "exp": now.unix + 600, "jti": random_text(12),
-        });
+        let all = json!({ "iss": self.issuer(), "iat": now.unix, "exp": now.unix + life, "jti": random_text(12) });
         let mut all = all.as_object().expect("an object").clone();
-        for (name, value) in claims.as_object().expect("an object") {
-            all.insert(name.clone(), value.clone());
+        for claims in claims {
+            all.extend(claims.as_object().expect("an object").clone());
         }
         all.retain(|_, value| !value.is_null());
         let state = self.state();
         let key = state.keys.last().expect("a key");
-        let header = json!({ "alg": key.algorithm(), "kid": key.kid, "typ": "at+jwt" });
+        let header = json!({ "alg": key.algorithm(), "kid": key.kid, "typ": typ });
         let header = header.as_object().expect("an object").clone();
         let mut token = IdToken { header, claims: all, signature: Signature::Good };
         change(&mut token);
@@ -474,33 +464,42 @@ impl Provider {
             let queued = state.next.get_mut(&call.endpoint).and_then(VecDeque::pop_front);
             queued.or_else(|| state.always.get(&call.endpoint).cloned())
         };
+        let serve = || self.state().serve(&self.shared, &call);
         match fault {
-            None => Some(self.state().serve(&self.shared, &call)),
-            Some(Fault::Json(status, body)) => Some(json_answer(status, &body)),
-            Some(Fault::Bytes(status, content_type, body)) => Some(answer(status, content_type, &[], &body)),
-            Some(Fault::RetryAfter(status, seconds)) => Some(answer(
-                status,
-                "application/json",
-                &[("Retry-After", &seconds.to_string())],
-                br#"{"error":"slow_down"}"#,
-            )),
-            Some(Fault::Html) => Some(answer(200, "text/html", &[], b"<h1>Maintenance</h1>")),
-            Some(Fault::Redirect(to)) => Some(answer(302, "text/html", &[("Location", &to)], b"")),
-            Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Reset) => None,
-            Some(Fault::LoseAnswer) => {
-                self.state().serve(&self.shared, &call);
-                None
-            }
-            Some(Fault::Delay(by)) => {
-                tokio::time::sleep(by).await;
-                Some(self.state().serve(&self.shared, &call))
-            }
-            Some(Fault::Held(gate)) => {
-                gate.pass().await;
-                Some(self.state().serve(&self.shared, &call))
-            }
+            None => Some(serve()),
+            Some(fault) => fault.strike(&[("Cache-Control", "no-store")], serve).await,
         }
+    }
+}
+
+impl Fault {
+    /// What goes back in place of what `serve` would have said; `None` resets the connection. `marks` stand on all but that.
+    pub async fn strike(self, marks: &[(&str, &str)], serve: impl FnOnce() -> Vec<u8>) -> Option<Vec<u8>> {
+        let with = |field| [marks, &[field]].concat();
+        Some(match self {
+            Fault::Json(status, body) => answer(status, "application/json", marks, body.to_string().as_bytes()),
+            Fault::Bytes(status, content_type, body) => answer(status, content_type, marks, &body),
+            Fault::RetryAfter(status, seconds) => {
+                let seconds = seconds.to_string();
+                answer(status, "application/json", &with(("Retry-After", &seconds)), br#"{"error":"slow_down"}"#)
+            }
+            Fault::Html => answer(200, "text/html", marks, b"<h1>Maintenance</h1>"),
+            Fault::Redirect(to) => answer(302, "text/html", &with(("Location", &to)), b""),
+            Fault::Hang => std::future::pending().await,
+            Fault::Reset => return None,
+            Fault::LoseAnswer => {
+                serve();
+                return None;
+            }
+            Fault::Delay(by) => {
+                tokio::time::sleep(by).await;
+                serve()
+            }
+            Fault::Held(gate) => {
+                gate.pass().await;
+                serve()
+            }
+        })
     }
 }
 
@@ -775,7 +774,7 @@ fn redirect(location: &str) -> Vec<u8> {
     answer(302, "text/html", &[("Location", location)], b"")
 }
 
-fn answer(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+pub fn answer(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let length = body.len().to_string();
     let mut fields = vec![("Content-Type", content_type), ("Content-Length", length.as_str())];
     fields.extend_from_slice(headers);
