@@ -38,7 +38,7 @@ pub struct Facts {
     pub referer: Option<HeaderValue>,
     /// Asked for by htmx, which follows `HX-Redirect` whatever the status.
     pub htmx: bool,
-    /// `HX-Current-URL`: the page that htmx works on.
+    /// `HX-Current-URL`: the page that htmx works on, where it is htmx that asks.
     pub htmx_page: Option<HeaderValue>,
     /// Asks for an exchange that stays open: an upgrade, an event stream, gRPC.
     pub stays_open: bool,

@@ -13,7 +13,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 pub(super) async fn access_token(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
-    if endpoints.is_foreign(asked) {
+    if endpoints.is_foreign(&asked.headers) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
     let Some(session) = &asked.session else { return asked.refuse(&Refusal::NoAccessToken("missing_session")) };

@@ -12,13 +12,13 @@
 //! | cannot be remembered: whether it counted before is not known | 503, nothing ended |
 //! | is remembered, and then the sessions could not be ended | tried again for a while, then 503 |
 
-use super::{Asked, Endpoints, RETRY_AFTER, read_body};
+use super::{Asked, Endpoints, RETRY_AFTER, media_type, read_body};
 use crate::body::Body;
 use crate::provider::{LogoutToken, LogoutTokenError, Provider};
 use crate::reply::{self, Outcome, Refusal};
 use crate::session::Sessions;
 use crate::session::store::{Filter, OnceName, StoreError};
-use http::{Response, StatusCode, header};
+use http::{Response, StatusCode};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,9 +83,7 @@ async fn end_sessions(endpoints: &Endpoints, asked: &Asked<'_>, body: Body) -> R
 
 /// §2.5: a form with `logout_token`, once. What else is in it is ignored.
 async fn read_token(asked: &Asked<'_>, body: Body) -> Result<String, Failure> {
-    let content_type =
-        asked.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(FORM) {
+    if media_type(&asked.headers).as_deref() != Some(FORM) {
         return Err(Failure::Invalid("not_a_form"));
     }
     let form = read_body(body, MOST_FORM).await.map_err(|refusal| Failure::Unavailable("body", refusal))?;

@@ -11,7 +11,7 @@
 //! themselves know where it comes from.
 
 use super::login::{self, LoginRecord};
-use super::{Asked, Endpoints, Look, read_body};
+use super::{Asked, Endpoints, Look, json_object, media_type, read_body};
 use crate::attempts;
 use crate::body::Body;
 use crate::reply::{self, Outcome, Refusal};
@@ -21,7 +21,7 @@ use crate::session::cookie::Name;
 use askama::Template;
 use http::{HeaderMap, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::time::Duration;
 use url::form_urlencoded;
 
@@ -121,7 +121,7 @@ struct CallbackPage<'a> {
 
 /// `POST {prefix}/token`
 pub(super) async fn exchange(endpoints: &Endpoints, asked: &Asked<'_>, body: Body) -> Response<Body> {
-    if endpoints.is_foreign(asked) {
+    if endpoints.is_foreign(&asked.headers) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
     let code = match read_code(&asked.headers, body).await {
@@ -164,13 +164,10 @@ async fn read_code(headers: &HeaderMap, body: Body) -> Result<String, Refusal> {
     if body.is_empty() {
         return Err(MISSING);
     }
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+    if media_type(headers).as_deref() != Some("application/json") {
         return Err(Refusal::Malformed("the body must be JSON, and Content-Type must say so"));
     }
-    let members: Map<String, Value> =
-        serde_json::from_slice(&body).map_err(|_| Refusal::Malformed("the body must be a JSON object"))?;
-    match members.get("code") {
+    match json_object(&body)?.get("code") {
         Some(Value::String(code)) if !code.is_empty() => Ok(code.clone()),
         _ => Err(MISSING),
     }

@@ -11,7 +11,7 @@
 use super::code_flow::Flow;
 use super::login::{LoginRecord, flow, keep_record, remember, return_to};
 use super::opening::{self, Opened, login_failed};
-use super::{Asked, Endpoints, Look, read_body};
+use super::{Asked, Endpoints, Look, json_object, media_type, read_body};
 use crate::attempts::{self, Attempts};
 use crate::body::Body;
 use crate::clock::Mono;
@@ -20,9 +20,9 @@ use crate::provider::{Provider, ProviderError};
 use crate::reply::{self, Refusal};
 use crate::session::cookie::Name;
 use askama::Template;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 use secrecy::SecretString;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(super) async fn credentials(
         let form = Form::new(endpoints, asked, provider).and_then(|form| form.show(endpoints, asked, None));
         return form.unwrap_or_else(|refusal| asked.refuse(&refusal));
     }
-    if endpoints.is_foreign(asked) {
+    if endpoints.is_foreign(&asked.headers) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
     let answered = match media_type(&asked.headers).as_deref() {
@@ -126,8 +126,7 @@ async fn take_json(
     body: Body,
 ) -> Result<Response<Body>, Refusal> {
     let bytes = read_body(body, MOST_CREDENTIALS).await?;
-    let members: Map<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|_| Refusal::Malformed("the body must be a JSON object"))?;
+    let members = json_object(&bytes)?;
     let member = |name: &str| Some(members.get(name)?.as_str()?.to_owned());
     let credentials = read(provider, member).ok_or(INCOMPLETE)?;
     let session = sign_in(endpoints, asked, provider, credentials, remember(asked), Flow::Cookie).await?.session;
@@ -280,12 +279,6 @@ struct FormPage<'a> {
 /// The origin that a login leads to, if it is not ours: some browsers hold the redirect after a form to the form's policy.
 fn elsewhere(return_to: &str) -> String {
     Url::parse(return_to).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
-}
-
-/// Without parameters, in lower case.
-fn media_type(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value: &HeaderValue| value.to_str().ok())?;
-    Some(value.split(';').next()?.trim().to_ascii_lowercase())
 }
 
 /// Two texts.

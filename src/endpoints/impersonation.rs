@@ -83,7 +83,7 @@ fn signed_in<'a>(endpoints: &Endpoints, asked: &'a Asked<'_>) -> Result<&'a Arc<
     if endpoints.impersonators.is_none() {
         return Err(Box::new(asked.refuse(&Refusal::Missing("Impersonation feature is not enabled"))));
     }
-    if endpoints.is_foreign(asked) {
+    if endpoints.is_foreign(&asked.headers) {
         return Err(Box::new(asked.refuse(&Refusal::CrossOrigin)));
     }
     asked.session.as_ref().ok_or_else(|| Box::new(not_signed_in()))

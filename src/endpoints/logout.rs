@@ -28,7 +28,8 @@ pub(super) async fn by_script(endpoints: &Endpoints, asked: &Asked<'_>) -> Respo
 }
 
 async fn sign_out(endpoints: &Endpoints, asked: &Asked<'_>, navigates: bool) -> Response<Body> {
-    let is_foreign = if navigates { is_foreign_navigation(endpoints, asked) } else { endpoints.is_foreign(asked) };
+    let is_foreign =
+        if navigates { is_foreign_navigation(endpoints, asked) } else { endpoints.is_foreign(&asked.headers) };
     if is_foreign {
         return asked.refuse(&Refusal::CrossOrigin);
     }

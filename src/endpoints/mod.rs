@@ -43,7 +43,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use impersonation::Impersonators;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -341,9 +341,10 @@ impl Endpoints {
 
     /// An unsafe request made by a page of somebody else. Clients that are no browsers say nothing
     /// of the kind, and may.
-    fn is_foreign(&self, asked: &Asked<'_>) -> bool {
+    #[must_use]
+    pub fn is_foreign(&self, headers: &HeaderMap) -> bool {
         let is_own = |origin: &str| return_to::same_origin(origin, &self.external_url);
-        csrf::source(&asked.headers, is_own, |_| false) == Source::Foreign
+        csrf::source(headers, is_own, |_| false) == Source::Foreign
     }
 
     fn login_url(&self, return_to: &str) -> String {
@@ -421,6 +422,16 @@ async fn revoke(provider: &Provider, tokens: &TokenSet) -> Result<(), ProviderEr
 async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refusal> {
     let whole = timeout(BODY_WITHIN, Limited::new(body, limit).collect());
     Ok(whole.await.map_err(|_| TOO_SLOW)?.map_err(|_| Refusal::BodyTooLarge)?.to_bytes())
+}
+
+/// What a body is said to be: without parameters, in lower case.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())?;
+    Some(value.split(';').next()?.trim().to_ascii_lowercase())
+}
+
+fn json_object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    serde_json::from_slice(body).map_err(|_| Refusal::Malformed("the body must be a JSON object"))
 }
 
 /// Fetched by the browser on a guess, not by the person.

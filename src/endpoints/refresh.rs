@@ -21,7 +21,7 @@ use http::{Response, header};
 use std::sync::Arc;
 
 pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Response<Body> {
-    if endpoints.is_foreign(asked) {
+    if endpoints.is_foreign(&asked.headers) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
     let refreshed = match &asked.session {
@@ -37,7 +37,7 @@ pub(super) async fn refresh(endpoints: &Endpoints, asked: &Asked<'_>) -> Respons
 /// An app's own refresh: the session of its cookie with new tokens, else the answer that says why not.
 pub(super) async fn for_app(endpoints: &Endpoints, asked: &Asked<'_>) -> Result<Arc<Session>, Box<Response<Body>>> {
     let refreshed = match &asked.session {
-        _ if endpoints.is_foreign(asked) => Err(Refusal::CrossOrigin),
+        _ if endpoints.is_foreign(&asked.headers) => Err(Refusal::CrossOrigin),
         Some(session) => by_session(endpoints, session).await,
         None => Err(Refusal::RefreshInvalid),
     };

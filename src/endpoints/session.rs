@@ -1,6 +1,6 @@
 //! `{prefix}/session`: what the front end may know of its session, and the data it keeps there.
 
-use super::{Asked, Endpoints, not_signed_in, read_body};
+use super::{Asked, Endpoints, json_object, not_signed_in, read_body};
 use crate::body::Body;
 use crate::clock::Now;
 use crate::reply::{self, Refusal};
@@ -13,7 +13,7 @@ pub(super) async fn session(endpoints: &Endpoints, asked: &Asked<'_>, body: Body
     if asked.facts.method != Method::PATCH {
         return show(endpoints, session, asked.facts.now);
     }
-    if endpoints.is_foreign(asked) {
+    if endpoints.is_foreign(&asked.headers) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
     let patch = match read_patch(body).await {
@@ -52,8 +52,7 @@ fn show(endpoints: &Endpoints, session: &Session, now: Now) -> Response<Body> {
 }
 
 async fn read_patch(body: Body) -> Result<Map<String, Value>, Refusal> {
-    let bytes = read_body(body, MOST_CUSTOM_DATA).await?;
-    serde_json::from_slice(&bytes).map_err(|_| Refusal::Malformed("the body must be a JSON object"))
+    json_object(&read_body(body, MOST_CUSTOM_DATA).await?)
 }
 
 /// RFC 7396: null takes a member away, objects merge, everything else replaces.

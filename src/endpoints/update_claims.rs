@@ -13,7 +13,7 @@ pub(super) async fn update_claims(endpoints: &Endpoints, asked: &Asked<'_>) -> R
     if !endpoints.own_tokens.settings().update_claims {
         return asked.refuse(&Refusal::ClaimsUpdateDisabled);
     }
-    if endpoints.is_foreign(asked) {
+    if endpoints.is_foreign(&asked.headers) {
         return asked.refuse(&Refusal::CrossOrigin);
     }
     match update(endpoints, asked).await {

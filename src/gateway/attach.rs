@@ -3,9 +3,9 @@
 
 use super::{Attach, Attempted, Complete, Parts, Route, Step, TokenChoice, cors, query};
 use crate::body::Body;
-use crate::policy::csrf::{self, Source};
+use crate::policy;
+use crate::policy::csrf::Source;
 use crate::policy::require::claim;
-use crate::policy::{self, return_to};
 use crate::session::{Session, stand_in};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
@@ -110,9 +110,7 @@ where
 
 /// Whether another site has written the query: it could make up a stand-in, and a backend might copy the query to who knows where.
 fn is_foreign(parts: &Parts, route: &Route, headers: &HeaderMap) -> bool {
-    let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
-    let is_allowed = |origin: &str| route.settings.cors.as_ref().is_some_and(|cors| cors::names(cors, origin));
-    csrf::source(headers, is_own, is_allowed) == Source::Foreign
+    cors::source(parts, route, headers) == Source::Foreign
 }
 
 fn attach_credential(

@@ -9,7 +9,7 @@ use crate::body::Body;
 use crate::clients::{ApiClient, Shown};
 use crate::policy::csrf::{self, Source};
 use crate::policy::require::Requirement;
-use crate::policy::{self, Admission, return_to};
+use crate::policy::{self, Admission};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::Session;
 use http::Response;
@@ -153,11 +153,7 @@ fn is_of_route(route: &Route, session: &Session) -> bool {
 /// Only pages of our own origin sign people in here, so that nobody is signed in as somebody else by a page of theirs (RFC 6749
 /// §10.12). A client that says nothing of the kind is no browser, and may.
 fn check_login_source(parts: &Parts, message: &Message) -> Result<(), Refusal> {
-    let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
-    match csrf::source(&message.headers, is_own, |_| false) {
-        Source::SameOrigin | Source::Unknown => Ok(()),
-        Source::Allowed | Source::Foreign => Err(Refusal::CrossOrigin),
-    }
+    if parts.endpoints.is_foreign(&message.headers) { Err(Refusal::CrossOrigin) } else { Ok(()) }
 }
 
 /// The browser attaches our cookie whoever asks it to; we let it count only for requests that our
@@ -167,9 +163,7 @@ fn check_source(parts: &Parts, exchange: &Exchange, message: &Message) -> Result
     if !(exchange.route.relies_on_session() && has_effects) {
         return Ok(());
     }
-    let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
-    let allowed = |origin: &str| exchange.route.settings.cors.as_ref().is_some_and(|cors| cors::names(cors, origin));
-    match csrf::source(&message.headers, is_own, allowed) {
+    match cors::source(parts, &exchange.route, &message.headers) {
         Source::SameOrigin | Source::Allowed => Ok(()),
         Source::Foreign | Source::Unknown => Err(Refusal::CrossOrigin),
     }

@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::endpoints::{Asked, Granted};
 use crate::provider::backend::{BackendSettings, is_name_of_refresh_token, is_name_of_token};
 use crate::provider::{Provider, TokenResponse};
-use crate::reply::{self, Asker, Outcome, Refusal};
+use crate::reply::{Outcome, Refusal};
 use crate::session::{Session, stand_in};
 use bytes::Bytes;
 use http::Response;
@@ -97,8 +97,8 @@ async fn answer_here<S: Step<Permitted>>(
                 permitted.message.body = body.into();
                 return inner.call(permitted).await;
             }
-            Ok(Err(_)) => return Ok(refuse(&exchange, &Refusal::BodyTooLarge)),
-            Err(_) => return Ok(refuse(&exchange, &Refusal::Malformed("the body did not arrive in time"))),
+            Ok(Err(_)) => return Ok(exchange.refuse(&Refusal::BodyTooLarge)),
+            Err(_) => return Ok(exchange.refuse(&Refusal::Malformed("the body did not arrive in time"))),
         }
     }
     let session = match shown {
@@ -148,7 +148,7 @@ where
             let _ = announce.send(response);
         }
     });
-    Ok(answer.await.unwrap_or_else(|_| refuse(&exchange, &Refusal::Internal)))
+    Ok(answer.await.unwrap_or_else(|_| exchange.refuse(&Refusal::Internal)))
 }
 
 /// An app's login that the backend has answered.
@@ -166,7 +166,7 @@ impl Login {
             Ok(read) => read,
             Err(reason) => {
                 tracing::warn!(target: "latchgate::audit", event = "login_failed", provider = self.backend.name(), reason, request = %self.exchange.facts.id, "a backend's answer to a login was kept back");
-                return drop(announce.send(refuse(&self.exchange, &Refusal::LoginAnswerUnusable)));
+                return drop(announce.send(self.exchange.refuse(&Refusal::LoginAnswerUnusable)));
             }
         };
         let (text, answer, tokens, disguise) = match read {
@@ -190,7 +190,7 @@ impl Login {
                 delivered
             }
             Err(refusal) => {
-                let _ = announce.send(refuse(&self.exchange, &refusal));
+                let _ = announce.send(self.exchange.refuse(&refusal));
                 false
             }
         };
@@ -432,10 +432,6 @@ fn texts_called(value: &Value, is_such_a_name: fn(&str) -> bool) -> Vec<&str> {
         Value::Array(items) => items.iter().flat_map(|item| texts_called(item, is_such_a_name)).collect(),
         _ => Vec::new(),
     }
-}
-
-fn refuse(exchange: &Exchange, refusal: &Refusal) -> Response<Body> {
-    reply::refuse(Asker { id: &exchange.facts.id, client: exchange.facts.client }, refusal)
 }
 
 /// A number or a word that is called a token stays: the same text may stand for something else beside it.

@@ -82,7 +82,7 @@ fn status(parts: &Parts, exchange: &Exchange, reason: Reason, upstream: Option<R
 /// returning to.
 fn referring_page(parts: &Parts, exchange: &Exchange) -> Option<String> {
     let facts = &exchange.facts;
-    let said = facts.htmx_page.iter().filter(|_| facts.htmx).chain(&facts.referer);
+    let said = facts.htmx_page.iter().chain(&facts.referer);
     let mut pages = said.filter_map(|page| Url::parse(page.to_str().ok()?).ok());
     let ours = pages.find(|page| page.origin() == parts.external_url.origin())?;
     Some(ours[Position::BeforePath..Position::AfterQuery].to_owned())

@@ -1,9 +1,11 @@
 //! CORS (Fetch §3.2) on a route that has it: on every answer, refusals included, and preflights
 //! answered here.
 
-use super::Cors;
 use super::headers::LOGIN;
+use super::{Cors, Parts, Route};
 use crate::body::Body;
+use crate::policy::csrf::{self, Source};
+use crate::policy::return_to;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 /// The `Origin` as sent, if this route lets its pages read answers.
@@ -20,10 +22,13 @@ pub fn allows(cors: &Cors, origin: &str) -> bool {
     cors.allow_origins.iter().any(|allowed| allowed == "*" || allowed == origin)
 }
 
-/// Whether `origin` is listed by name: `*` lets everyone read, and nobody act for who is signed in.
+/// Whose page made a request to `route`. Allowed is who is listed by name: `*` lets everyone read, and nobody act for who is signed in.
 #[must_use]
-pub fn names(cors: &Cors, origin: &str) -> bool {
-    cors.allow_origins.iter().any(|allowed| allowed == origin)
+pub fn source(parts: &Parts, route: &Route, headers: &HeaderMap) -> Source {
+    let is_own = |origin: &str| return_to::same_origin(origin, &parts.external_url);
+    let is_allowed =
+        |origin: &str| route.settings.cors.iter().flat_map(|cors| &cors.allow_origins).any(|allowed| allowed == origin);
+    csrf::source(headers, is_own, is_allowed)
 }
 
 /// The answer to a preflight. Without the allowing headers when the origin is not allowed.

@@ -163,6 +163,7 @@ fn read(
     let client_address = client_address(parts, &peer, request.headers());
     let scheme = scheme(parts, &peer, request.headers());
     let public_host = forwarded_host(&peer, request.headers()).unwrap_or(&authority).clone();
+    let htmx = request.headers().get(HX_REQUEST).is_some_and(|value| value == "true");
     let facts = Facts {
         id,
         now: parts.clock.now(),
@@ -176,8 +177,8 @@ fn read(
         public_host,
         authority,
         referer: request.headers().get(header::REFERER).cloned(),
-        htmx: request.headers().get(HX_REQUEST).is_some_and(|value| value == "true"),
-        htmx_page: request.headers().get(HX_CURRENT_URL).cloned(),
+        htmx,
+        htmx_page: if htmx { request.headers().get(HX_CURRENT_URL).cloned() } else { None },
         stays_open: facts::stays_open(request.headers()),
     };
     if request.version() == Version::HTTP_2 {

@@ -37,7 +37,7 @@ use crate::endpoints::Endpoints;
 use crate::facts::{Facts, RequestId};
 use crate::policy::route::RouteTable;
 use crate::policy::{Client, Standing};
-use crate::reply::Refusal;
+use crate::reply::{self, Asker, Refusal};
 use crate::session::cookie::Cookies;
 use crate::session::own_token::OwnTokens;
 use crate::session::{Session, Sessions, TokenSet};
@@ -155,6 +155,10 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    fn refuse(&self, refusal: &Refusal) -> Response<Body> {
+        reply::refuse(Asker { id: &self.facts.id, client: self.facts.client }, refusal)
+    }
+
     /// Whether it makes a difference who is asking.
     fn depends_on_session(&self) -> bool {
         self.route.auth.depends_on_session() || self.app_call.is_some()

@@ -9,7 +9,7 @@ use super::replay::{self, Kept};
 use super::{Attach, Attempted, Boxed, Exchange, Message, Parts, Permitted, Step, TokenChoice, challenge};
 use crate::body::Body;
 use crate::policy::{self, Attempt, On401, Preparation, Reason, Recovery, Renewable, TokenUse};
-use crate::reply::{self, Asker, Outcome, Refusal};
+use crate::reply::{self, Outcome, Refusal};
 use crate::session::Session;
 use crate::session::store::StoreError;
 use crate::tokens::Renewal;
@@ -145,7 +145,7 @@ impl<S: Step<Attempted>> Recovering<S> {
             Renewal::Outage(_) | Renewal::NothingToRenewWith if is_still_valid() => {
                 Ok(Prepared::with(session, TokenChoice::Send))
             }
-            Renewal::Outage(outage) if needs_one => Err(Box::new(refuse(exchange, &outage.refusal()))),
+            Renewal::Outage(outage) if needs_one => Err(Box::new(exchange.refuse(&outage.refusal()))),
             Renewal::Outage(_) => Ok(Prepared::with(session, TokenChoice::Withhold)),
             Renewal::Gone if needs_one => Err(Box::new(challenge::login(&self.parts, exchange, Reason::Expired, None))),
             Renewal::NothingToRenewWith | Renewal::Refused if needs_one => {
@@ -189,7 +189,7 @@ impl<S: Step<Attempted>> Recovering<S> {
                     self.clear_and_login(exchange, &current, Some(first)).await
                 }
                 Renewal::Gone => challenge::login(&self.parts, exchange, Reason::Expired, Some(first)),
-                Renewal::Outage(outage) => refuse(exchange, &outage.refusal()),
+                Renewal::Outage(outage) => exchange.refuse(&outage.refusal()),
             },
             (Recovery::ClearAndLogin | Recovery::Replay | Recovery::RefreshAndReplay, None) => {
                 challenge::login(&self.parts, exchange, Reason::Expired, Some(first))
@@ -335,13 +335,9 @@ fn fingerprint(exchange: &Exchange) -> u64 {
 /// Whoever cannot be looked up is not signed out for it.
 fn store_unavailable(exchange: &Exchange, error: StoreError) -> Response<Body> {
     tracing::warn!(reason = error.reason, request = %exchange.facts.id, "a session could not be looked up or ended");
-    refuse(exchange, &Refusal::StoreUnavailable)
+    exchange.refuse(&Refusal::StoreUnavailable)
 }
 
 fn unavailable(exchange: &Exchange, retry_after: Duration) -> Response<Body> {
-    refuse(exchange, &Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
-}
-
-fn refuse(exchange: &Exchange, refusal: &Refusal) -> Response<Body> {
-    reply::refuse(Asker { id: &exchange.facts.id, client: exchange.facts.client }, refusal)
+    exchange.refuse(&Refusal::ProviderUnavailable { retry_after: retry_after.as_secs() })
 }

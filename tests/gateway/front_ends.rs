@@ -157,12 +157,7 @@ async fn a_client_that_is_refused_is_502_and_does_not_hammer_the_provider() {
 
 #[tokio::test]
 async fn a_refused_machine_token_is_replaced_once_and_the_request_sent_again() {
-    let site = machine_plan().start().await;
-    site.upstream.accept_live_tokens(&site.provider);
-    let browser = site.browser();
-    relayed(&browser.fetch("GET", "/api/x").await, 200);
-    site.clock.advance(COOLDOWN);
-    site.provider.revoke_access_tokens();
+    let (site, browser) = with_a_revoked_machine_token().await;
     site.upstream.forget();
     let reply = browser.send(Request::fetch("POST", "/api/x?a=1").body("text/plain", "the body")).await;
     relayed(&reply, 200);
@@ -175,12 +170,7 @@ async fn a_refused_machine_token_is_replaced_once_and_the_request_sent_again() {
 
 #[tokio::test]
 async fn many_refusals_of_one_machine_token_make_one_call() {
-    let site = machine_plan().start().await;
-    site.upstream.accept_live_tokens(&site.provider);
-    let browser = site.browser();
-    relayed(&browser.fetch("GET", "/api/x").await, 200);
-    site.clock.advance(COOLDOWN);
-    site.provider.revoke_access_tokens();
+    let (site, browser) = with_a_revoked_machine_token().await;
     let replies = together(50, |_| {
         let browser = browser.clone();
         async move { browser.fetch("GET", "/api/x").await.status }
@@ -239,6 +229,16 @@ async fn the_mock_provider_gives_machine_tokens_too() {
     assert_eq!((&claims["sub"], &claims["client_id"]), (&json!("latchgate"), &json!("latchgate")));
     assert_eq!((&claims["aud"], &claims["scope"]), (&json!("api"), &json!("read")));
     assert_eq!(claims.get("sid"), None, "nobody signed in");
+}
+
+async fn with_a_revoked_machine_token() -> (Site, Browser) {
+    let site = machine_plan().start().await;
+    site.upstream.accept_live_tokens(&site.provider);
+    let browser = site.browser();
+    relayed(&browser.fetch("GET", "/api/x").await, 200);
+    site.clock.advance(COOLDOWN);
+    site.provider.revoke_access_tokens();
+    (site, browser)
 }
 
 fn machine_plan() -> Plan {

@@ -1,6 +1,6 @@
 //! The same for a token of the gateway's own: it is there whoever asks, and no login of a user's gets a better one.
 
-use super::{Attempted, Exchange, Recovering, Step, TokenChoice, is_refused, refuse, unavailable};
+use super::{Attempted, Exchange, Recovering, Step, TokenChoice, is_refused, unavailable};
 use crate::body::Body;
 use crate::policy::{self, Attempt, On401, Recovery, TokenUse};
 use crate::reply::Refusal;
@@ -53,6 +53,6 @@ impl<S: Step<Attempted>> Recovering<S> {
 fn no_token(exchange: &Exchange, problem: Unobtainable) -> Response<Body> {
     match problem {
         Unobtainable::Unavailable { retry_after } => unavailable(exchange, retry_after),
-        Unobtainable::Refused => refuse(exchange, &Refusal::ProviderBroken),
+        Unobtainable::Refused => exchange.refuse(&Refusal::ProviderBroken),
     }
 }
