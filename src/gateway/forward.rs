@@ -7,7 +7,7 @@ use crate::endpoints;
 use crate::facts::{Facts, X_REQUEST_ID};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::{Session, cookie};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Switched, Upstream, UpstreamError};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
 use std::convert::Infallible;
@@ -163,12 +163,13 @@ fn switch(
         .headers()
         .get(header::UPGRADE)
         .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let Some(client) = exchange.upgrade.clone().filter(|_| switches_to_websocket) else {
+    let client = exchange.upgrade.clone().filter(|_| switches_to_websocket);
+    let (Some(client), Some(upstream)) = (client, Switched::take(&mut response)) else {
         let asker = Asker { id: &exchange.facts.id, client: exchange.facts.client };
         return reply::refuse(asker, &Refusal::UpstreamBroken);
     };
     let hold = session.map(|session| parts.sessions.hold(session));
-    parts.tunnels.open(client, hyper::upgrade::on(&mut response), hold);
+    parts.tunnels.open(client, upstream, hold);
     clean(response.headers_mut(), &exchange.route.settings);
     ask_for_a_websocket(response.headers_mut());
     response

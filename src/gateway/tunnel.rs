@@ -3,6 +3,7 @@
 //! the gateway stops (1001).
 
 use crate::session::opened::Hold;
+use crate::upstream::Duplex;
 use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -27,13 +28,13 @@ impl Tunnels {
         Tunnels { open: TaskTracker::new(), stop }
     }
 
-    /// Joins the two sides once both have switched.
-    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, session: Option<Hold>) {
+    /// Joins the two sides once the client's has switched.
+    pub fn open(&self, client: OnUpgrade, upstream: Box<dyn Duplex>, session: Option<Hold>) {
         let end = self.end(session);
         self.open.spawn(async move {
-            let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
+            let Ok(client) = client.await else { return };
             // A side that breaks off ends the other; there is nobody to tell.
-            let _ = pass_until(end, TokioIo::new(client), TokioIo::new(upstream)).await;
+            let _ = pass_until(end, TokioIo::new(client), upstream).await;
         });
     }
 
@@ -62,9 +63,10 @@ async fn ended(session: Option<Hold>) {
     }
 }
 
-type Side = TokioIo<Upgraded>;
+type Client = TokioIo<Upgraded>;
+type Upstream = Box<dyn Duplex>;
 
-async fn pass_until(end: impl Future<Output = u16>, client: Side, upstream: Side) -> io::Result<()> {
+async fn pass_until(end: impl Future<Output = u16>, client: Client, upstream: Upstream) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     let mut downward = Downward::default();
@@ -103,7 +105,7 @@ struct Downward {
 
 impl Downward {
     /// Until the upstream closes.
-    async fn pass(&mut self, from: &mut ReadHalf<Side>, to: &mut WriteHalf<Side>) -> io::Result<()> {
+    async fn pass(&mut self, from: &mut ReadHalf<Upstream>, to: &mut WriteHalf<Client>) -> io::Result<()> {
         while self.fill(from, to).await? {
             let written = to.write(&self.pending).await?;
             self.passed(written)?;
@@ -112,7 +114,7 @@ impl Downward {
     }
 
     /// Until the frame that was begun is whole.
-    async fn finish_frame(&mut self, from: &mut ReadHalf<Side>, to: &mut WriteHalf<Side>) -> io::Result<()> {
+    async fn finish_frame(&mut self, from: &mut ReadHalf<Upstream>, to: &mut WriteHalf<Client>) -> io::Result<()> {
         while !self.frames.at_boundary() && self.fill(from, to).await? {
             let most = usize::try_from(self.frames.payload_left).unwrap_or(usize::MAX).clamp(1, self.pending.len());
             let written = to.write(&self.pending[..most]).await?;
@@ -121,7 +123,7 @@ impl Downward {
         Ok(())
     }
 
-    async fn fill(&mut self, from: &mut ReadHalf<Side>, to: &mut WriteHalf<Side>) -> io::Result<bool> {
+    async fn fill(&mut self, from: &mut ReadHalf<Upstream>, to: &mut WriteHalf<Client>) -> io::Result<bool> {
         if self.pending.is_empty() {
             to.flush().await?;
             self.pending.reserve(PIECE);

@@ -1,7 +1,9 @@
 //! Listeners and connections: sockets, HTTP/1.1 and HTTP/2 by detection, limits, drain.
 
 pub mod admin;
+mod connection;
 mod listen;
+mod stream;
 mod worker;
 
 pub use listen::{Bound, Sockets, bind};

@@ -2,21 +2,25 @@
 //!
 //! Each worker has its own [`Upstream`]s, so no connection crosses a core.
 
+mod connect;
 pub mod demo;
+mod http1;
 mod pool;
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::clock::Clock;
+use connect::Connector;
 use demo::DemoUpstream;
-use http::{Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use pool::Pool;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// One `[upstreams.NAME]` table, checked.
 #[derive(Debug, Clone)]
@@ -94,9 +98,9 @@ pub enum UpstreamError {
     /// No connection.
     Connect(io::Error),
     /// The client's body broke off, or was no HTTP, while it was passed on.
-    RequestBody(hyper::Error),
+    RequestBody(BodyError),
     /// The connection broke before the response head was complete, or the head was no HTTP.
-    Broken(hyper::Error),
+    Broken(BodyError),
     /// No connection or no response head in time.
     Timeout,
 }
@@ -116,11 +120,37 @@ impl std::error::Error for UpstreamError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             UpstreamError::Connect(error) => Some(error),
-            UpstreamError::RequestBody(error) | UpstreamError::Broken(error) => Some(error),
+            UpstreamError::RequestBody(error) | UpstreamError::Broken(error) => Some(&**error),
             UpstreamError::Timeout => None,
         }
     }
 }
+
+/// Both directions of a connection that has left HTTP behind.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// The upstream's side of a tunnel: an extension of a 101.
+#[derive(Clone)]
+pub struct Switched(Arc<Mutex<Option<Box<dyn Duplex>>>>);
+
+impl Switched {
+    fn put(response: &mut Response<Body>, connection: Box<dyn Duplex>) {
+        response.extensions_mut().insert(Switched(Arc::new(Mutex::new(Some(connection)))));
+    }
+
+    /// The connection, once.
+    #[must_use]
+    pub fn take(response: &mut Response<Body>) -> Option<Box<dyn Duplex>> {
+        let Switched(connection) = response.extensions_mut().remove()?;
+        connection.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Who is told of 1xx answers (RFC 9110 §15.2): an extension of a request. 101 is none of them.
+#[derive(Clone)]
+pub struct OnInformational(pub Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>);
 
 impl Upstream {
     /// No connection yet. `demo` answers for `demo:` servers; `tls` is used for `https://`.
@@ -137,9 +167,8 @@ impl Upstream {
             .map(|address| match address {
                 ServerAddress::Demo => Server::Demo(Arc::clone(demo)),
                 network => Server::Network(Arc::new(Pool::new(
-                    network.clone(),
+                    Connector::new(network.clone(), Arc::clone(tls)),
                     settings.connect_timeout,
-                    Arc::clone(tls),
                     clock.clone(),
                 ))),
             })

@@ -1,0 +1,114 @@
+//! What a connection arrives on, and which version of HTTP it speaks.
+
+use super::connection::Place;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0 and 1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+}
+
+/// A connection that can be looked at before it is read.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// HTTP/2 begins with a preface that no HTTP/1 request begins with (RFC 9113 §3.4).
+    fn version(&self) -> impl Future<Output = io::Result<Version>> + Send;
+}
+
+impl Stream for TcpStream {
+    async fn version(&self) -> io::Result<Version> {
+        let mut seen = [0; PREFACE.len()];
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let count = self.peek(&mut seen).await?;
+            pause = (2 * pause).min(Duration::from_secs(1));
+            match recognise(&seen[..count]) {
+                Some(version) => return Ok(version),
+                // What was seen stays readable, so readiness says nothing about more of it. Longer
+                // and longer: clients that send one byte and wait must not cost a core.
+                None => sleep(pause).await,
+            }
+        }
+    }
+}
+
+impl Stream for UnixStream {
+    /// Whoever is on this machine speaks HTTP/1.1 to us.
+    async fn version(&self) -> io::Result<Version> {
+        Ok(Version::Http1)
+    }
+}
+
+/// None while it could still become either.
+fn recognise(seen: &[u8]) -> Option<Version> {
+    let length = seen.len().min(PREFACE.len());
+    match seen[..length] == PREFACE[..length] {
+        _ if seen.is_empty() => Some(Version::Http1),
+        false => Some(Version::Http1),
+        true if length == PREFACE.len() => Some(Version::Http2),
+        true => None,
+    }
+}
+
+/// A connection with its place, which it keeps when it becomes a tunnel and leaves HTTP behind.
+pub struct Seated<S> {
+    pub stream: S,
+    pub _place: Place,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_told_apart_by_the_first_bytes() {
+        assert_eq!(recognise(PREFACE), Some(Version::Http2));
+        assert_eq!(recognise(b"GET / HTTP/1.1\r\n"), Some(Version::Http1));
+        assert_eq!(recognise(b"PRI * HTTP/1.1\r\n"), Some(Version::Http1));
+        assert_eq!(recognise(b"PRI"), None);
+        assert_eq!(recognise(b""), Some(Version::Http1), "it was closed");
+    }
+}

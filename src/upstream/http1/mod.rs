@@ -1,0 +1,44 @@
+//! HTTP/1.1 towards upstreams, behind one trait.
+
+pub mod hyper;
+
+use super::UpstreamError;
+use super::connect::Io;
+use crate::body::Body;
+use http::{Request, Response};
+use std::io;
+
+/// One connection, which carries one exchange at a time.
+pub trait Http1: Sized + Send + 'static {
+    /// On a connection that nothing was sent on.
+    fn new(io: Io) -> impl Future<Output = io::Result<Self>> + Send;
+
+    /// The server has closed it, or sent what nobody asked for: it is of no use any more.
+    fn is_closed(&mut self) -> bool;
+
+    /// It takes a request now.
+    fn is_ready(&mut self) -> bool;
+
+    /// Sends `request`, whose target is in origin form, and waits for the response head. After the end of the response the connection
+    /// goes to `put_back`, if it can be used again. A 101 carries a [`super::Switched`].
+    ///
+    /// # Errors
+    /// When there is no head.
+    fn exchange<R>(
+        self,
+        request: Request<Body>,
+        put_back: R,
+    ) -> impl Future<Output = Result<Response<Body>, Failure>> + Send
+    where
+        R: FnOnce(Self) + Send + Unpin + 'static;
+}
+
+/// Why there is no response head.
+pub struct Failure {
+    /// What happened.
+    pub error: UpstreamError,
+    /// The request, when not a byte of it was sent.
+    pub unsent: Option<Box<Request<Body>>>,
+    /// The server closed the connection without a word, as it may do with one that it has kept for a while.
+    pub was_closed: bool,
+}
