@@ -1,0 +1,80 @@
+//! What comes before HTTP: a place, who it is from, TLS, the version. All of it together within
+//! `limits.header_timeout`, and TLS within its own time besides.
+
+use super::connection::{Place, serve, turn_away};
+use super::proxy_protocol;
+use super::stream::{Seated, Stream};
+use super::tls::Terminator;
+use super::worker::{Door, stopped};
+use crate::gateway::Peer;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Sleep, sleep};
+
+/// Serves it, or turns it away when there is no place.
+pub async fn plain(mut stream: TcpStream, address: IpAddr, door: Arc<Door>) {
+    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
+    let mut patience = Patience::of(&door);
+    let Some(peer) = patience.bear(who(&mut stream, address, &door)).await else { return };
+    let Some(version) = patience.bear(stream.version()).await else { return };
+    serve(Seated { stream, _place: place }, version, peer, &door).await;
+}
+
+/// As [`plain`]. Whoever finds no place is told nothing: that would take the handshake that there is no place for.
+pub async fn tls(mut stream: TcpStream, address: IpAddr, terminator: Arc<Terminator>, door: Arc<Door>) {
+    let Some(place) = Place::take(&door) else { return };
+    let mut patience = Patience::of(&door);
+    let Some(peer) = patience.bear(who(&mut stream, address, &door)).await else { return };
+    let Some(stream) = patience.bear(terminator.accept(stream)).await else { return };
+    let Some(version) = patience.bear(stream.version()).await else { return };
+    serve(Seated { stream, _place: place }, version, peer, &door).await;
+}
+
+/// As [`plain`]. No proxy is spoken for here, and nobody listens in.
+pub async fn unix(stream: UnixStream, door: Arc<Door>) {
+    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
+    let Some(version) = Patience::of(&door).bear(stream.version()).await else { return };
+    let peer = Peer::on_a_unix_socket(!door.trusted_proxies.is_empty());
+    serve(Seated { stream, _place: place }, version, peer, &door).await;
+}
+
+/// Who the connection is from. With the PROXY protocol that is whom a trusted proxy names, and it is this address that
+/// says whether forwarded headers count; nobody else may speak at all, and nothing of what they say is read.
+async fn who(stream: &mut TcpStream, address: IpAddr, door: &Door) -> io::Result<Peer> {
+    let next = Peer::at(address, &door.trusted_proxies);
+    if !door.proxy_protocol {
+        return Ok(next);
+    }
+    if !next.trusted {
+        tracing::debug!(%address, "closed: with server.proxy_protocol only server.trusted_proxies may connect");
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let source = proxy_protocol::read(stream).await;
+    let source = source.inspect_err(|error| tracing::debug!(%address, %error, "closed"))?;
+    Ok(source.map_or(next, |source| Peer::at(source, &door.trusted_proxies)))
+}
+
+/// How long a client may take, and that nobody waits for it when the process stops.
+struct Patience<'a> {
+    deadline: Pin<Box<Sleep>>,
+    door: &'a Door,
+}
+
+impl Patience<'_> {
+    fn of(door: &Door) -> Patience<'_> {
+        Patience { deadline: Box::pin(sleep(door.limits.header_timeout)), door }
+    }
+
+    /// None when it is over, or the client is gone.
+    async fn bear<T>(&mut self, step: impl Future<Output = io::Result<T>>) -> Option<T> {
+        tokio::select! {
+            done = step => done.ok(),
+            () = self.deadline.as_mut() => None,
+            () = stopped(&self.door.stop) => None,
+        }
+    }
+}
