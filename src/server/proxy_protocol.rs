@@ -110,3 +110,37 @@ const LINE_BEGINS: &[u8] = b"PROXY ";
 const LONGEST_LINE: usize = 107;
 /// Far more than addresses and the TLVs that are in use; nginx takes as many.
 const MOST_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn both_versions_name_the_same_source(source: IpAddr, ports: (u16, u16)) {
+            let (line, family, block) = match source {
+                IpAddr::V4(v4) => (format!("TCP4 {v4} 192.0.2.1"), 0x11, [&v4.octets()[..], &[0; 8]].concat()),
+                IpAddr::V6(v6) => (format!("TCP6 {v6} 2001:db8::1"), 0x21, [&v6.octets()[..], &[0; 20]].concat()),
+            };
+            let line = format!("PROXY {line} {} {}", ports.0, ports.1);
+            prop_assert_eq!(source_in_line(line.as_bytes()).unwrap(), Some(source));
+            prop_assert_eq!(source_in_block(0x21, family, &block).unwrap(), Some(source));
+        }
+
+        #[test]
+        fn any_line_gets_an_answer(line in "PROXY (TCP4|TCP6|UNKNOWN)?[ 0-9a-f.:\\r\u{0}]{0,80}") {
+            if let Ok(Some(source)) = source_in_line(line.as_bytes()) {
+                prop_assert_eq!(line.starts_with("PROXY TCP4 "), source.is_ipv4());
+            }
+        }
+
+        #[test]
+        fn any_block_gets_an_answer(command: u8, family: u8, addresses in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(Some(source)) = source_in_block(command, family, &addresses) {
+                let expected = if source.is_ipv4() { (0x21, 0x11) } else { (0x21, 0x21) };
+                prop_assert_eq!((command, family), expected);
+            }
+        }
+    }
+}

@@ -371,3 +371,57 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain
 const PATH_HELP: &str = "the path is relative to the directory the process starts in";
 const CERTIFICATE_HELP: &str = "PEM, as between `-----BEGIN CERTIFICATE-----` and `-----END CERTIFICATE-----`";
 const KEY_HELP: &str = "PEM: PKCS #8, PKCS #1 or SEC 1, not encrypted";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, date_time_ymd};
+
+    #[test]
+    fn certificates_say_when_they_end() {
+        for (year, expected) in
+            [(2030, 1_893_456_000), (2049, 2_493_072_000), (2050, 2_524_608_000), (4096, 67_090_118_400)]
+        {
+            let mut params = CertificateParams::new(["a.test".to_owned()]).unwrap();
+            params.not_after = date_time_ymd(year, 1, 1);
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(not_after(certificate.der()), Some(expected), "{year}");
+        }
+        assert_eq!(not_after(&CertificateDer::from(vec![0x30, 0x82])), None);
+    }
+
+    #[test]
+    fn a_certificate_is_over_the_second_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut read = write(directory.path(), &PKCS_ECDSA_P256_SHA256).read().unwrap();
+        for (not_after, expected) in [(None, false), (Some(999), true), (Some(1000), false)] {
+            read.not_after = not_after;
+            assert_eq!(read.is_over(1000), expected, "{not_after:?}");
+        }
+    }
+
+    #[test]
+    fn keys_of_the_usual_kinds_fit() {
+        let directory = tempfile::tempdir().unwrap();
+        for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519, &rcgen::PKCS_RSA_SHA256] {
+            assert!(write(directory.path(), algorithm).read().is_ok(), "{algorithm:?}");
+        }
+    }
+
+    /// The length in the answer is the length of the text.
+    #[test]
+    fn the_answer_to_plain_http_is_whole() {
+        let text = std::str::from_utf8(PLAIN_HTTP).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
+    }
+
+    fn write(directory: &Path, algorithm: &'static rcgen::SignatureAlgorithm) -> CertificateFiles {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate = CertificateParams::new(["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let files = CertificateFiles { certificate: directory.join("a.pem"), private_key: directory.join("a.key") };
+        std::fs::write(&files.certificate, certificate.pem()).unwrap();
+        std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
+        files
+    }
+}
