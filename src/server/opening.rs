@@ -10,34 +10,38 @@ use crate::gateway::Peer;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
 /// Serves it, or turns it away when there is no place.
 pub async fn plain(mut stream: TcpStream, address: IpAddr, door: Arc<Door>) {
     let Some(place) = Place::take(&door) else { return turn_away(stream).await };
-    let mut patience = Patience::of(&door);
-    let Some(peer) = patience.bear(who(&mut stream, address, &door)).await else { return };
-    let Some(version) = patience.bear(stream.version()).await else { return };
+    let opening = async {
+        let peer = who(&mut stream, address, &door).await?;
+        Ok((peer, stream.version().await?))
+    };
+    let Some((peer, version)) = in_time(&door, opening).await else { return };
     serve(Seated { stream, _place: place }, version, peer, &door).await;
 }
 
 /// As [`plain`]. Whoever finds no place is told nothing: that would take the handshake that there is no place for.
 pub async fn tls(mut stream: TcpStream, address: IpAddr, terminator: Arc<Terminator>, door: Arc<Door>) {
     let Some(place) = Place::take(&door) else { return };
-    let mut patience = Patience::of(&door);
-    let Some(peer) = patience.bear(who(&mut stream, address, &door)).await else { return };
-    let Some(stream) = patience.bear(terminator.accept(stream)).await else { return };
-    let Some(version) = patience.bear(stream.version()).await else { return };
+    let opening = async {
+        let peer = who(&mut stream, address, &door).await?;
+        let stream = terminator.accept(stream).await?;
+        let version = stream.version().await?;
+        Ok((stream, peer, version))
+    };
+    let Some((stream, peer, version)) = in_time(&door, opening).await else { return };
     serve(Seated { stream, _place: place }, version, peer, &door).await;
 }
 
 /// As [`plain`]. No proxy is spoken for here, and nobody listens in.
 pub async fn unix(stream: UnixStream, door: Arc<Door>) {
     let Some(place) = Place::take(&door) else { return turn_away(stream).await };
-    let Some(version) = Patience::of(&door).bear(stream.version()).await else { return };
+    let Some(version) = in_time(&door, stream.version()).await else { return };
     let peer = Peer::on_a_unix_socket(!door.trusted_proxies.is_empty());
     serve(Seated { stream, _place: place }, version, peer, &door).await;
 }
@@ -58,23 +62,11 @@ async fn who(stream: &mut TcpStream, address: IpAddr, door: &Door) -> io::Result
     Ok(source.map_or(next, |source| Peer::at(source, &door.trusted_proxies)))
 }
 
-/// How long a client may take, and that nobody waits for it when the process stops.
-struct Patience<'a> {
-    deadline: Pin<Box<Sleep>>,
-    door: &'a Door,
-}
-
-impl Patience<'_> {
-    fn of(door: &Door) -> Patience<'_> {
-        Patience { deadline: Box::pin(sleep(door.limits.header_timeout)), door }
-    }
-
-    /// None when it is over, or the client is gone.
-    async fn bear<T>(&mut self, step: impl Future<Output = io::Result<T>>) -> Option<T> {
-        tokio::select! {
-            done = step => done.ok(),
-            () = self.deadline.as_mut() => None,
-            () = stopped(&self.door.stop) => None,
-        }
+/// None when the client is too slow or gone, or the process is to stop.
+async fn in_time<T>(door: &Door, opening: impl Future<Output = io::Result<T>>) -> Option<T> {
+    tokio::select! {
+        opened = opening => opened.ok(),
+        () = sleep(door.limits.header_timeout) => None,
+        () = stopped(&door.stop) => None,
     }
 }

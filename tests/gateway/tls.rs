@@ -1,6 +1,6 @@
 //! `[server.tls]`: handshakes, names, client certificates, and files that change.
 
-use crate::harness::{Connection, PATIENCE, Plan, Reply, Site, eventually};
+use crate::harness::{Answer, Connection, PATIENCE, Plan, Reply, Site, eventually};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -284,6 +284,33 @@ async fn plain_http_is_told_what_it_has_met() {
     let reply = site.raw("GET /public HTTP/1.1\r\nHost: gw.test\r\n\r\n").await.unwrap();
     assert_eq!((reply.status, reply.text().as_str()), (400, "This port speaks HTTPS, not HTTP.\r\n"));
     assert_eq!(site.upstream.hits(), 0);
+}
+
+#[tokio::test]
+async fn a_websocket_goes_through_tls() {
+    let papers = Papers::new();
+    let site = papers.site("").await;
+    site.upstream.answer(|_| Answer::websocket_echo());
+    let mut socket = Connection::on(papers.connect(&site, "gw.test", papers.client(&["http/1.1"])).await.unwrap());
+    let request = "GET /public HTTP/1.1\r\nHost: gw.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.send(request.as_bytes()).await.unwrap();
+    assert_eq!(socket.reply_head().await.word(1), "101");
+    socket.send(b"to and fro").await.unwrap();
+    assert_eq!(socket.raw().await, b"to and fro");
+}
+
+#[tokio::test]
+async fn large_bodies_go_through_tls_both_ways() {
+    let papers = Papers::new();
+    let site = papers.site("").await;
+    let body = vec![b'x'; 3 << 20];
+    site.upstream.answer(|received| Answer::status(200).body(received.body.clone()));
+    let mut connection = Connection::on(papers.connect(&site, "gw.test", papers.client(&[])).await.unwrap());
+    let head = format!("POST /public HTTP/1.1\r\nHost: gw.test\r\nContent-Length: {}\r\n\r\n", body.len());
+    connection.send(&[head.as_bytes(), &body].concat()).await.unwrap();
+    let reply = connection.reply("POST").await.unwrap();
+    assert!(reply.body == body, "{} bytes", reply.body.len());
 }
 
 #[tokio::test]
