@@ -57,7 +57,8 @@ async fn who(stream: &mut TcpStream, address: IpAddr, door: &Door) -> io::Result
         tracing::debug!(%address, "closed: with server.proxy_protocol only server.trusted_proxies may connect");
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let source = proxy_protocol::read(stream).await;
+    // Behind a pointer: the others keep no room for it.
+    let source = Box::pin(proxy_protocol::read(stream)).await;
     let source = source.inspect_err(|error| tracing::debug!(%address, %error, "closed"))?;
     Ok(source.map_or(next, |source| Peer::at(source, &door.trusted_proxies)))
 }

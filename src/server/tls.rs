@@ -107,6 +107,14 @@ pub struct Certificate {
     pub not_after: Option<u64>,
 }
 
+impl Certificate {
+    /// Whether clients refuse it by its date.
+    #[must_use]
+    pub fn is_over(&self, unix: u64) -> bool {
+        self.not_after.is_some_and(|not_after| not_after < unix)
+    }
+}
+
 impl CertificateFiles {
     /// Reads both files.
     ///
@@ -220,7 +228,7 @@ impl Terminator {
             let mut first = [0];
             stream.peek(&mut first).await?;
             if first[0] != HANDSHAKE_RECORD {
-                return Err(self.refuse_plain(stream).await);
+                return Err(refuse_plain(stream).await);
             }
             let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
             TlsAcceptor::from(config).accept(stream).await.map(Box::new)
@@ -229,17 +237,6 @@ impl Terminator {
         let done = done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         // Anybody can fail here as often as they like.
         done.inspect_err(|error| tracing::debug!(%error, "no TLS connection"))
-    }
-
-    async fn refuse_plain(&self, mut stream: TcpStream) -> io::Error {
-        let told = async {
-            // What is not read would reset the connection before the answer is.
-            let _ = stream.read(&mut [0; 4096]).await;
-            let _ = stream.write_all(PLAIN_HTTP).await;
-            let _ = stream.shutdown().await;
-        };
-        let _ = timeout(Duration::from_secs(1), told).await;
-        io::Error::new(io::ErrorKind::InvalidData, "not TLS")
     }
 }
 
@@ -271,6 +268,17 @@ fn read(settings: &Settings, clock: &Clock) -> Result<ServerConfig, Unusable> {
     Ok(config)
 }
 
+async fn refuse_plain(mut stream: TcpStream) -> io::Error {
+    let told = async {
+        // What is not read would reset the connection before the answer is.
+        let _ = stream.read(&mut [0; 4096]).await;
+        let _ = stream.write_all(PLAIN_HTTP).await;
+        let _ = stream.shutdown().await;
+    };
+    let _ = timeout(Duration::from_secs(1), told).await;
+    io::Error::new(io::ErrorKind::InvalidData, "not TLS")
+}
+
 fn tell(files: &CertificateFiles, certificate: &Certificate, clock: &Clock) {
     let file = files.certificate.display();
     let not_after = certificate.not_after.map(|at| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at)));
@@ -278,14 +286,6 @@ fn tell(files: &CertificateFiles, certificate: &Certificate, clock: &Clock) {
         tracing::warn!(certificate = %file, not_after, "clients will refuse this certificate: it has expired");
     } else {
         tracing::info!(certificate = %file, not_after, "certificate in use for TLS");
-    }
-}
-
-impl Certificate {
-    /// Whether clients refuse it by its date.
-    #[must_use]
-    pub fn is_over(&self, unix: u64) -> bool {
-        self.not_after.is_some_and(|not_after| not_after < unix)
     }
 }
 
