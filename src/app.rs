@@ -11,6 +11,7 @@ use crate::gateway::{self, Budget, Parts, Route, Tunnels};
 use crate::policy::route::RouteTable;
 use crate::provider::mock::MockProvider;
 use crate::provider::{HttpClient, Kind, Provider};
+use crate::server::tls::{Terminator, Unusable};
 use crate::server::{self, Bound, Door, Listen, Sockets};
 use crate::session::carried::chunks_within;
 use crate::session::cookie::Cookies;
@@ -43,6 +44,7 @@ pub struct Running {
     workers: Vec<JoinHandle<bool>>,
     background: Background,
     sessions: Sessions,
+    terminator: Option<Arc<Terminator>>,
     drain_timeout: Duration,
 }
 
@@ -62,6 +64,8 @@ pub enum StartError {
     Bind(String, io::Error),
     /// The sessions cannot be kept where they should be.
     Store(String),
+    /// A file of `[server.tls]` has changed since it was checked.
+    Tls(Unusable),
     /// No random bytes, no threads.
     System(String),
 }
@@ -71,6 +75,7 @@ impl fmt::Display for StartError {
         match self {
             StartError::Bind(place, error) => write!(f, "cannot listen on {place}: {error}"),
             StartError::Store(what) => write!(f, "cannot keep sessions: {what}"),
+            StartError::Tls(problem) => write!(f, "cannot serve TLS: {problem}"),
             StartError::System(what) => f.write_str(what),
         }
     }
@@ -103,6 +108,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
     background.run_forever(sweep(Arc::clone(&shared.endpoints), clock.clone()));
     let sessions = shared.sessions.clone();
     background.run_forever(async move { sessions.watch_held().await });
+    if let Some(terminator) = &shared.terminator {
+        background.run_forever(Arc::clone(terminator).watch());
+    }
     let config = Arc::new(config);
     let workers = of_worker
         .into_iter()
@@ -112,7 +120,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         .map_err(|error| StartError::System(format!("cannot start a worker thread: {error}")))?;
     let drain_timeout = config.server.drain_timeout;
     let sessions = shared.sessions.clone();
-    Ok(Running { addresses, admin_address, stop, workers, background, sessions, drain_timeout })
+    let terminator = shared.terminator.clone();
+    Ok(Running { addresses, admin_address, stop, workers, background, sessions, terminator, drain_timeout })
 }
 
 impl Running {
@@ -126,6 +135,14 @@ impl Running {
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// Reads the certificates of `[server.tls]` again, as changed files are read by themselves. Those that cannot be used
+    /// are reported, and the old ones stay.
+    pub fn reload_certificates(&self) {
+        if let Some(terminator) = &self.terminator {
+            terminator.reload();
+        }
     }
 
     /// Takes no more connections, lets requests finish, then what they started: refreshes, code
@@ -157,6 +174,7 @@ struct Shared {
     replay_budget: Arc<Budget>,
     demo: Arc<DemoUpstream>,
     tls: Arc<rustls::ClientConfig>,
+    terminator: Option<Arc<Terminator>>,
     open_connections: Arc<AtomicUsize>,
 }
 
@@ -170,6 +188,8 @@ impl Shared {
         let assertions = Assertions::new(config.tokens.issuer.clone(), Arc::clone(own_tokens.keys()));
         // The roots of this machine are read once.
         let tls = tls::client_config();
+        let terminator = config.server.tls.clone().map(|settings| Terminator::new(settings, clock.clone())).transpose();
+        let terminator = terminator.map_err(StartError::Tls)?.map(Arc::new);
         let network = HttpClient::network(tls.clone());
         let clients =
             Clients::new(&config.clients, &network, config.refresh.timeout, clock.clone(), background.clone());
@@ -207,6 +227,7 @@ impl Shared {
             replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
             demo: Arc::new(DemoUpstream::new(clock.clone())),
             tls: Arc::new(tls),
+            terminator,
             open_connections: Arc::default(),
         }))
     }
@@ -285,6 +306,8 @@ fn spawn_worker(
                 gateway: gateway::stack(&Arc::new(parts(&config, &shared, &clock, &tunnels))),
                 tunnels,
                 trusted_proxies: config.server.trusted_proxies.clone(),
+                proxy_protocol: config.server.proxy_protocol,
+                tls: shared.terminator.clone(),
                 limits: config.limits.clone(),
                 open: Arc::clone(&shared.open_connections),
                 stop,

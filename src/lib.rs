@@ -10,7 +10,7 @@
 //! ```text
 //!  app                             wires everything, once
 //!  config                          gateway.toml: knows everyone's Settings; nobody knows config
-//!  server                          sockets, HTTP versions, limits, drain, the admin listener
+//!  server                          sockets, TLS, HTTP versions, limits, drain, the admin listener
 //!  gateway                         THE REQUEST PATH
 //!  endpoints                       /auth/* and /mock/*
 //!  tokens     clients              is the token fit to be sent, the one refresh flight; who comes with a credential of their own

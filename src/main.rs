@@ -100,7 +100,10 @@ async fn serve(config: Config) -> ExitCode {
         }
     };
     tracing::info!(listen = ?running.addresses(), admin = ?running.admin_address(), "latchgate is up: open {external_url}");
-    signals.stop().await;
+    while signals.next().await == Wish::Reload {
+        tracing::warn!("SIGHUP: certificates are read again; this version reads everything else at the start only");
+        running.reload_certificates();
+    }
     tracing::info!("draining");
     match running.shut_down().await {
         Drained::Complete => ExitCode::SUCCESS,
@@ -126,16 +129,18 @@ impl Signals {
         })
     }
 
-    /// Resolves when the process is to stop. A terminal that goes away is no reason.
-    async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => {
-                    tracing::warn!("SIGHUP: this version reads its configuration at the start only; restart it to change it");
-                }
-            }
+    /// A terminal that goes away is no reason to stop.
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hang_up.recv() => Wish::Reload,
         }
     }
+}
+
+#[derive(PartialEq)]
+enum Wish {
+    Stop,
+    Reload,
 }

@@ -43,9 +43,13 @@ pub fn init(settings: Settings) {
 }
 
 /// Whatever the level: what other crates say in detail is not ours to vouch for. At DEBUG h2 prints
-/// request targets, and codes travel in those.
+/// request targets, and codes travel in those. rustls warns of what clients send, as often as they like.
 fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() <= Level::INFO || metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"))
+    match metadata.target().split("::").next() {
+        Some(env!("CARGO_CRATE_NAME")) => true,
+        Some("rustls") => *metadata.level() <= Level::ERROR,
+        _ => *metadata.level() <= Level::INFO,
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +65,7 @@ mod tests {
             assert!(tracing::enabled!(target: "h2::server", Level::INFO));
             assert!(!tracing::enabled!(target: "h2::server", Level::DEBUG));
             assert!(!tracing::enabled!(target: "rustls::client", Level::TRACE));
+            assert!(!tracing::enabled!(target: "rustls::check", Level::WARN), "a client may cause it");
             assert!(!tracing::enabled!(target: "latchgatex", Level::DEBUG));
         });
     }

@@ -160,6 +160,29 @@ fn a_terminal_that_goes_away_does_not_end_it() {
 }
 
 #[test]
+fn a_hang_up_reads_certificates_again() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    fs::write(path("a.pem"), certificate.pem()).unwrap();
+    fs::write(path("a.key"), key.serialize_pem()).unwrap();
+    let server = "[server]\nexternal_url = \"https://a.test\"";
+    let tls = format!("[server.tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n", path("a.pem"), path("a.key"));
+    let gateway = Gateway::start(&(PUBLIC.replace("[server]", server) + &tls));
+    gateway.signal("HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    fs::write(path("a.key"), "").unwrap();
+    gateway.signal("HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    gateway.signal("TERM");
+    let (status, log) = gateway.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(log.matches("certificate in use for TLS").count(), 2, "{log}");
+    assert!(log.contains("a.key` has no private key in it"), "{log}");
+}
+
+#[test]
 fn a_request_under_way_is_finished_before_the_end() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
     let gateway = Gateway::start(&to_upstream(&upstream));

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 #[test]
@@ -73,6 +74,8 @@ fn every_key_is_mentioned() {
     let unknown = "an_unknown_key = 1";
     for table in [
         "[server]",
+        "[server.tls]",
+        "[[server.tls.certificates]]",
         "[defaults]",
         "[session]",
         "[session.file]",
@@ -222,8 +225,25 @@ fn completed(text: &str) -> String {
 }
 
 fn parse(text: &str) -> Result<Config, latchgate::config::Report> {
-    Config::parse(text, "block.toml", &|variable| Some(format!("{variable}-{}", "x".repeat(32))))
+    let text = text.replace("/etc/latchgate", CERTIFICATES.to_str().unwrap());
+    Config::parse(&text, "block.toml", &|variable| Some(format!("{variable}-{}", "x".repeat(32))))
 }
+
+/// What documents call `/etc/latchgate`: the certificate of `tls.crt` and `clients.pem` belongs to `tls.key`.
+static CERTIFICATES: LazyLock<PathBuf> = LazyLock::new(|| {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("certificates");
+    fs::create_dir_all(&directory).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["app.example.com".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    for file in ["tls.crt", "api.crt", "clients.pem"] {
+        fs::write(directory.join(file), certificate.pem()).unwrap();
+    }
+    for file in ["tls.key", "api.key"] {
+        fs::write(directory.join(file), key.serialize_pem()).unwrap();
+    }
+    directory
+});
 
 /// As GitHub makes one of a heading.
 fn anchor_of(heading: &str) -> String {

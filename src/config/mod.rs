@@ -5,6 +5,7 @@
 //! | `raw` | the parsed document: where a value stands, which keys nobody asked for |
 //! | `values` | one kind of value each: durations, URLs, secrets, headers |
 //! | `sections`, `providers`, `clients`, `upstreams`, `routes` | the tables of the file |
+//! | `tls` | certificates, which are read to see that they can be used |
 //! | `own_tokens` | the gateway's own tokens and assertions |
 //! | `presets` | the providers that everybody knows |
 //! | `attach`, `headers` | what a route puts into a request |
@@ -27,6 +28,7 @@ mod routes;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upstreams;
 mod values;
 

@@ -1,6 +1,7 @@
 //! The tables that exist once: server, session, login, refresh, limits, telemetry.
 
 use super::raw::{Field, Table, quoted};
+use super::tls;
 use super::values::{duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
 use crate::endpoints::code_flow::Flow;
 use crate::session::StoreSettings;
@@ -16,7 +17,6 @@ use url::Url;
 
 /// `[server]`
 pub(super) fn server(table: &Table) -> server::Settings {
-    table.unavailable(&["tls"]);
     let listen = table.read("listen", |field| field.one_or_more(listen)).unwrap_or_else(|| vec![default_listen()]);
     if listen.iter().enumerate().any(|(at, address)| listen[..at].contains(address)) {
         table.refuse("listen", "`server.listen` names an address twice", "take one of them out");
@@ -32,11 +32,30 @@ pub(super) fn server(table: &Table) -> server::Settings {
             r#"give it a port of its own, or "off""#,
         );
     }
+    let external_url = table.read("external_url", external_url).unwrap_or_else(default_external_url);
+    let tls = table.read("tls", |field| field.table(tls::read)).flatten();
+    if table.has("tls") && external_url.scheme() == "http" {
+        let help = "what browsers see is https now, and the cookies go by it";
+        table.refuse("external_url", "`server.external_url` is http, and `server.tls` is there", help);
+    }
+    let trusted_proxies = table.read("trusted_proxies", |field| field.list(trusted_proxy)).unwrap_or_default();
+    let proxy_protocol = table.read("proxy_protocol", Field::boolean).unwrap_or(false);
+    if proxy_protocol && trusted_proxies.is_empty() {
+        let message = "`server.proxy_protocol` is on, and nobody is in `server.trusted_proxies`";
+        table.refuse("proxy_protocol", message, "name the load balancers that may say where a connection is from");
+    }
+    let no_tcp = !listen.iter().any(|place| matches!(place, server::Listen::Tcp(_)));
+    for key in ["tls", "proxy_protocol"].into_iter().filter(|key| no_tcp && table.has(key)) {
+        let message = format!("`server.{key}` has no effect: it is for TCP, and `server.listen` has unix sockets only");
+        table.warn(key, message, "take it out, or listen on an address");
+    }
     server::Settings {
         listen,
-        external_url: table.read("external_url", external_url).unwrap_or_else(default_external_url),
+        external_url,
         admin_listen,
-        trusted_proxies: table.read("trusted_proxies", |field| field.list(trusted_proxy)).unwrap_or_default(),
+        trusted_proxies,
+        proxy_protocol,
+        tls,
         drain_timeout: table.read("drain_timeout", duration).unwrap_or(Duration::from_secs(30)),
         workers: table
             .read("workers", |field| field.integer(1, 1024))
@@ -94,7 +113,7 @@ fn text(field: &Field) -> Option<String> {
     field.string().map(str::to_owned)
 }
 
-fn file_path(field: &Field) -> Option<PathBuf> {
+pub(super) fn file_path(field: &Field) -> Option<PathBuf> {
     field.string().map(PathBuf::from)
 }
 

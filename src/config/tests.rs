@@ -7,6 +7,7 @@ use crate::policy::{Auth, On401};
 use crate::provider::backend::{BackendSettings, Call};
 use crate::provider::{ClientAuth, Kind};
 use crate::server::Listen;
+use crate::server::tls::MinVersion;
 use crate::upstream::ServerAddress;
 use http::{Method, StatusCode};
 use secrecy::ExposeSecret;
@@ -68,8 +69,14 @@ fn shown(report: &Report) -> Vec<(usize, String, String)> {
 /// Each case is the head of a file that has this one problem: line, part of the message, part of the help.
 #[track_caller]
 fn assert_refused(cases: &[(&str, usize, &str, &str)]) {
+    assert_refused_before(REST, cases);
+}
+
+/// As [`assert_refused`], with another rest of the file.
+#[track_caller]
+fn assert_refused_before(rest: &str, cases: &[(&str, usize, &str, &str)]) {
     for (case, line, message, help) in cases {
-        let report = refused(&format!("{case}{REST}"));
+        let report = refused(&format!("{case}{rest}"));
         let problems = shown(&report);
         let [problem] = problems.as_slice() else {
             panic!("not one problem for\n{case}\n\n{report}");
@@ -152,12 +159,198 @@ fn the_server() {
         ("[server]\nadmin_listen = \"on\"", 2, "`server.admin_listen` is not an address", "\"off\""),
         ("[server]\nadmin_listen = \"127.0.0.1:8080\"", 2, "`server.admin_listen` is the address of `server.listen`", "a port of its own"),
         ("[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy\"]", 2, "is neither an address nor a block", "\"10.0.0.0/8\""),
+        ("[server]\nproxy_protocol = true", 2, "nobody is in `server.trusted_proxies`", "load balancers"),
+        ("[server]\nproxy_protocol = \"v2\"", 2, "`server.proxy_protocol` has the wrong type", "`true` or `false`"),
         ("[server]\nexternal_url = \"localhost:8080\"", 2, "`server.external_url` is neither http nor https", "a whole URL"),
         ("[server]\nexternal_url = \"example.com\"", 2, "is not a URL: relative URL without a base", "a whole URL"),
         ("[server]\nexternal_url = \"http://localhost/app\"", 2, "`server.external_url` is more than an origin", "scheme, host and port only"),
         ("[server]\nexternal_url = \"http://localhost/?a\"", 2, "is more than an origin", "scheme, host and port only"),
         ("[server]\nexternal_url = \"http://localhost\\\\x\"", 2, "a backslash", "a whole URL"),
     ]);
+}
+
+// CR-09 among them: with authorities that cannot be read nothing starts
+#[test]
+fn certificates_that_cannot_be_used() {
+    let papers = Papers::new();
+    let (fits, other) = (papers.pair("a", 4096), papers.pair("b", 4096));
+    let (certificate, key) = fits.split_once('\n').unwrap();
+    let (_, key_of_other) = other.split_once('\n').unwrap();
+    let missing = papers.path("missing");
+    let no_pem = papers.write("no.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
+    let no_certificate = papers.write("x.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+    let empty = papers.write("empty.pem", "");
+    let odd_key = papers.write("odd.key", "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n");
+    let head = "[server]\nexternal_url = \"https://a.test\"\n[server.tls]\n";
+    let cases = [
+        (format!("{head}{certificate}"), 3, "`server.tls.private_key` is missing", "add `private_key = "),
+        (format!("{head}{key}"), 3, "`server.tls.certificate` is missing", "add `certificate = "),
+        (
+            format!("{head}certificate = \"{missing}\"\n{key}"),
+            4,
+            "missing` cannot be read: No such file",
+            "relative to the directory",
+        ),
+        (format!("{head}certificate = \"{no_pem}\"\n{key}"), 4, "no.pem` is not PEM", "BEGIN CERTIFICATE"),
+        (
+            format!("{head}certificate = \"{empty}\"\n{key}"),
+            4,
+            "empty.pem` has no certificate in it",
+            "BEGIN CERTIFICATE",
+        ),
+        (
+            format!("{head}certificate = \"{no_certificate}\"\n{key}"),
+            4,
+            "begins with a certificate that cannot be read",
+            "BEGIN CERTIFICATE",
+        ),
+        (
+            format!("{head}{certificate}\nprivate_key = \"{missing}\""),
+            5,
+            "missing` cannot be read: No such file",
+            "relative to the directory",
+        ),
+        (
+            format!("{head}{certificate}\nprivate_key = \"{empty}\""),
+            5,
+            "has no private key in it, or one that is encrypted",
+            "PKCS #8",
+        ),
+        (
+            format!("{head}{certificate}\nprivate_key = \"{odd_key}\""),
+            5,
+            "has a key of a kind that cannot be used",
+            "PKCS #8",
+        ),
+        (
+            format!("{head}{certificate}\n{key_of_other}"),
+            5,
+            "b.key` is not the key of the certificate",
+            "made together",
+        ),
+        (
+            format!("{head}{fits}\ncertificates = [{{ certificate = \"{missing}\", private_key = \"{missing}\" }}]"),
+            6,
+            "missing` cannot be read",
+            "relative to",
+        ),
+        (
+            format!("{head}{fits}\nclient_ca = \"{missing}\""),
+            6,
+            "missing` cannot be read: No such file",
+            "relative to the directory",
+        ),
+        (
+            format!("{head}{fits}\nclient_ca = \"{empty}\""),
+            6,
+            "empty.pem` has no certificate in it",
+            "BEGIN CERTIFICATE",
+        ),
+        (
+            format!("{head}{fits}\nclient_ca = \"{no_certificate}\""),
+            6,
+            "has a certificate in it that cannot be read",
+            "BEGIN CERTIFICATE",
+        ),
+        (format!("{head}{fits}\nclient_auth = \"optional\""), 6, "`server.tls.client_ca` is not", "add `client_ca = "),
+        (
+            format!("{head}{fits}\nmin_version = \"1.1\""),
+            6,
+            "`server.tls.min_version` has a value that is not known",
+            "`1.2`, `1.3`",
+        ),
+        (format!("{head}{fits}\nhandshake_timeout = \"0s\""), 6, "`server.tls.handshake_timeout` is zero", "longer"),
+        (format!("[server.tls]\n{fits}"), 1, "`server.external_url` is http, and `server.tls` is there", "https"),
+        (
+            format!("[server]\nexternal_url = \"http://localhost\"\n[server.tls]\n{fits}"),
+            2,
+            "`server.external_url` is http",
+            "https",
+        ),
+    ];
+    for (case, line, message, help) in &cases {
+        assert_refused_before(&rest_on_https(), &[(case, *line, message, help)]);
+    }
+}
+
+#[test]
+fn certificates_that_will_not_do_for_long() {
+    let papers = Papers::new();
+    let head = "[server]\nexternal_url = \"https://a.test\"\nadmin_listen = \"off\"\n";
+    let rest = rest_on_https();
+    let expired = parse(&format!("{head}[server.tls]\n{}{rest}", papers.pair("old", 2020))).unwrap().warnings;
+    let unused = papers.pair("a", 4096);
+    let unused = format!("{head}listen = \"unix:/run/a.sock\"\n[server.tls]\n{unused}{rest}");
+    let unused = parse(&unused).unwrap().warnings;
+    for (warnings, line, message) in [(expired, 5, "has expired"), (unused, 5, "`server.tls` has no effect")] {
+        let told = shown(&warnings);
+        assert!(told.iter().any(|it| it.0 == line && it.1.contains(message)), "{warnings}");
+    }
+}
+
+/// A key in the place of its file's name is not shown.
+#[test]
+fn a_key_that_is_pasted_is_not_shown() {
+    let key = format!("-----BEGIN PRIVATE KEY-----\\n{CANARY}\\n-----END PRIVATE KEY-----");
+    let report =
+        refused(&format!("[server.tls]\ncertificate = \"a.pem\"\nprivate_key = \"{key}\"\n{REST}")).to_string();
+    assert!(report.contains("`server.tls.private_key` is not the name of a file"), "{report}");
+    assert!(!report.contains(CANARY), "{report}");
+}
+
+#[test]
+fn tls_is_read() {
+    let papers = Papers::new();
+    let (a, b) = (papers.pair("a", 4096), papers.pair("b", 4096).replace('\n', ", "));
+    let ca = papers.path("a.pem");
+    let config = |lines: &str| {
+        let rest = rest_on_https();
+        let text = format!("[server]\nexternal_url = \"https://a.test\"\n[server.tls]\n{a}\n{lines}\n{rest}");
+        parse(&text).unwrap_or_else(|report| panic!("{report}")).server.tls.unwrap()
+    };
+    let least = config("");
+    assert!(least.client_auth.is_none() && least.certificates.len() == 1);
+    assert_eq!((least.min_version, least.handshake_timeout), (MinVersion::Tls12, Duration::from_secs(5)));
+    assert!(config(&format!("client_ca = \"{ca}\"")).client_auth.unwrap().required);
+    let most = config(&format!(
+        "certificates = [{{ {b} }}]\nclient_ca = \"{ca}\"\nclient_auth = \"optional\"\nmin_version = \"1.3\"\nhandshake_timeout = \"2s\""
+    ));
+    assert!(!most.client_auth.unwrap().required);
+    assert_eq!(most.certificates[1].private_key, Path::new(&papers.path("b.key")));
+    assert_eq!((most.min_version, most.handshake_timeout), (MinVersion::Tls13, Duration::from_secs(2)));
+}
+
+fn rest_on_https() -> String {
+    REST.replace("kind = \"mock\"", "kind = \"mock\"\nallow_in_production = true")
+}
+
+/// Certificates in a directory.
+struct Papers(tempfile::TempDir);
+
+impl Papers {
+    fn new() -> Papers {
+        Papers(tempfile::tempdir().unwrap())
+    }
+
+    /// Writes `name.pem`, which ends with this year, and `name.key`; the two lines that name them.
+    fn pair(&self, name: &str, year: i32) -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        let certificate = self.write(&format!("{name}.pem"), &certificate.pem());
+        let key = self.write(&format!("{name}.key"), &key.serialize_pem());
+        format!("certificate = \"{certificate}\"\nprivate_key = \"{key}\"")
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
 }
 
 #[test]
@@ -580,7 +773,6 @@ fn assertions_choose_their_claims_or_take_those_of_tokens() {
 #[rustfmt::skip] // a table
 fn what_this_version_does_not_have() {
     assert_refused(&[
-        ("[server.tls]\ncertificate = \"c.pem\"", 1, "`server.tls` is not available in this version", "take it out"),
         ("[telemetry]\notlp_endpoint = \"http://h\"", 2, "`telemetry.otlp_endpoint` is not available in this version", "take it out"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"private_key_jwt\"", 6, "`client_auth = \"private_key_jwt\"` is not available in this version", "`client_secret_basic`"),
         ("[providers.p]\nkind = \"oidc\"\nissuer = \"https://i.example\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"tls_client_auth\"", 6, "`client_auth = \"tls_client_auth\"` is not available in this version", "`client_secret_basic`"),
@@ -979,6 +1171,7 @@ fn warnings_do_not_stop_the_start() {
         ("[server]\nadmin_listen = \"0.0.0.0:9901\"", 2, "can be reached from other machines"),
         ("[server]\nexternal_url = \"http://a.example\"", 2, "is plain http"),
         ("[server]\ntrusted_proxies = [\"0.0.0.0/0\"]", 2, "trusts everybody"),
+        ("[server]\nlisten = \"unix:/run/a.sock\"\ntrusted_proxies = [\"10.0.0.1\"]\nproxy_protocol = true", 4, "`server.proxy_protocol` has no effect"),
         ("[session]\nidle_timeout = \"100h\"", 2, "never takes effect"),
         ("[[routes]]\npath = \"/api/user/me\"\nupstream = \"app\"", 2, "is `login.user_path`"),
         ("[[routes]]\npath = \"/a\"\nauth = false\nidentity = { \"X-A\" = \"sub\" }\nupstream = \"app\"", 4, "has no effect"),

@@ -1,4 +1,4 @@
-//! One connection of a client, from its first byte to its last.
+//! One connection of a client, from its first request to its last byte.
 
 use super::stream::{Seated, Stream, Version};
 use super::worker::{Door, stopped};
@@ -19,20 +19,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 use tower::Service;
 
-/// Serves it, or turns it away when there is no place.
-pub async fn welcome<S: Stream>(stream: S, peer: Peer, door: Arc<Door>) {
-    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
-    let deadline = sleep(door.limits.header_timeout);
-    let version = tokio::select! {
-        version = stream.version() => version,
-        () = deadline => return,
-        () = stopped(&door.stop) => return,
-    };
-    let stream = Seated { stream, _place: place };
+/// Serves it until either side has enough.
+pub async fn serve<S: Stream>(stream: Seated<S>, version: Version, peer: Peer, door: &Arc<Door>) {
     match version {
-        Ok(Version::Http1) => serve_http1(stream, Arc::new(peer), &door).await,
-        Ok(Version::Http2) => serve_http2(stream, Arc::new(peer), &door).await,
-        Err(_) => {}
+        Version::Http1 => serve_http1(stream, Arc::new(peer), door).await,
+        Version::Http2 => serve_http2(stream, Arc::new(peer), door).await,
     }
 }
 
@@ -104,7 +95,8 @@ async fn too_slow(begun: &AtomicBool, within: Duration) {
 pub struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn take(door: &Door) -> Option<Place> {
+    /// None when all are taken.
+    pub fn take(door: &Door) -> Option<Place> {
         let most = door.limits.connections;
         let taken =
             door.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
@@ -119,7 +111,7 @@ impl Drop for Place {
 }
 
 /// Shedding must cost next to nothing, so nothing is read.
-async fn turn_away<S: Stream>(mut stream: S) {
+pub async fn turn_away<S: Stream>(mut stream: S) {
     let _ = timeout(Duration::from_secs(1), async {
         let _ = stream.write_all(TURNED_AWAY).await;
         let _ = stream.shutdown().await;

@@ -1,9 +1,12 @@
-//! Listeners and connections: sockets, HTTP/1.1 and HTTP/2 by detection, limits, drain.
+//! Listeners and connections: sockets, the PROXY protocol, TLS, HTTP/1.1 and HTTP/2 by detection, limits, drain.
 
 pub mod admin;
 mod connection;
 mod listen;
+mod opening;
+mod proxy_protocol;
 mod stream;
+pub mod tls;
 mod worker;
 
 pub use listen::{Bound, Sockets, bind};
@@ -25,6 +28,10 @@ pub struct Settings {
     pub admin_listen: Option<SocketAddr>,
     /// `trusted_proxies`: addresses or CIDR blocks whose forwarded headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `proxy_protocol`, default false: connections by TCP come from `trusted_proxies` and begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// `[server.tls]`: connections by TCP are TLS.
+    pub tls: Option<tls::Settings>,
     /// `drain_timeout`, default 30 s.
     pub drain_timeout: Duration,
     /// `workers`, default one for each core.

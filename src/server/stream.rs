@@ -1,6 +1,7 @@
 //! What a connection arrives on, and which version of HTTP it speaks.
 
 use super::connection::Place;
+use super::tls;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
+use tokio_rustls::server::TlsStream;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -37,6 +39,16 @@ impl Stream for TcpStream {
                 // and longer: clients that send one byte and wait must not cost a core.
                 None => sleep(pause).await,
             }
+        }
+    }
+}
+
+impl Stream for Box<TlsStream<TcpStream>> {
+    /// The handshake has agreed on one (ALPN, RFC 7301); on none when the client did not ask.
+    async fn version(&self) -> io::Result<Version> {
+        match self.get_ref().1.alpn_protocol() {
+            Some(tls::HTTP2) => Ok(Version::Http2),
+            _ => Ok(Version::Http1),
         }
     }
 }

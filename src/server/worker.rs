@@ -1,8 +1,9 @@
 //! One worker: one thread, one runtime, its own sockets, its own connections to upstreams.
 
 use super::Bound;
-use super::connection::welcome;
-use crate::gateway::{Gateway, Limits, Peer, Tunnels};
+use super::opening;
+use super::tls::Terminator;
+use crate::gateway::{Gateway, Limits, Tunnels};
 use ipnet::IpNet;
 use std::future::Future;
 use std::io;
@@ -20,6 +21,10 @@ pub struct Door {
     pub gateway: Gateway,
     /// Whose forwarded headers count.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections by TCP begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Ends TLS on connections by TCP.
+    pub tls: Option<Arc<Terminator>>,
     /// Bounds.
     pub limits: Limits,
     /// WebSockets, which have left HTTP behind.
@@ -68,8 +73,12 @@ async fn accept_tcp(socket: &TcpListener, door: &Arc<Door>, connections: &TaskTr
                 // Without it small answers wait for the client's acknowledgement.
                 let _ = stream.set_nodelay(true);
                 give_up_on_clients_that_take_nothing(&stream, TAKE_WITHIN);
-                let peer = Peer::at(address.ip(), &door.trusted_proxies);
-                connections.spawn(welcome(stream, peer, Arc::clone(door)));
+                let (address, door) = (address.ip(), Arc::clone(door));
+                // Apart, so that plain connections do not hold memory for TLS.
+                match door.tls.clone() {
+                    None => connections.spawn(opening::plain(stream, address, door)),
+                    Some(terminator) => connections.spawn(opening::tls(stream, address, terminator, door)),
+                };
             }
             Err(error) => recover_from(&error).await,
         }
@@ -88,10 +97,7 @@ fn give_up_on_clients_that_take_nothing(stream: &TcpStream, within: Duration) {
 async fn accept_unix(socket: &UnixListener, door: &Arc<Door>, connections: &TaskTracker) {
     while let Some(accepted) = unless_stopped(&door.stop, socket.accept()).await {
         match accepted {
-            Ok((stream, _)) => {
-                let peer = Peer::on_a_unix_socket(!door.trusted_proxies.is_empty());
-                connections.spawn(welcome(stream, peer, Arc::clone(door)));
-            }
+            Ok((stream, _)) => drop(connections.spawn(opening::unix(stream, Arc::clone(door)))),
             Err(error) => recover_from(&error).await,
         }
     }

@@ -292,6 +292,11 @@ impl Gateway {
         Gateway { address, admin_address: running.admin_address(), running }
     }
 
+    /// As SIGHUP does.
+    pub fn reload_certificates(&self) {
+        self.running.reload_certificates();
+    }
+
     /// Drains, as SIGTERM does.
     pub async fn shut_down(self) -> Drained {
         self.running.shut_down().await

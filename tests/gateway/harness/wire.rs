@@ -5,7 +5,7 @@
 use super::PATIENCE;
 use std::io;
 use std::net::SocketAddr;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -107,9 +107,9 @@ impl Framing {
     }
 }
 
-/// One TCP connection and what was read from it ahead of need.
-pub struct Connection {
-    pub stream: TcpStream,
+/// One connection, by TCP unless it says otherwise, and what was read from it ahead of need.
+pub struct Connection<S = TcpStream> {
+    pub stream: S,
     ahead: Vec<u8>,
 }
 
@@ -126,6 +126,13 @@ impl Connection {
     /// Takes over an accepted connection.
     pub fn over(stream: TcpStream) -> Connection {
         stream.set_nodelay(true).expect("a TCP socket");
+        Connection::on(stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Speaks on what is open already.
+    pub fn on(stream: S) -> Connection<S> {
         Connection { stream, ahead: Vec::new() }
     }
 

@@ -1,0 +1,73 @@
+//! What comes before HTTP: a place, who it is from, TLS, the version. All of it together within
+//! `limits.header_timeout`, and TLS within its own time besides.
+
+use super::connection::{Place, serve, turn_away};
+use super::proxy_protocol;
+use super::stream::{Seated, Stream};
+use super::tls::Terminator;
+use super::worker::{Door, stopped};
+use crate::gateway::Peer;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
+
+/// Serves it, or turns it away when there is no place.
+pub async fn plain(mut stream: TcpStream, address: IpAddr, door: Arc<Door>) {
+    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
+    let opening = async {
+        let peer = who(&mut stream, address, &door).await?;
+        Ok((peer, stream.version().await?))
+    };
+    let Some((peer, version)) = in_time(&door, opening).await else { return };
+    serve(Seated { stream, _place: place }, version, peer, &door).await;
+}
+
+/// As [`plain`]. Whoever finds no place is told nothing: that would take the handshake that there is no place for.
+pub async fn tls(mut stream: TcpStream, address: IpAddr, terminator: Arc<Terminator>, door: Arc<Door>) {
+    let Some(place) = Place::take(&door) else { return };
+    let opening = async {
+        let peer = who(&mut stream, address, &door).await?;
+        let stream = terminator.accept(stream).await?;
+        let version = stream.version().await?;
+        Ok((stream, peer, version))
+    };
+    let Some((stream, peer, version)) = in_time(&door, opening).await else { return };
+    serve(Seated { stream, _place: place }, version, peer, &door).await;
+}
+
+/// As [`plain`]. No proxy is spoken for here, and nobody listens in.
+pub async fn unix(stream: UnixStream, door: Arc<Door>) {
+    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
+    let Some(version) = in_time(&door, stream.version()).await else { return };
+    let peer = Peer::on_a_unix_socket(!door.trusted_proxies.is_empty());
+    serve(Seated { stream, _place: place }, version, peer, &door).await;
+}
+
+/// Who the connection is from. With the PROXY protocol that is whom a trusted proxy names, and it is this address that
+/// says whether forwarded headers count; nobody else may speak at all, and nothing of what they say is read.
+async fn who(stream: &mut TcpStream, address: IpAddr, door: &Door) -> io::Result<Peer> {
+    let next = Peer::at(address, &door.trusted_proxies);
+    if !door.proxy_protocol {
+        return Ok(next);
+    }
+    if !next.trusted {
+        tracing::debug!(%address, "closed: with server.proxy_protocol only server.trusted_proxies may connect");
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    // Behind a pointer: the others keep no room for it.
+    let source = Box::pin(proxy_protocol::read(stream)).await;
+    let source = source.inspect_err(|error| tracing::debug!(%address, %error, "closed"))?;
+    Ok(source.map_or(next, |source| Peer::at(source, &door.trusted_proxies)))
+}
+
+/// None when the client is too slow or gone, or the process is to stop.
+async fn in_time<T>(door: &Door, opening: impl Future<Output = io::Result<T>>) -> Option<T> {
+    tokio::select! {
+        opened = opening => opened.ok(),
+        () = sleep(door.limits.header_timeout) => None,
+        () = stopped(&door.stop) => None,
+    }
+}
