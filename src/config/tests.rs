@@ -1175,7 +1175,7 @@ cors = { allow_origins = ["https://app.example.com/"], allow_credentials = true,
     assert!(matches!(&corp.kind, Kind::OAuth2 { subject: Some(subject), .. } if subject == "user.id"));
     assert_eq!(config.upstreams[0].name, "zebra", "in file order");
     assert_eq!(
-        config.upstreams[0].servers,
+        config.upstreams[0].servers.iter().map(|server| server.address.clone()).collect::<Vec<_>>(),
         [
             ServerAddress::Tcp { tls: false, host: "a.example".to_owned(), port: 80 },
             ServerAddress::Tcp { tls: true, host: "::1".to_owned(), port: 444 },
@@ -1222,7 +1222,7 @@ fn the_default_file_needs_nothing_else() {
     let Kind::Mock(mock) = &config.providers[0].kind else { panic!("{config:?}") };
     assert_eq!(mock.users.len(), 3);
     assert_eq!(mock.issuer, "http://localhost:8080/mock");
-    assert_eq!(config.upstreams[0].servers, [ServerAddress::Demo]);
+    assert_eq!(config.upstreams[0].servers[0].address, ServerAddress::Demo);
     let defaults = parse(REST).unwrap();
     assert_eq!(config.server.listen, defaults.server.listen, "what the file shows is the default");
     assert_eq!(config.login.prefix, defaults.login.prefix);
