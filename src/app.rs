@@ -102,7 +102,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         None => None,
     };
     for (settings, state) in config.upstreams.iter().zip(&shared.upstreams) {
-        state.check(settings, &shared.tls, &background);
+        state.start_checks(settings, &shared.tls, &background);
     }
     background.run_forever(sweep(Arc::clone(&shared.endpoints), clock.clone()));
     let sessions = shared.sessions.clone();

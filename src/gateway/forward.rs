@@ -128,14 +128,15 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
 }
 
 /// Whose request it is, for an upstream that keeps people at one server: the session's, else the address's.
-fn sticky_key(session: Option<&Session>, client_address: Option<IpAddr>) -> u64 {
-    match (session, client_address) {
-        (Some(session), _) => session.key.as_bytes().iter().fold(0, |key, byte| key << 8 ^ u64::from(*byte)),
-        (None, Some(IpAddr::V4(address))) => address.to_bits().into(),
-        // The network: the other half of an address changes every day (RFC 8981).
-        (None, Some(IpAddr::V6(address))) => (address.to_bits() >> 64) as u64,
-        (None, None) => 0,
+fn sticky_key(session: Option<&Session>, client_address: Option<IpAddr>) -> Option<u64> {
+    if let Some(session) = session {
+        return session.key.as_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
     }
+    client_address.map(|address| match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        // The network: the other half of an address changes every day (RFC 8981).
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    })
 }
 
 fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {

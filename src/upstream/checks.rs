@@ -1,15 +1,15 @@
 //! Active health checks: one task for each server, whatever the number of workers.
 
+use super::ServerAddress;
 use super::connect::Connector;
 use super::health::Group;
 use super::pool::Pool;
-use super::{ServerAddress, UpstreamError};
 use crate::body::Body;
 use crate::clock::Clock;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// `[upstreams.X.health]`
 #[derive(Debug, Clone)]
@@ -57,8 +57,7 @@ async fn check(settings: &Settings, address: &ServerAddress, pool: &Arc<Pool>) -
     *request.uri_mut() = settings.path.clone();
     request.headers_mut().insert(header::HOST, host(address));
     request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("latchgate-health"));
-    let answer = timeout(settings.timeout, pool.send(request, settings.timeout)).await;
-    match answer.unwrap_or(Err(UpstreamError::Timeout.into())) {
+    match pool.send(request, settings.timeout).await {
         Ok(response) if settings.status.contains(&response.status()) => Ok(()),
         Ok(response) => Err(format!("status {}", response.status().as_u16())),
         Err(failure) => Err(failure.error.to_string()),

@@ -276,7 +276,7 @@ impl Upstream {
 
     /// Sends `request`, whose target must be in origin form, and waits for the response head; no
     /// longer than `within` after the last piece of the body went out. `key` is whose request it is,
-    /// for `balance = "sticky"`.
+    /// for `balance = "sticky"`; without one it is as with `"round_robin"`.
     ///
     /// # Errors
     /// When there is no head. The request may have arrived all the same.
@@ -284,7 +284,7 @@ impl Upstream {
         &self,
         request: Request<Body>,
         within: Duration,
-        key: u64,
+        key: Option<u64>,
     ) -> Result<Response<Body>, UpstreamError> {
         match &self.choosing {
             None => self.servers[0].send(request, within).await.map_err(|failure| failure.error),
@@ -298,7 +298,7 @@ impl Upstream {
         choosing: &Mutex<Choosing>,
         mut request: Request<Body>,
         within: Duration,
-        key: u64,
+        key: Option<u64>,
     ) -> Result<Response<Body>, UpstreamError> {
         let call = self.state.admit()?;
         let until = self.clock.mono().after(within);
@@ -329,7 +329,7 @@ impl Upstream {
         outcome.map(|response| limits::hold(response, permit)).map_err(|failure| failure.error)
     }
 
-    async fn enter(&self, choosing: &Mutex<Choosing>, key: u64) -> Result<Permit, UpstreamError> {
+    async fn enter(&self, choosing: &Mutex<Choosing>, key: Option<u64>) -> Result<Permit, UpstreamError> {
         let gauges = &self.state.gauges;
         let attempt = || if gauges.is_full() { None } else { gauges.admit(self.choose(choosing, key, &[])?) };
         if let Some(permit) = attempt() {
@@ -339,7 +339,7 @@ impl Upstream {
     }
 
     /// Whether there is another server to try, a place at it, and a retry to spend.
-    fn moves_on(&self, choosing: &Mutex<Choosing>, key: u64, tried: &[usize], permit: &mut Permit) -> bool {
+    fn moves_on(&self, choosing: &Mutex<Choosing>, key: Option<u64>, tried: &[usize], permit: &mut Permit) -> bool {
         tried.len() <= self.settings.retries as usize
             && self
                 .choose(choosing, key, tried)
@@ -348,7 +348,7 @@ impl Upstream {
 
     /// A server that can be counted on, has a place and was not tried. Where none can be counted on, all are: better a server that
     /// may fail than none.
-    fn choose(&self, choosing: &Mutex<Choosing>, key: u64, tried: &[usize]) -> Option<usize> {
+    fn choose(&self, choosing: &Mutex<Choosing>, key: Option<u64>, tried: &[usize]) -> Option<usize> {
         let state = &self.state;
         let mut choosing = lock(choosing);
         let Choosing { turns, candidates, .. } = &mut *choosing;
@@ -367,10 +367,10 @@ impl Upstream {
                 candidate.weight = 0;
             }
         }
-        match self.settings.balance {
-            Balance::RoundRobin => turns.next(candidates),
-            Balance::LeastRequests => balance::less_busy(candidates, |below| fastrand::u64(..below)),
-            Balance::Sticky => balance::home(candidates, &self.names, key),
+        match (self.settings.balance, key) {
+            (Balance::Sticky, Some(key)) => balance::home(candidates, &self.names, key),
+            (Balance::LeastRequests, _) => balance::less_busy(candidates, |below| fastrand::u64(..below)),
+            (Balance::RoundRobin, _) | (Balance::Sticky, None) => turns.next(candidates),
         }
     }
 }

@@ -35,6 +35,8 @@ impl Pool {
         Pool { connector, connect_timeout, clock, idle: Mutex::default() }
     }
 
+    /// The `unsent` of a failure may go to another server: no server has seen it, or it may be sent twice.
+    ///
     /// What is rare is boxed, here and below: a future is moved, and its size is paid for by every
     /// request.
     pub(super) async fn send(

@@ -68,7 +68,7 @@ impl UpstreamState {
     }
 
     /// Starts its checks, if there are to be some.
-    pub fn check(&self, settings: &Settings, tls: &Arc<rustls::ClientConfig>, background: &Background) {
+    pub fn start_checks(&self, settings: &Settings, tls: &Arc<rustls::ClientConfig>, background: &Background) {
         let Some(checks) = &settings.checks else { return };
         for (at, server) in settings.servers.iter().enumerate().filter(|(_, it)| it.address != ServerAddress::Demo) {
             let (address, tls) = (server.address.clone(), Arc::clone(tls));

@@ -4,8 +4,9 @@ use crate::harness::expect::{error_json, relayed};
 use crate::harness::site::Plan;
 use crate::harness::upstream::deserted_address;
 use crate::harness::{Answer, Gate, Reply, Request, Site, Upstream, eventually, together};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 // --------------------------------------------------------------------------------- the choice
 
@@ -29,26 +30,16 @@ async fn a_server_that_is_busy_is_asked_less() {
         let gate = gate.clone();
         move |_| Answer::status(200).behind(&gate)
     });
-    idle.answer(|_| Answer::status(200));
-    let waiting = tokio::spawn({
-        let browser = site.browser();
-        async move { while browser.fetch("GET", "/x").await.status != 200 {} }
-    });
-    // One of these gets stuck at the busy server; from then on nobody goes there.
-    let browser = site.browser();
-    let stuck = tokio::spawn(together(4, move |_| {
-        let browser = browser.clone();
-        async move { browser.fetch("GET", "/x").await.status }
-    }));
-    eventually(|| async { busy.hits() > 0 }).await;
-    idle.forget();
-    for _ in 0..20 {
-        relayed(&site.browser().fetch("GET", "/x").await, 200);
+    let mut stuck = Vec::new();
+    while busy.hits() == 0 {
+        stuck.push(site.browser().dispatch(Request::fetch("GET", "/x")).await);
+        eventually(|| async { busy.hits() + idle.hits() == stuck.len() }).await;
     }
-    assert!(idle.hits() >= 20);
+    assert_eq!(statuses(&site, 20).await, [200; 20]);
+    assert_eq!(busy.hits(), 1);
     gate.open();
-    assert_eq!(stuck.await.unwrap(), [200; 4]);
-    waiting.await.unwrap();
+    let reply = stuck.pop().unwrap().reply("GET").await;
+    relayed(&reply.expect("a reply"), 200);
 }
 
 #[tokio::test]
@@ -77,6 +68,33 @@ async fn a_session_stays_with_its_server_until_that_one_is_out() {
     }
     site.clock.advance(Duration::from_secs(10));
     assert_eq!(home_of(&browsers[0]).await, homes[0], "and back");
+}
+
+// OU-03
+#[tokio::test]
+async fn nothing_in_a_request_or_an_answer_leads_to_a_server_that_is_not_configured() {
+    let elsewhere = Upstream::start().await;
+    let site = public("").start().await;
+    let (other, own) = (elsewhere.address(), "Host: gw.test");
+    site.upstream.answer(move |_| Answer::status(307).header("Location", &format!("http://{other}/moved")));
+    for (target, headers) in [
+        ("/x".to_owned(), format!("Host: {other}")),
+        (format!("http://{other}/x"), format!("Host: {other}")),
+        (format!("http://{other}/x"), own.to_owned()),
+        (format!("//{other}/x"), own.to_owned()),
+        (format!("/@{other}/x"), own.to_owned()),
+        ("/x".to_owned(), format!("{own}\r\nX-Forwarded-Host: {other}\r\nX-Original-URL: http://{other}/x")),
+        ("/x".to_owned(), format!("{own}\r\nForwarded: host=\"{other}\"\r\nX-Rewrite-URL: //{other}/x")),
+    ] {
+        let before = site.upstream.hits();
+        let reply = site.raw(&format!("GET {target} HTTP/1.1\r\n{headers}\r\n\r\n")).await.expect("a reply");
+        match reply.status {
+            307 => assert_eq!(site.upstream.hits(), before + 1, "{target} {headers}"),
+            status => assert_eq!((status, site.upstream.hits()), (400, before), "{target} {headers}"),
+        }
+    }
+    assert!(site.upstream.hits() >= 4);
+    assert_eq!(elsewhere.connections(), 0);
 }
 
 // ------------------------------------------------------------------------------------ retries
@@ -393,6 +411,16 @@ async fn an_open_tunnel_and_an_unread_answer_have_their_places() {
     error_json(&site.browser().fetch("GET", "/x").await, 503);
     drop((socket, unread));
     eventually(|| async { in_flight(&site).await == [Some(0)] }).await;
+}
+
+#[tokio::test]
+async fn a_replay_takes_the_place_of_the_first_attempt() {
+    let site = one_worker().app("max_requests = 1").route("/*", "auth = true").start().await;
+    site.upstream.accept_live_tokens(&site.provider);
+    let browser = site.signed_in().await;
+    site.provider.revoke_access_tokens();
+    relayed(&browser.fetch("GET", "/x").await, 200);
+    assert_eq!((site.upstream.hits(), site.provider.refreshes()), (2, 1));
 }
 
 // ------------------------------------------------------------------------------------ breaker
