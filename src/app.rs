@@ -24,8 +24,8 @@ use crate::session::{Sessions, StoreSettings};
 use crate::tls;
 use crate::tokens::Tokens;
 use crate::tokens::assertion::Assertions;
-use crate::upstream::Upstream;
 use crate::upstream::demo::DemoUpstream;
+use crate::upstream::{Upstream, UpstreamState};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -100,11 +100,15 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
             let failed = |error| StartError::Bind(format!("{address} (server.admin_listen)"), error);
             let listener = server::admin::bind(address).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            background.run_forever(server::admin::serve(listener, shared.sessions.clone(), stopped.clone()));
+            let (sessions, upstreams) = (shared.sessions.clone(), shared.upstreams.clone());
+            background.run_forever(server::admin::serve(listener, sessions, upstreams, stopped.clone()));
             Some(address)
         }
         None => None,
     };
+    for (settings, state) in config.upstreams.iter().zip(&shared.upstreams) {
+        state.start_checks(settings, &shared.tls, &background);
+    }
     background.run_forever(sweep(Arc::clone(&shared.endpoints), clock.clone()));
     let sessions = shared.sessions.clone();
     background.run_forever(async move { sessions.watch_held().await });
@@ -172,6 +176,8 @@ struct Shared {
     clients: Arc<Clients>,
     endpoints: Arc<Endpoints>,
     replay_budget: Arc<Budget>,
+    /// In file order.
+    upstreams: Vec<Arc<UpstreamState>>,
     demo: Arc<DemoUpstream>,
     tls: Arc<rustls::ClientConfig>,
     terminator: Option<Arc<Terminator>>,
@@ -225,6 +231,7 @@ impl Shared {
             clients,
             endpoints,
             replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
+            upstreams: config.upstreams.iter().map(|it| Arc::new(UpstreamState::new(it, clock))).collect(),
             demo: Arc::new(DemoUpstream::new(clock.clone())),
             tls: Arc::new(tls),
             terminator,
@@ -328,8 +335,9 @@ fn parts(config: &Config, shared: &Shared, clock: &Clock, tunnels: &Tunnels) -> 
     let upstreams: HashMap<&str, Arc<Upstream>> = config
         .upstreams
         .iter()
-        .map(|settings| {
-            let upstream = Upstream::new(settings.clone(), &shared.demo, &shared.tls, clock);
+        .zip(&shared.upstreams)
+        .map(|(settings, state)| {
+            let upstream = Upstream::new(settings.clone(), state, &shared.demo, &shared.tls, clock);
             (settings.name.as_str(), Arc::new(upstream))
         })
         .collect();

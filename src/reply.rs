@@ -89,6 +89,11 @@ pub enum Refusal {
     UpstreamBroken,
     /// upstream: no answer in time.
     UpstreamTimeout,
+    /// upstream: shed, because it has enough to do, or fails too often.
+    UpstreamOverloaded {
+        /// Seconds.
+        retry_after: u64,
+    },
     /// store: it cannot be asked who is signed in; nobody is signed out for that.
     StoreUnavailable,
     /// us: shed, full or shutting down.
@@ -209,6 +214,11 @@ impl Refusal {
                 StatusCode::GATEWAY_TIMEOUT,
                 "upstream_timeout",
                 "the service behind this address did not answer in time".into(),
+            ),
+            R::UpstreamOverloaded { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "upstream_overloaded",
+                "the service behind this address takes no more requests at the moment".into(),
             ),
             R::StoreUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -463,7 +473,9 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
                 headers.insert(header::ALLOW, allow);
             }
         }
-        Refusal::ProviderUnavailable { retry_after } | Refusal::TooManyAttempts { retry_after } => {
+        Refusal::ProviderUnavailable { retry_after }
+        | Refusal::TooManyAttempts { retry_after }
+        | Refusal::UpstreamOverloaded { retry_after } => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from((*retry_after).max(1)));
         }
         Refusal::Overloaded | Refusal::StoreUnavailable => {

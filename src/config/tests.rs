@@ -8,7 +8,8 @@ use crate::provider::backend::{BackendSettings, Call};
 use crate::provider::{ClientAuth, Kind};
 use crate::server::Listen;
 use crate::server::tls::MinVersion;
-use crate::upstream::ServerAddress;
+use crate::upstream::balance::Balance;
+use crate::upstream::{ServerAddress, limits};
 use http::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use std::path::Path;
@@ -553,6 +554,23 @@ fn upstreams() {
         ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { status = [200] }", 3, "`upstreams.u.unauthorized.status` is out of range", "from 400 to 599"),
         ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { status = [] }", 3, "is empty", "give it a value"),
         ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { location_prefix = \"signin\" }", 3, "`upstreams.u.unauthorized.location_prefix` is not a path", "one `/`"),
+        ("[upstreams.u]\nurls = [{ weight = 2 }]", 2, "`upstreams.u.urls.url` is missing", "add `url = \"http://127.0.0.1:3000\"`"),
+        ("[upstreams.u]\nurls = [{ url = \"demo:\", weight = 0 }]", 2, "`upstreams.u.urls.weight` is out of range", "from 1 to 100"),
+        ("[upstreams.u]\nurls = [{ url = \"demo:\", wieght = 2 }]", 2, "unknown key `wieght` in `upstreams.u.urls`", "did you mean `weight`?"),
+        ("[upstreams.u]\nurls = [{ url = \"http://u:canary-Zu7@a.example\" }]", 2, "has a user name or a password", "up to the `@`"),
+        ("[upstreams.u]\nurl = \"demo:\"\nbalance = \"random\"", 3, "`upstreams.u.balance` has a value that is not known", "`least_requests`"),
+        ("[upstreams.u]\nurl = \"demo:\"\nretries = 11", 3, "`upstreams.u.retries` is out of range", "from 0 to 10"),
+        ("[upstreams.u]\nurl = \"demo:\"\nmax_requests = 0", 3, "`upstreams.u.max_requests` is out of range", "from 1 to"),
+        ("[upstreams.u]\nurl = \"demo:\"\nmax_pending = 5", 3, "`max_pending` has nothing to wait for", "set `max_requests` or `max_connections`"),
+        ("[upstreams.u]\nurl = \"demo:\"\nejection = { most = 101 }", 3, "`upstreams.u.ejection.most` is out of range", "from 0 to 100"),
+        ("[upstreams.u]\nurl = \"demo:\"\nejection = { status = [404] }", 3, "`upstreams.u.ejection.status` is out of range", "from 500 to 599"),
+        ("[upstreams.u]\nurl = \"demo:\"\nejection = { for = \"0s\" }", 3, "`upstreams.u.ejection.for` is zero", "longer"),
+        ("[upstreams.u]\nurl = \"demo:\"\nhealth = { interval = \"1s\" }", 3, "`upstreams.u.health.path` is missing", "add `path = \"/healthz\"`"),
+        ("[upstreams.u]\nurl = \"demo:\"\nhealth = { path = \"healthz\" }", 3, "`upstreams.u.health.path` is not a path", "one `/`"),
+        ("[upstreams.u]\nurl = \"demo:\"\nhealth = { path = \"/\", unhealthy = 0 }", 3, "`upstreams.u.health.unhealthy` is out of range", "from 1 to 100"),
+        ("[upstreams.u]\nurl = \"demo:\"\nhealth = { path = \"/\", status = [] }", 3, "`upstreams.u.health.status` is empty", "give it a value"),
+        ("[upstreams.u]\nurl = \"demo:\"\nbreaker = { answers = 0 }", 3, "`upstreams.u.breaker.answers` is out of range", "from 1 to 1000"),
+        ("[upstreams.u]\nurl = \"demo:\"\nbreaker = { pause = \"5\" }", 3, "`upstreams.u.breaker.pause` is not a duration", "\"30s\""),
     ]);
 }
 
@@ -1282,6 +1300,9 @@ fn defaults_are_safe() {
     assert_eq!(config.upstreams[0].connect_timeout, Duration::from_secs(3));
     assert_eq!(config.upstreams[0].response_timeout, Duration::from_secs(60));
     assert_eq!(config.upstreams[0].unauthorized.status, [StatusCode::UNAUTHORIZED]);
+    assert_eq!((config.upstreams[0].balance, config.upstreams[0].retries), (Balance::RoundRobin, 1));
+    assert!(config.upstreams[0].checks.is_none() && config.upstreams[0].breaker.is_none());
+    assert_eq!(config.upstreams[0].limits.max_connections.or(config.upstreams[0].limits.max_requests), None);
     assert_eq!(config.routes[0].auth, Auth::Required);
     assert!(config.warnings.is_empty(), "{}", config.warnings);
 }
@@ -1320,7 +1341,17 @@ client_id = "app"
 client_secret = { env = "SET" }
 client_auth = "client_secret_post"
 [upstreams.zebra]
-urls = ["http://a.example", "https://[::1]:444", "unix:/run/app.sock", "demo:"]
+urls = ["http://a.example", { url = "https://[::1]:444", weight = 3 }, "unix:/run/app.sock", "demo:"]
+balance = "sticky"
+retries = 2
+slow_start = "30s"
+max_connections = 100
+max_requests = 1000
+max_pending = 50
+pending_timeout = "2s"
+health = { path = "/healthz?full", interval = "5s", timeout = "1s", healthy = 1, unhealthy = 4, status = [200, 204] }
+ejection = { failures = 3, for = "1m", most = 25, status = [502, 503] }
+breaker = { answers = 50, failures = 80, pause = "10s", status = [503] }
 unauthorized = { status = [401, 419], location_prefix = "/signin" }
 [upstreams.ant]
 url = "http://127.0.0.1:3000"
@@ -1368,7 +1399,7 @@ cors = { allow_origins = ["https://app.example.com/"], allow_credentials = true,
     assert!(matches!(&corp.kind, Kind::OAuth2 { subject: Some(subject), .. } if subject == "user.id"));
     assert_eq!(config.upstreams[0].name, "zebra", "in file order");
     assert_eq!(
-        config.upstreams[0].servers,
+        config.upstreams[0].servers.iter().map(|server| server.address.clone()).collect::<Vec<_>>(),
         [
             ServerAddress::Tcp { tls: false, host: "a.example".to_owned(), port: 80 },
             ServerAddress::Tcp { tls: true, host: "::1".to_owned(), port: 444 },
@@ -1377,6 +1408,28 @@ cors = { allow_origins = ["https://app.example.com/"], allow_credentials = true,
         ]
     );
     assert_eq!(config.upstreams[0].unauthorized.location_prefix.as_deref(), Some("/signin"));
+    let zebra = &config.upstreams[0];
+    assert_eq!(zebra.servers.iter().map(|server| server.weight).collect::<Vec<_>>(), [1, 3, 1, 1]);
+    assert_eq!((zebra.balance, zebra.retries), (Balance::Sticky, 2));
+    assert_eq!(zebra.slow_start, Duration::from_secs(30));
+    assert_eq!(
+        zebra.limits,
+        limits::Settings {
+            max_connections: Some(100),
+            max_requests: Some(1000),
+            max_pending: 50,
+            pending_timeout: Duration::from_secs(2),
+        }
+    );
+    let checks = zebra.checks.as_ref().unwrap();
+    assert_eq!((checks.path.to_string(), &checks.status[1]), ("/healthz?full".to_owned(), &StatusCode::NO_CONTENT));
+    assert_eq!((checks.interval, checks.timeout), (Duration::from_secs(5), Duration::from_secs(1)));
+    assert_eq!((checks.healthy, checks.unhealthy), (1, 4));
+    assert_eq!((zebra.ejection.failures, zebra.ejection.pause, zebra.ejection.most), (3, Duration::from_secs(60), 25));
+    assert_eq!(zebra.ejection.status, [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE]);
+    let breaker = zebra.breaker.as_ref().unwrap();
+    assert_eq!((breaker.answers, breaker.failures, breaker.pause), (50, 80, Duration::from_secs(10)));
+    assert_eq!(breaker.status, [StatusCode::SERVICE_UNAVAILABLE]);
     let api = &config.routes[0];
     assert_eq!(api.pattern.methods.as_deref(), Some(&[Method::GET, Method::PUT][..]));
     assert!(matches!(&api.attach, Attach::Bearer { header, scheme } if header == "x-auth" && scheme.is_empty()));
@@ -1415,7 +1468,7 @@ fn the_default_file_needs_nothing_else() {
     let Kind::Mock(mock) = &config.providers[0].kind else { panic!("{config:?}") };
     assert_eq!(mock.users.len(), 3);
     assert_eq!(mock.issuer, "http://localhost:8080/mock");
-    assert_eq!(config.upstreams[0].servers, [ServerAddress::Demo]);
+    assert_eq!(config.upstreams[0].servers[0].address, ServerAddress::Demo);
     let defaults = parse(REST).unwrap();
     assert_eq!(config.server.listen, defaults.server.listen, "what the file shows is the default");
     assert_eq!(config.login.prefix, defaults.login.prefix);

@@ -11,6 +11,7 @@ use crate::upstream::{Switched, Upstream, UpstreamError};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -85,7 +86,8 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
         ask_for_a_websocket(request.headers_mut());
     }
 
-    match upstream.send(request, exchange.route.response_timeout()).await {
+    let key = sticky_key(session.as_deref(), facts.client_address);
+    match upstream.send(request, exchange.route.response_timeout(), key).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             switch(parts, &exchange, session.as_deref(), response)
         }
@@ -104,18 +106,37 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
         }
         Err(_) if too_large.load(Ordering::Relaxed) => reply::refuse(asker, &Refusal::BodyTooLarge),
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(upstream = upstream.settings().name, request = %facts.id, cause, "{error}");
+            // Shedding has to be cheap, and the access line says it.
+            if !matches!(error, UpstreamError::Overloaded { .. }) {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(upstream = upstream.settings().name, request = %facts.id, cause, "{error}");
+            }
             let refusal = match error {
                 UpstreamError::RequestBody(_) => {
                     Refusal::Malformed("the body of the request broke off, or is malformed")
                 }
                 UpstreamError::Timeout => Refusal::UpstreamTimeout,
                 UpstreamError::Connect(_) | UpstreamError::Broken(_) => Refusal::UpstreamBroken,
+                UpstreamError::Overloaded { retry_after } => {
+                    let seconds = retry_after.as_millis().div_ceil(1000);
+                    Refusal::UpstreamOverloaded { retry_after: u64::try_from(seconds).unwrap_or(u64::MAX) }
+                }
             };
             reply::refuse(asker, &refusal)
         }
     }
+}
+
+/// Whose request it is, for an upstream that keeps people at one server: the session's, else the address's.
+fn sticky_key(session: Option<&Session>, client_address: Option<IpAddr>) -> Option<u64> {
+    if let Some(session) = session {
+        return session.key.as_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    }
+    client_address.map(|address| match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        // The network: the other half of an address changes every day (RFC 8981).
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    })
 }
 
 fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {

@@ -5,6 +5,7 @@
 //! | `GET /healthz` | 200: the process runs |
 //! | `GET /readyz` | 200: it takes requests; 503 once it drains |
 //! | `GET /sessions?user=&issuer=&sid=&cursor=` | 200, a page of those that all parameters select |
+//! | `GET /upstreams` | 200, their servers: where each stands, and what it works on |
 //! | `DELETE /sessions/{id}` | 204; 404 when there is none |
 //! | `DELETE /sessions?user=&issuer=&sid=` | 200 `{"ended": n}`; 400 with neither `user` nor `sid` |
 //!
@@ -17,6 +18,7 @@ use crate::body::Body;
 use crate::policy::csrf::{self, Source};
 use crate::session::store::{Filter, Page, Record, StoreError};
 use crate::session::{SessionKey, Sessions};
+use crate::upstream::UpstreamState;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -26,6 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -40,18 +43,24 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Serves until the process ends; `stop` turns true when it drains.
-pub async fn serve(listener: TcpListener, sessions: Sessions, stop: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: TcpListener,
+    sessions: Sessions,
+    upstreams: Vec<Arc<UpstreamState>>,
+    stop: watch::Receiver<bool>,
+) {
+    let upstreams: Arc<[Arc<UpstreamState>]> = upstreams.into();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (sessions, stop) = (sessions.clone(), stop.clone());
+        let (sessions, upstreams, stop) = (sessions.clone(), Arc::clone(&upstreams), stop.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let sessions = sessions.clone();
+                let (sessions, upstreams) = (sessions.clone(), Arc::clone(&upstreams));
                 let stopping = *stop.borrow();
-                async move { Ok::<_, Infallible>(answer(&request, &sessions, stopping).await) }
+                async move { Ok::<_, Infallible>(answer(&request, &sessions, &upstreams, stopping).await) }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
@@ -61,13 +70,21 @@ pub async fn serve(listener: TcpListener, sessions: Sessions, stop: watch::Recei
     }
 }
 
-async fn answer<B>(request: &Request<B>, sessions: &Sessions, stopping: bool) -> Response<Body> {
+async fn answer<B>(
+    request: &Request<B>,
+    sessions: &Sessions,
+    upstreams: &[Arc<UpstreamState>],
+    stopping: bool,
+) -> Response<Body> {
     let path = request.uri().path();
     let mut response = match (request.method(), path) {
         (&Method::GET | &Method::HEAD, "/healthz") => text(StatusCode::OK, "ok\n"),
         (&Method::GET | &Method::HEAD, "/readyz") if stopping => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         (&Method::GET | &Method::HEAD, "/readyz") => text(StatusCode::OK, "ready\n"),
         (_, "/healthz" | "/readyz") => not_allowed("GET, HEAD"),
+        (_, "/upstreams") if comes_from_a_page(request.headers()) => text(StatusCode::FORBIDDEN, NOT_FOR_PAGES),
+        (&Method::GET, "/upstreams") => json_text(StatusCode::OK, &show_upstreams(upstreams)),
+        (_, "/upstreams") => not_allowed("GET"),
         (_, "/sessions") if comes_from_a_page(request.headers()) => text(StatusCode::FORBIDDEN, NOT_FOR_PAGES),
         (&Method::GET, "/sessions") => list(request.uri().query(), sessions).await,
         (&Method::DELETE, "/sessions") => end_where(request.uri().query(), sessions).await,
@@ -123,6 +140,20 @@ fn show(key: SessionKey, record: &Record) -> Value {
         "lastSeen": record.last_seen.0 / 1000,
         "expires": record.expires.0 / 1000,
     })
+}
+
+fn show_upstreams(upstreams: &[Arc<UpstreamState>]) -> Value {
+    let upstreams: Vec<Value> = upstreams
+        .iter()
+        .map(|upstream| {
+            let servers: Vec<Value> = upstream
+                .report()
+                .map(|it| json!({"server": it.server, "state": it.standing.as_str(), "inFlight": it.in_flight}))
+                .collect();
+            json!({"name": upstream.name(), "breaker": if upstream.is_open() { "open" } else { "closed" }, "servers": servers})
+        })
+        .collect();
+    json!({ "upstreams": upstreams })
 }
 
 async fn end(id: &str, sessions: &Sessions) -> Response<Body> {
@@ -258,7 +289,7 @@ mod tests {
         let (sessions, store, _) = failing::sessions();
         let ask = async |method: &str, target: &str| {
             let request = Request::builder().method(method).uri(target).header("host", "localhost").body(()).unwrap();
-            answer(&request, &sessions, false).await.status()
+            answer(&request, &sessions, &[], false).await.status()
         };
         store.fail(3);
         let one = format!("/sessions/{}", "0".repeat(64));

@@ -35,15 +35,17 @@ impl Pool {
         Pool { connector, connect_timeout, clock, idle: Mutex::default() }
     }
 
+    /// The `unsent` of a failure may go to another server: no server has seen it, or it may be sent twice.
+    ///
     /// What is rare is boxed, here and below: a future is moved, and its size is paid for by every
     /// request.
     pub(super) async fn send(
         self: &Arc<Pool>,
         request: Request<Body>,
         within: Duration,
-    ) -> Result<Response<Body>, UpstreamError> {
+    ) -> Result<Response<Body>, Failure> {
         if request.body().is_end_stream() {
-            return timeout(within, self.exchange(request)).await.unwrap_or(Err(UpstreamError::Timeout));
+            return timeout(within, self.exchange(request)).await.unwrap_or(Err(Failure::from(UpstreamError::Timeout)));
         }
         Box::pin(self.send_with_body(request, within)).await
     }
@@ -52,14 +54,14 @@ impl Pool {
         self: &Arc<Pool>,
         request: Request<Body>,
         within: Duration,
-    ) -> Result<Response<Body>, UpstreamError> {
+    ) -> Result<Response<Body>, Failure> {
         let sent = Arc::new(AtomicU64::new(self.clock.mono().0));
         let exchange = self.exchange(watch(request, &sent, &self.clock));
         tokio::pin!(exchange);
         loop {
             let quiet = self.clock.mono().since(Mono(sent.load(Ordering::Relaxed)));
             let Some(left) = within.checked_sub(quiet).filter(|left| !left.is_zero()) else {
-                return Err(UpstreamError::Timeout);
+                return Err(UpstreamError::Timeout.into());
             };
             if let Ok(answer) = timeout(left, &mut exchange).await {
                 return answer;
@@ -69,7 +71,7 @@ impl Pool {
 
     /// Tries kept connections first. One that the server closed meanwhile costs nothing: what was
     /// not sent goes to the next, and what is safe to send twice (RFC 9110 §9.2.2) goes to a new one.
-    async fn exchange(self: &Arc<Pool>, mut request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+    async fn exchange(self: &Arc<Pool>, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
         if request.headers().contains_key(header::UPGRADE) {
             return Box::pin(self.exchange_on_a_new_connection(request)).await;
         }
@@ -79,25 +81,23 @@ impl Pool {
             match connection.exchange(request, self.way_back()).await {
                 Ok(response) => return Ok(response),
                 Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
-                Err(Failure { error, was_closed, .. }) => match spare.filter(|_| was_closed) {
+                Err(failure) => match spare.filter(|_| failure.was_closed) {
                     Some(spare) => return Box::pin(self.exchange_on_a_new_connection(spare)).await,
-                    None => return Err(error),
+                    None => return Err(failure),
                 },
             }
         }
         Box::pin(self.exchange_on_a_new_connection(request)).await
     }
 
-    async fn exchange_on_a_new_connection(
-        self: &Arc<Pool>,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, UpstreamError> {
+    async fn exchange_on_a_new_connection(self: &Arc<Pool>, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let connect = async { Connection::new(self.connector.connect().await?).await };
-        let connection = match timeout(self.connect_timeout, connect).await {
-            Ok(connected) => connected.map_err(UpstreamError::Connect)?,
-            Err(_) => return Err(UpstreamError::Timeout),
+        let error = match timeout(self.connect_timeout, connect).await {
+            Ok(Ok(connection)) => return connection.exchange(request, self.way_back()).await,
+            Ok(Err(error)) => UpstreamError::Connect(error),
+            Err(_) => UpstreamError::Timeout,
         };
-        connection.exchange(request, self.way_back()).await.map_err(|failure| failure.error)
+        Err(Failure { error, unsent: Some(Box::new(request)), was_closed: false })
     }
 
     /// The youngest connection that is ready. One may not be, although its response was read: the

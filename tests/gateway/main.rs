@@ -5,6 +5,7 @@
 mod answers;
 mod api_clients;
 mod backend_login;
+mod balancing;
 mod capture;
 mod code_flow;
 mod cookie_store;

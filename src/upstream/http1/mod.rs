@@ -42,3 +42,9 @@ pub struct Failure {
     /// The server closed the connection without a word, as it may do with one that it has kept for a while.
     pub was_closed: bool,
 }
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Failure {
+        Failure { error, unsent: None, was_closed: false }
+    }
+}

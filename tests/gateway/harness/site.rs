@@ -222,7 +222,11 @@ impl Plan {
     }
 
     fn source(&self, issuer: &str, upstream: &str) -> String {
-        let url = if self.app.contains("url =") { String::new() } else { format!("url = \"{upstream}\"") };
+        let url = if self.app.contains("url =") || self.app.contains("urls =") {
+            String::new()
+        } else {
+            format!("url = \"{upstream}\"")
+        };
         let admin = if self.server.contains("admin_listen") { "" } else { "admin_listen = \"off\"" };
         // The whole suite, with another store.
         let store = match std::env::var("LATCHGATE_TEST_STORE") {
