@@ -1,45 +1,312 @@
 //! New connections to one server: TCP, TLS or a unix socket.
 
 use super::ServerAddress;
+use super::resolve::{self, Resolver};
+use crate::clock::Clock;
+use crate::tls;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore};
+use socket2::{SockRef, TcpKeepalive};
+use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// How the servers of one upstream are reached, and how long connections are kept.
+#[derive(Debug, Clone)]
+pub struct ConnectionSettings {
+    /// `protocol`, default `auto`.
+    pub protocol: Protocol,
+    /// `[upstreams.NAME.tls]`
+    pub tls: TlsSettings,
+    /// `idle_timeout`, default 30 s: servers close idle connections after a minute or so; better not to race them.
+    pub idle_timeout: Duration,
+    /// `connection_max_age`: from then on a connection takes no more requests.
+    pub connection_max_age: Option<Duration>,
+    /// `max_idle_connections`, default 256, of each worker to each server.
+    pub max_idle_connections: usize,
+    /// `dns_refresh`, default 30 s.
+    pub dns_refresh: Duration,
+}
+
+/// What is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// What a TLS server chooses (ALPN, RFC 7301); HTTP/1.1 without TLS.
+    Auto,
+    /// HTTP/1.1 alone.
+    Http1,
+    /// HTTP/2 alone: by ALPN, or with prior knowledge (RFC 9113 §3.3). WebSockets still take HTTP/1.1.
+    Http2,
+}
+
+/// `[upstreams.NAME.tls]`: what is believed, and what is shown.
+#[derive(Clone, Default)]
+pub struct TlsSettings {
+    /// `ca_file`: these sign the servers' certificates and nobody else does. None: the roots of this machine.
+    pub roots: Option<Arc<RootCertStore>>,
+    /// `server_name`: asked for (SNI) and looked for in the certificate. None: the host of the URL.
+    pub server_name: Option<ServerName<'static>>,
+    /// `client_certificate` and `client_key`.
+    pub client: Option<Arc<CertifiedKey>>,
+}
+
+impl fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSettings")
+            .field("own_roots", &self.roots.is_some())
+            .field("server_name", &self.server_name)
+            .field("client", &self.client.is_some())
+            .finish()
+    }
+}
+
 /// How to reach one server.
 pub struct Connector {
-    address: ServerAddress,
-    tls: Arc<rustls::ClientConfig>,
+    target: Target,
+    protocol: Protocol,
+}
+
+enum Target {
+    Tcp(Addresses, Option<Tls>),
+    Unix(std::path::PathBuf),
+    Demo,
+}
+
+enum Addresses {
+    Fixed(SocketAddr),
+    Named(Arc<Resolver>),
+}
+
+struct Tls {
+    /// Offers what the upstream's `protocol` allows.
+    config: Arc<ClientConfig>,
+    /// Offers HTTP/1.1 alone.
+    http1: Arc<ClientConfig>,
+    /// Err: no certificate can be for this host.
+    name: Result<ServerName<'static>, String>,
+}
+
+/// A new connection, and what is spoken on it.
+pub struct Connected {
+    /// The bytes.
+    pub io: Io,
+    /// HTTP/2, else HTTP/1.1.
+    pub speaks_http2: bool,
+    /// Where it leads; None for a unix socket.
+    pub address: Option<SocketAddr>,
 }
 
 impl Connector {
-    /// `tls` is used for `https://`.
-    pub fn new(address: ServerAddress, tls: Arc<rustls::ClientConfig>) -> Connector {
-        Connector { address, tls }
+    /// `machine_roots` is used for `https://` without a `ca_file`.
+    ///
+    /// Every connector has a TLS configuration of its own, tickets included: no session that was agreed on with one client certificate is
+    /// resumed with another.
+    pub fn new(
+        address: &ServerAddress,
+        settings: &ConnectionSettings,
+        machine_roots: &ClientConfig,
+        clock: &Clock,
+    ) -> Connector {
+        let target = match address {
+            ServerAddress::Tcp { tls, host, port } => {
+                let addresses = match host.parse::<IpAddr>() {
+                    Ok(ip) => Addresses::Fixed(SocketAddr::new(ip, *port)),
+                    Err(_) => Addresses::Named(Resolver::new(
+                        host.clone(),
+                        *port,
+                        settings.dns_refresh,
+                        resolve::system(),
+                        clock.clone(),
+                    )),
+                };
+                Target::Tcp(addresses, tls.then(|| Tls::new(host, settings, machine_roots)))
+            }
+            ServerAddress::Unix(path) => Target::Unix(path.clone()),
+            ServerAddress::Demo => Target::Demo,
+        };
+        Connector { target, protocol: settings.protocol }
     }
 
-    pub async fn connect(&self) -> io::Result<Io> {
-        match &self.address {
-            ServerAddress::Tcp { tls, host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
-                if *tls {
-                    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-                    let connector = TlsConnector::from(Arc::clone(&self.tls));
-                    Ok(Io::Tls(Box::new(connector.connect(name, stream).await?)))
-                } else {
-                    Ok(Io::Tcp(stream))
-                }
-            }
-            ServerAddress::Unix(path) => Ok(Io::Unix(UnixStream::connect(path).await?)),
-            ServerAddress::Demo => Err(io::Error::other("the built-in upstream has no connections")),
+    /// The scheme of requests to the server.
+    pub fn scheme(&self) -> http::uri::Scheme {
+        match &self.target {
+            Target::Tcp(_, Some(_)) => http::uri::Scheme::HTTPS,
+            _ => http::uri::Scheme::HTTP,
         }
     }
+
+    /// Whether [`Connector::connect`] can end in HTTP/2.
+    pub fn may_speak_http2(&self) -> bool {
+        match self.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::Auto => matches!(self.target, Target::Tcp(_, Some(_))),
+        }
+    }
+
+    /// A connection with what the upstream's `protocol` allows.
+    ///
+    /// # Errors
+    /// With the matter in words: for the log, since they name addresses.
+    pub async fn connect(&self) -> io::Result<Connected> {
+        self.open(self.protocol).await
+    }
+
+    /// A connection for HTTP/1.1.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`].
+    pub async fn connect_for_http1(&self) -> io::Result<Connected> {
+        self.open(Protocol::Http1).await
+    }
+
+    /// Looks the name up again when it is time to.
+    pub fn keep_addresses_fresh(&self) {
+        if let Target::Tcp(Addresses::Named(resolver), _) = &self.target {
+            resolver.keep_fresh();
+        }
+    }
+
+    /// How often the server's addresses have changed.
+    pub fn address_changes(&self) -> u64 {
+        match &self.target {
+            Target::Tcp(Addresses::Named(resolver), _) => resolver.changes(),
+            _ => 0,
+        }
+    }
+
+    /// Whether the server still has this address.
+    pub fn leads_to(&self, address: Option<SocketAddr>) -> bool {
+        match (&self.target, address) {
+            (Target::Tcp(Addresses::Named(resolver), _), Some(address)) => resolver.leads_to(address),
+            _ => true,
+        }
+    }
+
+    async fn open(&self, protocol: Protocol) -> io::Result<Connected> {
+        let prior_knowledge = protocol == Protocol::Http2;
+        match &self.target {
+            Target::Tcp(addresses, tls) => {
+                let (stream, address) = addresses.connect().await?;
+                let (io, speaks_http2) = match tls {
+                    Some(tls) => tls.handshake(stream, protocol).await?,
+                    None => (Io::Tcp(stream), prior_knowledge),
+                };
+                Ok(Connected { io, speaks_http2, address: Some(address) })
+            }
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| about(path.display(), &error))?;
+                Ok(Connected { io: Io::Unix(stream), speaks_http2: prior_knowledge, address: None })
+            }
+            Target::Demo => Err(io::Error::other("the built-in upstream has no connections")),
+        }
+    }
+}
+
+impl Addresses {
+    async fn connect(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Addresses::Fixed(address) => connect_to(*address).await,
+            Addresses::Named(resolver) => {
+                let addresses = resolver.addresses().await.map_err(|error| about("cannot resolve the name", &error))?;
+                connect_to_first(addresses).await
+            }
+        }
+    }
+}
+
+/// In order, the next when one fails or is slow (RFC 8305 §5); the first that answers stays.
+async fn connect_to_first(addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
+    if let [only] = addresses[..] {
+        return connect_to(only).await;
+    }
+    let mut left = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        if let Some(next) = left.next() {
+            attempts.spawn(connect_to(next));
+        }
+        tokio::select! {
+            Some(ended) = attempts.join_next() => match ended {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error)) => failure = error,
+                Err(panicked) => failure = io::Error::other(panicked),
+            },
+            () = sleep(ATTEMPT_DELAY), if left.len() > 0 => {}
+            else => return Err(failure),
+        }
+    }
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+    let stream = TcpStream::connect(address).await.map_err(|error| about(address, &error))?;
+    stream.set_nodelay(true)?;
+    // A server that is gone without a word (a machine that died, a firewall that forgot) is noticed by the system.
+    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    Ok((stream, address))
+}
+
+impl Tls {
+    fn new(host: &str, settings: &ConnectionSettings, machine_roots: &ClientConfig) -> Tls {
+        let offered: &[&[u8]] = match settings.protocol {
+            Protocol::Auto => &[H2, HTTP_1_1],
+            Protocol::Http1 => &[HTTP_1_1],
+            Protocol::Http2 => &[H2],
+        };
+        Tls {
+            config: Arc::new(client_config(&settings.tls, machine_roots, offered)),
+            http1: Arc::new(client_config(&settings.tls, machine_roots, &[HTTP_1_1])),
+            name: match &settings.tls.server_name {
+                Some(name) => Ok(name.clone()),
+                None => ServerName::try_from(host.to_owned()).map_err(|error| format!("`{host}`: {error}")),
+            },
+        }
+    }
+
+    async fn handshake(&self, stream: TcpStream, protocol: Protocol) -> io::Result<(Io, bool)> {
+        let name = self.name.clone().map_err(io::Error::other)?;
+        let config = if protocol == Protocol::Http1 { &self.http1 } else { &self.config };
+        let asked = format!("TLS with {}", name.to_str());
+        let stream = TlsConnector::from(Arc::clone(config))
+            .connect(name, stream)
+            .await
+            .map_err(|error| about(&asked, &error))?;
+        let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+        if protocol == Protocol::Http2 && !speaks_http2 {
+            return Err(io::Error::other(format!("{asked}: the server does not offer HTTP/2")));
+        }
+        Ok((Io::Tls(Box::new(stream)), speaks_http2))
+    }
+}
+
+fn client_config(settings: &TlsSettings, machine_roots: &ClientConfig, protocols: &[&[u8]]) -> ClientConfig {
+    let mut config = match &settings.roots {
+        Some(roots) => tls::client_config_trusting(Arc::clone(roots)),
+        None => machine_roots.clone(),
+    };
+    config.resumption = Resumption::default();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    if let Some(client) = &settings.client {
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(client)));
+    }
+    config
+}
+
+fn about(what: impl fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 /// A connection to a server.
@@ -95,5 +362,44 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// RFC 8305 §8, "Connection Attempt Delay".
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const H2: &[u8] = b"h2";
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    
+    #[tokio::test]
+    async fn ou_09_addresses_are_tried_in_order_and_a_dead_one_holds_nobody_up() {
+        let deserted = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listener.local_addr().unwrap()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = listener.local_addr().unwrap();
+        let (_, reached) = connect_to_first(vec![deserted, alive]).await.unwrap();
+        assert_eq!(reached, alive);
+        let refused = connect_to_first(vec![deserted, deserted]).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(refused.to_string().starts_with(&deserted.to_string()), "{refused}");
+    }
+
+    #[test]
+    fn keys_are_not_shown() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let client = tls::certified_key(vec![certificate.der().clone()], key).unwrap();
+        let settings = TlsSettings { client: Some(Arc::new(client)), ..TlsSettings::default() };
+        let shown = format!("{settings:?}");
+        assert_eq!(shown, "TlsSettings { own_roots: false, server_name: None, client: true }");
     }
 }

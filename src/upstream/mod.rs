@@ -5,11 +5,14 @@
 mod connect;
 pub mod demo;
 mod http1;
+mod http2;
 mod pool;
+mod resolve;
 
 use crate::body::{Body, BodyError};
 use crate::clock::Clock;
 use connect::Connector;
+pub use connect::{ConnectionSettings, Protocol, TlsSettings};
 use demo::DemoUpstream;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
@@ -31,6 +34,8 @@ pub struct Settings {
     pub servers: Vec<ServerAddress>,
     /// `connect_timeout`, default 3 s.
     pub connect_timeout: Duration,
+    /// How connections are made and kept.
+    pub connection: ConnectionSettings,
     /// `response_timeout`, default 60 s: until the response head.
     pub response_timeout: Duration,
     /// `unauthorized`: what else means "not signed in".
@@ -95,13 +100,13 @@ enum Server {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum UpstreamError {
-    /// No connection.
+    /// No connection; in time, when it is [`io::ErrorKind::TimedOut`].
     Connect(io::Error),
     /// The client's body broke off, or was no HTTP, while it was passed on.
     RequestBody(BodyError),
     /// The connection broke before the response head was complete, or the head was no HTTP.
     Broken(BodyError),
-    /// No connection or no response head in time.
+    /// No response head in time.
     Timeout,
 }
 
@@ -167,8 +172,9 @@ impl Upstream {
             .map(|address| match address {
                 ServerAddress::Demo => Server::Demo(Arc::clone(demo)),
                 network => Server::Network(Arc::new(Pool::new(
-                    Connector::new(network.clone(), Arc::clone(tls)),
+                    Connector::new(network, &settings.connection, tls, clock),
                     settings.connect_timeout,
+                    &settings.connection,
                     clock.clone(),
                 ))),
             })
