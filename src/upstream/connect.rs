@@ -374,19 +374,227 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
 
-    
+    /// Signs certificates.
+    struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+    type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+    impl Authority {
+        fn new() -> Authority {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        }
+
+        fn roots(&self) -> Arc<RootCertStore> {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.0.der().clone()).unwrap();
+            Arc::new(roots)
+        }
+
+        fn identity(&self, name: &str) -> Identity {
+            self.identity_of(CertificateParams::new([name.to_owned()]).unwrap())
+        }
+
+        fn identity_of(&self, params: CertificateParams) -> Identity {
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &self.0).unwrap();
+            (vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        }
+    }
+
+    fn self_signed(name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        (vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
+    /// Sends back what it is sent; wants a client certificate of `clients`, when there is one.
+    async fn serve(identity: Identity, protocols: &[&[u8]], clients: Option<&Authority>) -> u16 {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let config = match clients {
+            Some(clients) => config.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(clients.roots(), provider).build().unwrap(),
+            ),
+            None => config.with_no_client_auth(),
+        };
+        let mut config = config.with_single_cert(identity.0, identity.1).unwrap();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    let mut byte = [0];
+                    while stream.read_exact(&mut byte).await.is_ok() && stream.write_all(&byte).await.is_ok() {}
+                });
+            }
+        });
+        port
+    }
+
+    fn settings(protocol: Protocol, tls: TlsSettings) -> ConnectionSettings {
+        ConnectionSettings {
+            protocol,
+            tls,
+            idle_timeout: Duration::from_secs(30),
+            connection_max_age: None,
+            max_idle_connections: 256,
+            dns_refresh: Duration::from_secs(30),
+        }
+    }
+
+    fn trusting(authority: &Authority) -> TlsSettings {
+        TlsSettings { roots: Some(authority.roots()), ..TlsSettings::default() }
+    }
+
+    fn connector(host: &str, port: u16, settings: &ConnectionSettings) -> Connector {
+        let nobody = tls::client_config_trusting(Arc::new(RootCertStore::empty()));
+        let address = ServerAddress::Tcp { tls: true, host: host.to_owned(), port };
+        Connector::new(&address, settings, &nobody, &Clock::system())
+    }
+
+    /// Whether a byte comes back: with TLS 1.3 a client learns of its refusal only then.
+    async fn echo(connected: io::Result<Connected>) -> io::Result<bool> {
+        let Connected { mut io, speaks_http2, .. } = connected?;
+        io.write_all(b"x").await?;
+        io.flush().await?;
+        io.read_u8().await?;
+        Ok(speaks_http2)
+    }
+
+    async fn failure(connector: &Connector) -> String {
+        echo(connector.connect().await).await.unwrap_err().to_string()
+    }
+
+    // OU-04
+    #[tokio::test]
+    async fn ou_04_bad_certificates_are_refused_and_the_log_says_why() {
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let mut expired = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        let mut early = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        early.not_before = date_time_ymd(2900, 1, 1);
+        for (identity, why) in [
+            (authority.identity_of(expired), "expired"),
+            (authority.identity_of(early), "not valid yet"),
+            (authority.identity("other.test"), "not valid for name"),
+            (stranger.identity("localhost"), "UnknownIssuer"),
+            (self_signed("localhost"), "UnknownIssuer"),
+        ] {
+            let port = serve(identity, &[], None).await;
+            let said = failure(&connector("localhost", port, &settings(Protocol::Auto, trusting(&authority)))).await;
+            assert!(said.starts_with("TLS with localhost: ") && said.contains(why), "{why}: {said}");
+        }
+        // Its own authority replaces the machine's, which here knows nobody.
+        let port = serve(authority.identity("localhost"), &[], None).await;
+        let known = connector("localhost", port, &settings(Protocol::Auto, trusting(&authority)));
+        assert!(!echo(known.connect().await).await.unwrap());
+        let unknown = connector("localhost", port, &settings(Protocol::Auto, TlsSettings::default()));
+        assert!(failure(&unknown).await.contains("UnknownIssuer"));
+    }
+
+    // OU-05
+    #[tokio::test]
+    async fn ou_05_the_name_that_is_checked() {
+        let authority = Authority::new();
+        let port = serve(authority.identity("app_1.internal"), &[], None).await;
+        let mut tls = trusting(&authority);
+        let by_address = connector("127.0.0.1", port, &settings(Protocol::Auto, tls.clone()));
+        assert!(failure(&by_address).await.contains("not valid for name"));
+        tls.server_name = Some(ServerName::try_from("app_1.internal").unwrap());
+        let by_name = connector("127.0.0.1", port, &settings(Protocol::Auto, tls));
+        assert!(echo(by_name.connect().await).await.is_ok());
+
+        let port = serve(authority.identity("127.0.0.1"), &[], None).await;
+        let by_address = connector("127.0.0.1", port, &settings(Protocol::Auto, trusting(&authority)));
+        assert!(echo(by_address.connect().await).await.is_ok());
+
+        for host in ["a".repeat(64) + ".test", "a.".repeat(200) + "test", "a..test".to_owned()] {
+            let nowhere = connector(&host, port, &settings(Protocol::Auto, trusting(&authority)));
+            assert!(nowhere.connect().await.is_err(), "{host}");
+        }
+    }
+
+    // OU-06
+    #[tokio::test]
+    async fn ou_06_a_client_certificate_is_shown_by_those_who_have_it() {
+        let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+        let port = serve(authority.identity("localhost"), &[], Some(&clients)).await;
+        let of = |issuer: Option<&Authority>| {
+            let client = issuer.map(|issuer| {
+                let (chain, key) = issuer.identity("gateway");
+                Arc::new(tls::certified_key(chain, key).unwrap())
+            });
+            connector("localhost", port, &settings(Protocol::Auto, TlsSettings { client, ..trusting(&authority) }))
+        };
+        let ours = of(Some(&clients));
+        for _ in 0..3 {
+            // With tickets that the others could resume, were they shared.
+            assert!(echo(ours.connect().await).await.is_ok());
+            for stranger in [of(None), of(Some(&others))] {
+                let said = failure(&stranger).await;
+                assert!(said.contains("CertificateRequired") || said.contains("UnknownCA"), "{said}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_spoken_is_what_both_sides_offer() {
+        let authority = Authority::new();
+        let both: &[&[u8]] = &[H2, HTTP_1_1];
+        for (protocol, offered, spoken) in [
+            (Protocol::Auto, both, Ok(true)),
+            (Protocol::Auto, &[HTTP_1_1], Ok(false)),
+            (Protocol::Auto, &[], Ok(false)),
+            (Protocol::Http1, both, Ok(false)),
+            (Protocol::Http2, both, Ok(true)),
+            (Protocol::Http2, &[], Err("does not offer HTTP/2")),
+            (Protocol::Http2, &[HTTP_1_1], Err("NoApplicationProtocol")),
+        ] {
+            let port = serve(authority.identity("localhost"), offered, None).await;
+            let connector = connector("localhost", port, &settings(protocol, trusting(&authority)));
+            match (echo(connector.connect().await).await, spoken) {
+                (Ok(http2), Ok(expected)) => assert_eq!(http2, expected, "{protocol:?} {offered:?}"),
+                (Err(error), Err(why)) => assert!(error.to_string().contains(why), "{error}"),
+                (result, _) => panic!("{protocol:?} {offered:?}: {result:?}"),
+            }
+            if offered.contains(&HTTP_1_1) {
+                assert!(!connector.connect_for_http1().await.unwrap().speaks_http2);
+            }
+        }
+    }
+
+    // OU-09
     #[tokio::test]
     async fn ou_09_addresses_are_tried_in_order_and_a_dead_one_holds_nobody_up() {
-        let deserted = {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            listener.local_addr().unwrap()
-        };
+        let deserted = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let alive = listener.local_addr().unwrap();
-        let (_, reached) = connect_to_first(vec![deserted, alive]).await.unwrap();
-        assert_eq!(reached, alive);
+        // A full backlog: what comes now is not answered.
+        let mute = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        mute.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        mute.listen(0).unwrap();
+        let silent = mute.local_addr().unwrap().as_socket().unwrap();
+        let _in_line = TcpStream::connect(silent).await.unwrap();
+
+        for dead in [vec![deserted, alive], vec![silent, alive], vec![silent, deserted, alive]] {
+            let reached = tokio::time::timeout(Duration::from_secs(5), connect_to_first(dead)).await;
+            assert_eq!(reached.expect("not held up").unwrap().1, alive);
+        }
         let refused = connect_to_first(vec![deserted, deserted]).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         assert!(refused.to_string().starts_with(&deserted.to_string()), "{refused}");
@@ -394,10 +602,8 @@ mod tests {
 
     #[test]
     fn keys_are_not_shown() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
-        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let client = tls::certified_key(vec![certificate.der().clone()], key).unwrap();
+        let (chain, key) = self_signed("gateway");
+        let client = tls::certified_key(chain, key).unwrap();
         let settings = TlsSettings { client: Some(Arc::new(client)), ..TlsSettings::default() };
         let shown = format!("{settings:?}");
         assert_eq!(shown, "TlsSettings { own_roots: false, server_name: None, client: true }");
