@@ -1,7 +1,9 @@
 //! The tables that exist once: server, session, login, refresh, limits, telemetry.
 
 use super::raw::{Field, Table, quoted};
-use super::values::{duration, file_path, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
+use super::values::{
+    duration, file_path, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url,
+};
 use crate::endpoints::code_flow::Flow;
 use crate::session::StoreSettings;
 use crate::session::store::redis::{Mode, RedisSettings};

@@ -89,9 +89,8 @@ fn tls(table: &Table) -> TlsSettings {
 fn from_file<T>(field: &Field, read: impl FnOnce(&Path) -> Result<T, Unusable>) -> Option<T> {
     match read(&file_path(field)?) {
         Ok(content) => Some(content),
-        Err(unusable) => {
-            field.refuse(unusable.to_string(), "a PEM file; the path is relative to the directory the process starts in")
-        }
+        Err(unusable) => field
+            .refuse(unusable.to_string(), "a PEM file; the path is relative to the directory the process starts in"),
     }
 }
 

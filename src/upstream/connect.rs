@@ -139,6 +139,12 @@ impl Connector {
         Connector { target, protocol: settings.protocol }
     }
 
+    /// Without TLS, to a name that leads where the test says.
+    #[cfg(test)]
+    pub fn to_name(resolver: Arc<Resolver>, protocol: Protocol) -> Connector {
+        Connector { target: Target::Tcp(Addresses::Named(resolver), None), protocol }
+    }
+
     /// The scheme of requests to the server.
     pub fn scheme(&self) -> http::uri::Scheme {
         match &self.target {
@@ -374,7 +380,7 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use rustls::server::WebPkiClientVerifier;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -387,8 +393,9 @@ mod tests {
     type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
     impl Authority {
-        fn new() -> Authority {
+        fn new(name: &str) -> Authority {
             let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
         }
@@ -483,7 +490,7 @@ mod tests {
     // OU-04
     #[tokio::test]
     async fn ou_04_bad_certificates_are_refused_and_the_log_says_why() {
-        let (authority, stranger) = (Authority::new(), Authority::new());
+        let (authority, stranger) = (Authority::new("ours"), Authority::new("a stranger's"));
         let mut expired = CertificateParams::new(["localhost".to_owned()]).unwrap();
         (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
         let mut early = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -510,7 +517,7 @@ mod tests {
     // OU-05
     #[tokio::test]
     async fn ou_05_the_name_that_is_checked() {
-        let authority = Authority::new();
+        let authority = Authority::new("ours");
         let port = serve(authority.identity("app_1.internal"), &[], None).await;
         let mut tls = trusting(&authority);
         let by_address = connector("127.0.0.1", port, &settings(Protocol::Auto, tls.clone()));
@@ -532,7 +539,7 @@ mod tests {
     // OU-06
     #[tokio::test]
     async fn ou_06_a_client_certificate_is_shown_by_those_who_have_it() {
-        let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+        let [authority, clients, others] = ["servers'", "clients'", "others'"].map(Authority::new);
         let port = serve(authority.identity("localhost"), &[], Some(&clients)).await;
         let of = |issuer: Option<&Authority>| {
             let client = issuer.map(|issuer| {
@@ -554,7 +561,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_spoken_is_what_both_sides_offer() {
-        let authority = Authority::new();
+        let authority = Authority::new("ours");
         let both: &[&[u8]] = &[H2, HTTP_1_1];
         for (protocol, offered, spoken) in [
             (Protocol::Auto, both, Ok(true)),

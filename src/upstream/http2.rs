@@ -14,13 +14,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::error::Error;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// One connection. When it is dropped, its exchanges go on to their end, and then it is closed.
 pub struct Http2 {
@@ -34,6 +35,9 @@ struct Load {
     /// What the server allows (SETTINGS_MAX_CONCURRENT_STREAMS), and never more than [`MOST_STREAMS`].
     most: AtomicUsize,
     quiet_since: AtomicU64,
+    /// The first answer has come, and so the server's SETTINGS are known.
+    answered: Notify,
+    has_answered: AtomicBool,
     /// The server has refused an exchange although there was room: it is about to go.
     refuses: AtomicBool,
     clock: Clock,
@@ -61,18 +65,24 @@ impl Http2 {
             exchanges: AtomicUsize::new(0),
             most: AtomicUsize::new(MOST_STREAMS),
             quiet_since: AtomicU64::new(clock.mono().0),
+            answered: Notify::new(),
+            has_answered: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             clock: clock.clone(),
         });
         let seen = Arc::clone(&load);
         tokio::spawn(async move {
-            // Its errors reach whoever waits for a response.
-            let _ = poll_fn(|cx| {
+            // hyper polls the connection elsewhere: only requests and the first answer wake this task.
+            let carried = poll_fn(|cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
                 seen.most.store(connection.current_max_send_streams().clamp(1, MOST_STREAMS), Ordering::Relaxed);
                 polled
-            })
-            .await;
+            });
+            tokio::select! {
+                // Its errors reach whoever waits for a response.
+                _ = carried => {}
+                () = async { seen.answered.notified().await; pending().await } => {}
+            }
         });
         Ok(Http2 { sender, load })
     }
@@ -109,6 +119,15 @@ pub struct Exchange {
 }
 
 struct Place(Arc<Load>);
+
+impl Place {
+    fn note_answer(&self) {
+        let Place(load) = self;
+        if !load.has_answered.swap(true, Ordering::Relaxed) {
+            load.answered.notify_one();
+        }
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -150,10 +169,13 @@ impl Exchange {
             Err(error) => return Err(Failure { error: UpstreamError::RequestBody(error), fate: Fate::Failed }),
         };
         match self.sender.try_send_request(request).await {
-            Ok(response) => Ok(response.map(|body| match body.is_end_stream() {
-                true => Body::Empty,
-                false => Body::boxed(Placed { body, _place: self.place }),
-            })),
+            Ok(response) => {
+                self.place.note_answer();
+                Ok(response.map(|body| match body.is_end_stream() {
+                    true => Body::Empty,
+                    false => Body::boxed(Placed { body, _place: self.place }),
+                }))
+            }
             Err(mut failure) => Err(match failure.take_message() {
                 Some(unsent) => Failure {
                     error: UpstreamError::Broken(failure.into_error().into()),
@@ -205,7 +227,9 @@ fn in_origin_form(request: Request<Body>) -> Request<Body> {
 fn without_answer(error: hyper::Error) -> Failure {
     let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     let fate = match cause {
-        Some(cause) if cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM)) => {
+        Some(cause)
+            if cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM)) =>
+        {
             Fate::Unprocessed
         }
         Some(cause) if cause.is_reset() && !cause.is_remote() && !cause.is_library() => {
@@ -283,7 +307,10 @@ mod tests {
         assert_eq!(names, ["te", "x-kept"]);
 
         let back = in_origin_form(sent);
-        assert_eq!((back.uri().to_string().as_str(), &back.headers()["host"]), ("/a?b=c", &"app.test:8443".parse().unwrap()));
+        assert_eq!(
+            (back.uri().to_string().as_str(), &back.headers()["host"]),
+            ("/a?b=c", &"app.test:8443".parse().unwrap())
+        );
     }
 
     #[test]

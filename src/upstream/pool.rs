@@ -322,9 +322,7 @@ impl Limits {
     }
 
     fn keep_http2(&self, now: Mono, connection: &Http2, birth: &Birth) -> bool {
-        !connection.is_closed()
-            && connection.quiet_for(now) < self.idle_timeout
-            && now.since(birth.at) < self.max_age
+        !connection.is_closed() && connection.quiet_for(now) < self.idle_timeout && now.since(birth.at) < self.max_age
     }
 }
 
@@ -393,3 +391,73 @@ const RESTED: Duration = Duration::from_millis(100);
 const MOST_HTTP2: usize = 8;
 const SWEEP_AT_MOST_EVERY: Duration = Duration::from_millis(50);
 const SWEEP_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::super::connect::{Protocol, TlsSettings};
+    use super::super::resolve::{Lookup, Resolver};
+    use super::*;
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Answers every request with `text`.
+    async fn server(text: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 1024];
+                    while stream.read(&mut request).await.is_ok_and(|length| length > 0) {
+                        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    async fn ask(pool: &Arc<Pool>) -> Bytes {
+        let request = Request::get("/").header("host", "app.test").body(Body::Empty).unwrap();
+        let answer = pool.send(request, Duration::from_secs(5)).await.unwrap();
+        answer.into_body().collect().await.unwrap().to_bytes()
+    }
+
+    // OU-09, RL-28
+    #[tokio::test]
+    async fn ou_09_a_connection_to_an_address_that_has_vanished_is_not_used_again() {
+        let (old, new) = (server("old").await, server("new").await);
+        let address = Arc::new(Mutex::new(old));
+        let leads_to = Arc::clone(&address);
+        let lookup: Lookup = Arc::new(move |_, _| {
+            let address = *leads_to.lock().unwrap();
+            Box::pin(async move { Ok(vec![address]) })
+        });
+        let (clock, refresh) = (Clock::system(), Duration::from_secs(30));
+        let settings = ConnectionSettings {
+            protocol: Protocol::Http1,
+            tls: TlsSettings::default(),
+            idle_timeout: Duration::from_secs(3600),
+            connection_max_age: None,
+            max_idle_connections: 8,
+            dns_refresh: refresh,
+        };
+        let resolver = Resolver::new("app.test".into(), 80, refresh, lookup, clock.clone());
+        let connector = Connector::to_name(resolver, settings.protocol);
+        let pool = Arc::new(Pool::new(connector, Duration::from_secs(3), &settings, clock.clone()));
+
+        assert_eq!(ask(&pool).await, "old");
+        *address.lock().unwrap() = new;
+        assert_eq!(ask(&pool).await, "old", "known for less than `dns_refresh`");
+        clock.advance(refresh);
+        let changed = async {
+            while pool.connector.address_changes() == 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), changed).await.expect("the sweep looks it up, requests or not");
+        assert_eq!(ask(&pool).await, "new");
+    }
+}

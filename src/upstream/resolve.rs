@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// How a name becomes addresses.
-pub type Lookup = Arc<dyn Fn(&str, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync>;
+pub type Lookup =
+    Arc<dyn Fn(&str, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync>;
 
 /// What this machine is configured with: `/etc/hosts`, DNS.
 pub fn system() -> Lookup {
@@ -174,9 +175,7 @@ impl State {
     fn standing(&self, now: Mono, refresh: Duration) -> Standing {
         let failed = self.failed.as_ref().filter(|(at, ..)| now.since(*at) < REMEMBER_FAILURE);
         match failed {
-            Some((_, kind, text)) if self.addresses.is_empty() => {
-                Standing::Failed(io::Error::new(*kind, text.clone()))
-            }
+            Some((_, kind, text)) if self.addresses.is_empty() => Standing::Failed(io::Error::new(*kind, text.clone())),
             Some(_) => Standing::Good,
             None if self.addresses.is_empty() => Standing::Unknown,
             None if now.since(self.resolved) < refresh => Standing::Good,

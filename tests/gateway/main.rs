@@ -21,3 +21,4 @@ mod refresh;
 mod review;
 mod sessions;
 mod streaming;
+mod upstreams;
