@@ -109,6 +109,7 @@ fn every_key_is_mentioned() {
         "[api_keys.x]",
         "[[api_keys.x.keys]]",
         "[upstreams.x]",
+        "[upstreams.x.tls]",
         "[upstreams.x.unauthorized]",
         "[upstreams.x.health]",
         "[upstreams.x.ejection]",

@@ -2,7 +2,9 @@
 
 use super::raw::{Field, Table, quoted};
 use super::tls;
-use super::values::{duration, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url};
+use super::values::{
+    duration, file_path, is_loopback, origin, path, path_prefix, positive_duration, secret, size, web_url,
+};
 use crate::endpoints::code_flow::Flow;
 use crate::session::StoreSettings;
 use crate::session::store::redis::{Mode, RedisSettings};
@@ -111,10 +113,6 @@ enum Store {
 
 fn text(field: &Field) -> Option<String> {
     field.string().map(str::to_owned)
-}
-
-pub(super) fn file_path(field: &Field) -> Option<PathBuf> {
-    field.string().map(PathBuf::from)
 }
 
 /// `[session.redis]`. The URLs may hold a password, so none is ever shown.

@@ -9,7 +9,7 @@ use crate::provider::{ClientAuth, Kind};
 use crate::server::Listen;
 use crate::server::tls::MinVersion;
 use crate::upstream::balance::Balance;
-use crate::upstream::{ServerAddress, limits};
+use crate::upstream::{Protocol, ServerAddress, limits};
 use http::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use std::path::Path;
@@ -551,6 +551,11 @@ fn upstreams() {
         ("[upstreams.u]\nurl = \"http://a.example:99999\"", 2, "is not a URL: invalid port number", "a whole URL"),
         ("[upstreams.u]\nurl = \"unix:\"", 2, "names no socket", "unix:/run/app.sock"),
         ("[upstreams.u]\nurl = \"demo:\"\nresponse_timeout = \"0s\"", 3, "is zero", "longer"),
+        ("[upstreams.u]\nurl = \"demo:\"\nprotocol = \"h2\"", 3, "`upstreams.u.protocol` has a value that is not known", "one of `auto`, `http1`, `http2`"),
+        ("[upstreams.u]\nurl = \"demo:\"\nidle_timeout = \"0s\"", 3, "is zero", "longer"),
+        ("[upstreams.u]\nurl = \"demo:\"\nconnection_max_age = \"0s\"", 3, "is zero", "longer"),
+        ("[upstreams.u]\nurl = \"demo:\"\ndns_refresh = \"0s\"", 3, "is zero", "longer"),
+        ("[upstreams.u]\nurl = \"demo:\"\nmax_idle_connections = -1", 3, "`upstreams.u.max_idle_connections` is out of range", "from 0 to"),
         ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { status = [200] }", 3, "`upstreams.u.unauthorized.status` is out of range", "from 400 to 599"),
         ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { status = [] }", 3, "is empty", "give it a value"),
         ("[upstreams.u]\nurl = \"demo:\"\nunauthorized = { location_prefix = \"signin\" }", 3, "`upstreams.u.unauthorized.location_prefix` is not a path", "one `/`"),
@@ -572,6 +577,47 @@ fn upstreams() {
         ("[upstreams.u]\nurl = \"demo:\"\nbreaker = { answers = 0 }", 3, "`upstreams.u.breaker.answers` is out of range", "from 1 to 1000"),
         ("[upstreams.u]\nurl = \"demo:\"\nbreaker = { pause = \"5\" }", 3, "`upstreams.u.breaker.pause` is not a duration", "\"30s\""),
     ]);
+}
+
+#[test]
+#[rustfmt::skip] // a table
+fn upstreams_with_tls() {
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| std::fs::write(files.path().join(name), content).unwrap();
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let (key, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    write("client.pem", &rcgen::CertificateParams::default().self_signed(&key).unwrap().pem());
+    write("client.key", &key.serialize_pem());
+    write("other.key", &other.serialize_pem());
+    write("text", CANARY);
+    write("torn.key", &format!("-----BEGIN PRIVATE KEY-----\n{CANARY}\n-----END PRIVATE KEY-----\n"));
+    let tls = |lines: &str| format!("[upstreams.u]\nurl = \"https://a.example\"\n[upstreams.u.tls]\n{lines}");
+    let client = |certificate: &str, key: &str| {
+        tls(&format!("client_certificate = '{}'\nclient_key = '{}'", path(certificate), path(key)))
+    };
+
+    let cases = [
+        (tls(&format!("ca_file = '{}'", path("missing.pem"))), 4, "`upstreams.u.tls.ca_file` names a file that cannot be read: No such file", "a PEM file"),
+        (tls(&format!("ca_file = '{}'", path("text"))), 4, "has no certificate in it", "a PEM file"),
+        (tls(&format!("ca_file = '{}'", path("client.key"))), 4, "has no certificate in it", "a PEM file"),
+        (client("client.pem", "missing.key"), 5, "`upstreams.u.tls.client_key` names a file that cannot be read", "a PEM file"),
+        (client("client.pem", "client.pem"), 5, "has no private key in it", "a PEM file"),
+        (client("client.pem", "torn.key"), 5, "names a file that is not PEM", "a PEM file"),
+        (client("client.pem", "other.key"), 5, "`client_key` is not the key of the certificate", "the key of `client_certificate`"),
+        (client("text", "client.key"), 4, "`upstreams.u.tls.client_certificate` has no certificate in it", "a PEM file"),
+        (tls(&format!("client_certificate = '{}'", path("client.pem"))), 4, "go together", "add `client_key`"),
+        (tls(&format!("client_key = '{}'", path("client.key"))), 4, "go together", "add `client_certificate`"),
+        (tls("server_name = \"a b\""), 4, "`upstreams.u.tls.server_name` is not a name that a certificate can be for", "\"app.internal\""),
+        ("[upstreams.u]\nurl = \"http://a.example\"\ntls = { server_name = \"b.example\" }".into(), 3, "`tls` is for upstreams that are reached by https", "https://"),
+        (format!("[upstreams.u]\nurl = \"https://{}.example\"", "a".repeat(64)), 2, "is not a name that a certificate can be for", "`tls.server_name`"),
+    ];
+    for (case, line, message, help) in &cases {
+        assert_refused(&[(case.as_str(), *line, *message, *help)]);
+        assert!(!refused(case).to_string().contains("canary"), "{case}");
+    }
+
+    let config = parse(&format!("{}{REST}", client("client.pem", "client.key"))).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.upstreams[0].connection.tls.client.is_some());
 }
 
 #[test]
@@ -1298,6 +1344,10 @@ fn defaults_are_safe() {
     assert_eq!(config.providers[0].timeout, Duration::from_secs(10));
     assert_eq!(config.providers[0].client_auth, ClientAuth::None);
     assert_eq!(config.upstreams[0].connect_timeout, Duration::from_secs(3));
+    let connection = &config.upstreams[0].connection;
+    assert_eq!((connection.protocol, connection.connection_max_age), (Protocol::Auto, None));
+    assert_eq!((connection.idle_timeout, connection.dns_refresh), (Duration::from_secs(30), Duration::from_secs(30)));
+    assert_eq!(connection.max_idle_connections, 256);
     assert_eq!(config.upstreams[0].response_timeout, Duration::from_secs(60));
     assert_eq!(config.upstreams[0].unauthorized.status, [StatusCode::UNAUTHORIZED]);
     assert_eq!((config.upstreams[0].balance, config.upstreams[0].retries), (Balance::RoundRobin, 1));

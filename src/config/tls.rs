@@ -1,8 +1,7 @@
 //! `[server.tls]`. Its files are read here, so that what is wrong with them is told where they are named.
 
 use super::raw::{Field, Table};
-use super::sections::file_path;
-use super::values::positive_duration;
+use super::values::{file_path, positive_duration};
 use crate::clock::Clock;
 use crate::server::tls::{CertificateFiles, ClientAuth, MinVersion, Part, Settings, Unusable};
 use std::path::PathBuf;

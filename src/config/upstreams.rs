@@ -1,11 +1,18 @@
 //! `[upstreams.NAME]`
 
 use super::raw::{Field, Table};
-use super::values::{duration, path, positive_duration, web_url};
+use super::values::{duration, file_path, path, positive_duration, web_url};
+use crate::tls::{self, Unusable};
 use crate::upstream::balance::Balance;
-use crate::upstream::{ServerAddress, ServerSettings, Settings, Unauthorized, breaker, checks, health, limits};
+use crate::upstream::{
+    ConnectionSettings, Protocol, ServerAddress, ServerSettings, Settings, TlsSettings, Unauthorized, breaker, checks,
+    health, limits,
+};
 use http::{StatusCode, Uri};
-use std::path::PathBuf;
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use toml::de::DeValue;
 use url::Host;
@@ -38,6 +45,7 @@ fn upstream(name: &str, table: &Table) -> Option<Settings> {
     let slow_start = table.read("slow_start", duration).unwrap_or_default();
     let limits = limits(table);
     let breaker = table.has("breaker").then(|| table.table("breaker", breaker));
+    let connection = connection(table);
     let servers = match (table.has("url"), table.has("urls")) {
         (true, true) => {
             table.refuse("urls", format!("`upstreams.{name}` has both `url` and `urls`"), "keep one of them");
@@ -53,6 +61,7 @@ fn upstream(name: &str, table: &Table) -> Option<Settings> {
         }
         _ => url.or(urls),
     }?;
+    check_tls(table, &servers, &connection.tls);
     Some(Settings {
         name: name.to_owned(),
         servers,
@@ -64,6 +73,7 @@ fn upstream(name: &str, table: &Table) -> Option<Settings> {
         limits,
         breaker,
         connect_timeout,
+        connection,
         response_timeout,
         unauthorized,
     })
@@ -140,6 +150,79 @@ fn breaker(table: &Table) -> breaker::Settings {
 
 fn number<T: TryFrom<u64>>(field: &Field, least: u64, most: u64) -> Option<T> {
     T::try_from(field.integer(least, most)?).ok()
+}
+
+fn connection(table: &Table) -> ConnectionSettings {
+    let protocols = [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2)];
+    ConnectionSettings {
+        protocol: table.read("protocol", |field| field.choice(&protocols, &[])).unwrap_or(Protocol::Auto),
+        tls: table.table("tls", tls),
+        idle_timeout: table.read("idle_timeout", positive_duration).unwrap_or(Duration::from_secs(30)),
+        connection_max_age: table.read("connection_max_age", positive_duration),
+        max_idle_connections: table
+            .read("max_idle_connections", |field| field.integer(0, 100_000))
+            .and_then(|most| usize::try_from(most).ok())
+            .unwrap_or(256),
+        dns_refresh: table.read("dns_refresh", positive_duration).unwrap_or(Duration::from_secs(30)),
+    }
+}
+
+/// The files are read here, so that a bad one stops the start.
+fn tls(table: &Table) -> TlsSettings {
+    let certificate = table.read("client_certificate", |field| from_file(field, tls::certificates));
+    let key = table.read("client_key", |field| from_file(field, tls::private_key));
+    if let (Some(missing), present) = match (table.has("client_certificate"), table.has("client_key")) {
+        (true, false) => (Some("client_key"), "client_certificate"),
+        (false, true) => (Some("client_certificate"), "client_key"),
+        _ => (None, ""),
+    } {
+        table.refuse(present, "`client_certificate` and `client_key` go together", &format!("add `{missing}`"));
+    }
+    let client = certificate.zip(key).and_then(|(chain, key)| match tls::certified_key(chain, key) {
+        Ok(client) => Some(Arc::<CertifiedKey>::new(client)),
+        Err(unusable) => {
+            table.refuse("client_key", format!("`client_key` {unusable}"), "the key of `client_certificate`, in PEM");
+            None
+        }
+    });
+    TlsSettings {
+        roots: table.read("ca_file", |field| from_file(field, tls::roots)).map(Arc::new),
+        server_name: table.read("server_name", server_name),
+        client,
+    }
+}
+
+fn from_file<T>(field: &Field, read: impl FnOnce(&Path) -> Result<T, Unusable>) -> Option<T> {
+    match read(&file_path(field)?) {
+        Ok(content) => Some(content),
+        Err(unusable) => field
+            .refuse(unusable.to_string(), "a PEM file; the path is relative to the directory the process starts in"),
+    }
+}
+
+fn server_name(field: &Field) -> Option<ServerName<'static>> {
+    match ServerName::try_from(field.string()?.to_owned()) {
+        Ok(name) => Some(name),
+        Err(_) => field.refuse("is not a name that a certificate can be for", r#"a host name, as in "app.internal""#),
+    }
+}
+
+fn check_tls(table: &Table, servers: &[ServerSettings], tls: &TlsSettings) {
+    let hosts = || {
+        servers.iter().filter_map(|server| match &server.address {
+            ServerAddress::Tcp { tls: true, host, .. } => Some(host),
+            _ => None,
+        })
+    };
+    if table.has("tls") && hosts().next().is_none() {
+        table.refuse("tls", "`tls` is for upstreams that are reached by https", "write `https://` in the URL");
+    }
+    let key = if table.has("url") { "url" } else { "urls" };
+    let nameless = hosts().find(|host| ServerName::try_from(host.as_str()).is_err());
+    if let (Some(host), None) = (nameless, &tls.server_name) {
+        let message = format!("`{host}` is not a name that a certificate can be for");
+        table.refuse(key, message, "set `tls.server_name` to the name in the server's certificate");
+    }
 }
 
 fn server(field: &Field) -> Option<ServerAddress> {

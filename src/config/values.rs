@@ -3,6 +3,7 @@
 use super::raw::Field;
 use http::{HeaderName, HeaderValue, Method};
 use secrecy::SecretString;
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeValue;
 use url::{Host, Url};
@@ -67,6 +68,11 @@ pub(super) fn secret(field: &Field) -> Option<SecretString> {
         }
     };
     Some(SecretString::from(text))
+}
+
+/// The path of a file, relative to the directory the process starts in.
+pub(super) fn file_path(field: &Field) -> Option<PathBuf> {
+    field.string().map(PathBuf::from)
 }
 
 /// `http` or `https`, host, port, and nothing else.

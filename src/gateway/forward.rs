@@ -11,6 +11,7 @@ use crate::upstream::{Switched, Upstream, UpstreamError};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,6 +117,7 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
                     Refusal::Malformed("the body of the request broke off, or is malformed")
                 }
                 UpstreamError::Timeout => Refusal::UpstreamTimeout,
+                UpstreamError::Connect(error) if error.kind() == ErrorKind::TimedOut => Refusal::UpstreamTimeout,
                 UpstreamError::Connect(_) | UpstreamError::Broken(_) => Refusal::UpstreamBroken,
                 UpstreamError::Overloaded { retry_after } => {
                     let seconds = retry_after.as_millis().div_ceil(1000);

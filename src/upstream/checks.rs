@@ -1,11 +1,9 @@
 //! Active health checks: one task for each server, whatever the number of workers.
 
 use super::ServerAddress;
-use super::connect::Connector;
 use super::health::Group;
 use super::pool::Pool;
 use crate::body::Body;
-use crate::clock::Clock;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,20 +26,19 @@ pub struct Settings {
     pub status: Vec<StatusCode>,
 }
 
-/// Checks server `at` of `group` for ever. `connector` makes a way to it.
-pub async fn run(
+/// Checks server `at` of `group` for ever. `way_to_it` has no connection yet.
+pub(super) async fn run(
     settings: Settings,
     address: ServerAddress,
-    connector: impl Fn() -> Connector,
+    way_to_it: impl Fn() -> Pool,
     at: usize,
     group: Arc<Group>,
-    clock: Clock,
 ) {
     let mut tally = Tally::new(&settings);
     sleep(settings.interval.mul_f64(fastrand::f64() / 10.0)).await;
     loop {
         // A new connection each time: that it can be made is part of the question.
-        let pool = Arc::new(Pool::new(connector(), settings.timeout, clock.clone()));
+        let pool = Arc::new(way_to_it());
         let verdict = check(&settings, &address, &pool).await;
         if let Some(healthy) = tally.note(verdict.is_ok()) {
             group.checked(at, healthy, verdict.err().as_deref().unwrap_or_default());

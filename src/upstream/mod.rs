@@ -5,7 +5,7 @@
 //!
 //! | file | is about |
 //! |---|---|
-//! | `connect`, `pool`, `http1` | new connections, kept ones, exchanges on them |
+//! | `resolve`, `connect`, `pool`, `http1`, `http2` | addresses, new connections, kept ones, exchanges on them |
 //! | `balance` | which of several servers |
 //! | `health`, `checks` | which servers can be counted on: by their answers, by asking them |
 //! | `limits`, `retry`, `breaker` | how much is under way, how often once more, when not at all |
@@ -18,8 +18,10 @@ mod connect;
 pub mod demo;
 pub mod health;
 mod http1;
+mod http2;
 pub mod limits;
 mod pool;
+mod resolve;
 mod retry;
 mod state;
 
@@ -29,6 +31,7 @@ use crate::body::{Body, BodyError};
 use crate::clock::Clock;
 use balance::{Balance, Candidate, Turns};
 use connect::Connector;
+pub use connect::{ConnectionSettings, Protocol, TlsSettings};
 use demo::DemoUpstream;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
@@ -67,6 +70,8 @@ pub struct Settings {
     pub breaker: Option<breaker::Settings>,
     /// `connect_timeout`, default 3 s.
     pub connect_timeout: Duration,
+    /// How connections are made and kept.
+    pub connection: ConnectionSettings,
     /// `response_timeout`, default 60 s: until the response head.
     pub response_timeout: Duration,
     /// `unauthorized`: what else means "not signed in".
@@ -178,13 +183,13 @@ enum Server {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum UpstreamError {
-    /// No connection.
+    /// No connection; in time, when it is [`io::ErrorKind::TimedOut`].
     Connect(io::Error),
     /// The client's body broke off, or was no HTTP, while it was passed on.
     RequestBody(BodyError),
     /// The connection broke before the response head was complete, or the head was no HTTP.
     Broken(BodyError),
-    /// No connection or no response head in time.
+    /// No response head in time.
     Timeout,
     /// Nothing was sent: it has as much to do as it may have, or the breaker is open.
     Overloaded {
@@ -257,8 +262,9 @@ impl Upstream {
             .map(|server| match &server.address {
                 ServerAddress::Demo => Server::Demo(Arc::clone(demo)),
                 network => Server::Network(Arc::new(Pool::new(
-                    connector(network, tls),
+                    Connector::new(network, &settings.connection, tls, clock),
                     settings.connect_timeout,
+                    &settings.connection,
                     clock.clone(),
                 ))),
             })
@@ -396,10 +402,6 @@ impl Server {
             Server::Demo(demo) => Ok(answer_in_process(demo, request).await),
         }
     }
-}
-
-fn connector(address: &ServerAddress, tls: &Arc<rustls::ClientConfig>) -> Connector {
-    Connector::new(address.clone(), Arc::clone(tls))
 }
 
 fn lock(choosing: &Mutex<Choosing>) -> MutexGuard<'_, Choosing> {

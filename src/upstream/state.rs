@@ -1,9 +1,11 @@
 //! What all workers know of an upstream: which servers can be counted on, what is under way, whether it is asked at all.
 
 use super::breaker::{Breaker, Call, Change};
+use super::connect::Connector;
 use super::health::{Group, Standing};
 use super::limits::Gauges;
-use super::{Failure, ServerAddress, Settings, UpstreamError, checks, connector};
+use super::pool::Pool;
+use super::{Failure, ServerAddress, Settings, UpstreamError, checks};
 use crate::background::Background;
 use crate::body::Body;
 use crate::clock::Clock;
@@ -71,10 +73,15 @@ impl UpstreamState {
     pub fn start_checks(&self, settings: &Settings, tls: &Arc<rustls::ClientConfig>, background: &Background) {
         let Some(checks) = &settings.checks else { return };
         for (at, server) in settings.servers.iter().enumerate().filter(|(_, it)| it.address != ServerAddress::Demo) {
-            let (address, tls) = (server.address.clone(), Arc::clone(tls));
-            let connector = move || connector(&address, &tls);
+            let address = server.address.clone();
+            let (connection, tls, clock, timeout) =
+                (settings.connection.clone(), Arc::clone(tls), self.clock.clone(), checks.timeout);
+            let way_to_it = move || {
+                let connector = Connector::new(&address, &connection, &tls, &clock);
+                Pool::new(connector, timeout, &connection, clock.clone())
+            };
             let (address, group) = (server.address.clone(), Arc::clone(&self.servers));
-            background.run_forever(checks::run(checks.clone(), address, connector, at, group, self.clock.clone()));
+            background.run_forever(checks::run(checks.clone(), address, way_to_it, at, group));
         }
     }
 

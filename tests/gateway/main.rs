@@ -24,3 +24,4 @@ mod review;
 mod sessions;
 mod streaming;
 mod tls;
+mod upstreams;

@@ -34,6 +34,7 @@ pub trait Http1: Sized + Send + 'static {
 }
 
 /// Why there is no response head.
+#[derive(Debug)]
 pub struct Failure {
     /// What happened.
     pub error: UpstreamError,
