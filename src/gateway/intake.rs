@@ -234,14 +234,11 @@ fn find_route(
     {
         return Ok(Arc::clone(&parts.endpoint_routes[index]));
     }
-    let asked_about = match is_preflight.then(|| request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD)).flatten()
-    {
-        Some(asked) => Some(
-            Method::from_bytes(asked.as_bytes())
-                .map_err(|_| Refusal::Malformed("the preflight asks about a method that is none"))?,
-        ),
-        None => None,
-    };
+    let asked_about = if is_preflight { request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD) } else { None };
+    let asked_about = asked_about
+        .map(|asked| Method::from_bytes(asked.as_bytes()))
+        .transpose()
+        .map_err(|_| Refusal::Malformed("the preflight asks about a method that is none"))?;
     match parts.table.find(host, asked_about.as_ref().unwrap_or(request.method()), path) {
         Found::Route(index) => Ok(Arc::clone(&parts.routes[index])),
         Found::MethodNotAllowed(methods) => {
