@@ -4,7 +4,7 @@ use crate::clock::Now;
 use crate::policy::Client;
 use crate::policy::path::NormalPath;
 use aws_lc_rs::digest::{SHA256, digest};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -79,64 +79,78 @@ impl Scheme {
 
 /// Follows a request through logs, answers and the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(HeaderValue);
+pub struct RequestId(Origin);
+
+/// Most ids are ours, and are copied for several who may need them: no allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Origin {
+    /// Hexadecimal digits, the first half of them not all zeros.
+    Ours([u8; 32]),
+    Client(HeaderValue),
+}
 
 impl RequestId {
-    /// The client's, when it is fit to be logged; else a new one of 128 random bits.
+    /// The client's, when it is fit to be logged; else a new one.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> RequestId {
         match headers.get(&X_REQUEST_ID) {
-            Some(id) if is_sane(id.as_bytes()) => RequestId(id.clone()),
+            Some(id) if is_sane(id.as_bytes()) => RequestId(Origin::Client(id.clone())),
             _ => RequestId::random(),
         }
     }
 
+    /// A new one of 128 random bits. An id only has to be another one than the others: it is no secret.
+    #[must_use]
+    pub fn random() -> RequestId {
+        let mut text = [0; 32];
+        write_hex(&fastrand::u128(1 << 64..).to_be_bytes(), &mut text);
+        RequestId(Origin::Ours(text))
+    }
+
     /// The header's value.
     #[must_use]
-    pub fn as_header(&self) -> &HeaderValue {
-        &self.0
+    pub fn to_header(&self) -> HeaderValue {
+        match &self.0 {
+            Origin::Ours(text) => HeaderValue::from_bytes(text).unwrap_or_else(|_| HeaderValue::from_static("-")),
+            Origin::Client(value) => value.clone(),
+        }
     }
 
     /// `traceparent` (W3C Trace Context §3.2) of a trace that begins here, unsampled; the same for
     /// every attempt. Our own ids are trace ids; of a client's one is made.
     #[must_use]
     pub fn as_trace_parent(&self) -> Option<HeaderValue> {
-        let id = self.0.as_bytes();
         let mut text = *b"00-................................-................-00";
-        if is_trace_id(id) {
-            text[3..35].copy_from_slice(id);
-            text[36..52].copy_from_slice(&id[..16]);
-        } else {
-            let digest = digest(&SHA256, id);
-            write_hex(&digest.as_ref()[..16], &mut text[3..35]);
-            write_hex(&digest.as_ref()[16..24], &mut text[36..52]);
+        match &self.0 {
+            Origin::Ours(id) => {
+                text[3..35].copy_from_slice(id);
+                text[36..52].copy_from_slice(&id[..16]);
+            }
+            Origin::Client(id) if is_trace_id(id.as_bytes()) => {
+                text[3..35].copy_from_slice(id.as_bytes());
+                text[36..52].copy_from_slice(&id.as_bytes()[..16]);
+            }
+            Origin::Client(id) => {
+                let digest = digest(&SHA256, id.as_bytes());
+                write_hex(&digest.as_ref()[..16], &mut text[3..35]);
+                write_hex(&digest.as_ref()[16..24], &mut text[36..52]);
+            }
         }
         HeaderValue::from_bytes(&text).ok()
     }
 
-    /// An id only has to be another one than the others: it is no secret.
-    fn random() -> RequestId {
-        let mut text = [0; 32];
-        write_hex(&fastrand::u128(1 << 64..).to_be_bytes(), &mut text);
-        RequestId(HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-")))
+    fn as_str(&self) -> &str {
+        match &self.0 {
+            Origin::Ours(text) => std::str::from_utf8(text).unwrap_or("-"),
+            Origin::Client(value) => value.to_str().unwrap_or("-"),
+        }
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.to_str().unwrap_or("-"))
+        f.write_str(self.as_str())
     }
-}
-
-/// Whether the client asks for an exchange that cannot be sent again once it is open.
-#[must_use]
-pub fn stays_open(headers: &HeaderMap) -> bool {
-    let says = |name: HeaderName, wanted: &str| {
-        headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with(wanted))
-    };
-    headers.contains_key(http::header::UPGRADE)
-        || says(header::ACCEPT, "text/event-stream")
-        || says(header::CONTENT_TYPE, "application/grpc")
 }
 
 /// Hexadecimal, and neither part of it all zeros (§3.2.2).
@@ -149,8 +163,9 @@ fn is_trace_id(id: &[u8]) -> bool {
 /// Two digits for each byte; `text` is as long as that.
 fn write_hex(bytes: &[u8], text: &mut [u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (byte, digits) in bytes.iter().zip(text.chunks_exact_mut(2)) {
-        digits.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    for (at, byte) in bytes.iter().enumerate() {
+        text[2 * at] = DIGITS[usize::from(byte >> 4)];
+        text[2 * at + 1] = DIGITS[usize::from(byte & 15)];
     }
 }
 
@@ -177,13 +192,14 @@ mod tests {
         ] {
             let value = HeaderValue::from_bytes(sent).unwrap_or_else(|_| HeaderValue::from_static(""));
             let headers = HeaderMap::from_iter([(http::HeaderName::from_static("x-request-id"), value)]);
-            assert_eq!(RequestId::of(&headers).as_header().as_bytes() == sent, kept, "{sent:?}");
+            assert_eq!(RequestId::of(&headers).to_header().as_bytes() == sent, kept, "{sent:?}");
         }
     }
 
     #[test]
     fn every_request_id_makes_one_trace_parent() {
-        let parent = |id: &'static str| RequestId(HeaderValue::from_static(id)).as_trace_parent().unwrap();
+        let parent =
+            |id: &'static str| RequestId(Origin::Client(HeaderValue::from_static(id))).as_trace_parent().unwrap();
         let own = parent("4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(own, "00-4bf92f3577b34da6a3ce929d0e0e4736-4bf92f3577b34da6-00");
         for id in ["job-17", "00000000000000000000000000000000", "4BF92F3577B34DA6A3CE929D0E0E4736"] {

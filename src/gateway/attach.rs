@@ -157,7 +157,9 @@ fn attach_credential(
 /// One credential, and no other beside it.
 fn put(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
     let Some(value) = value else { return };
-    headers.remove(header::AUTHORIZATION);
+    if *name != header::AUTHORIZATION {
+        headers.remove(header::AUTHORIZATION);
+    }
     headers.insert(name, value);
 }
 

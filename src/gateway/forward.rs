@@ -1,6 +1,7 @@
 //! Step 7: to one of our endpoints, or to the upstream and back. Only this file writes forwarded
 //! headers.
 
+use super::survey::AnswerSurvey;
 use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers};
 use crate::body::Body;
 use crate::endpoints;
@@ -46,9 +47,7 @@ impl Service<Complete> for Forward {
                 Box::pin(async move { Ok(to_endpoint(&parts, &endpoint, complete).await) })
             }
             Target::Upstream(upstream) => {
-                let upstream = Arc::clone(upstream);
-                let parts = Arc::clone(&self.parts);
-                Box::pin(async move { Ok(to_upstream(&upstream, &parts, complete).await) })
+                Box::pin(to_upstream(Arc::clone(upstream), Arc::clone(&self.parts), complete))
             }
         }
     }
@@ -61,23 +60,30 @@ async fn to_endpoint(parts: &Parts, endpoint: &endpoints::Endpoint, complete: Co
     parts.endpoints.answer(endpoint, asked, message.body).await
 }
 
-async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> Response<Body> {
+async fn to_upstream(
+    upstream: Arc<Upstream>,
+    parts: Arc<Parts>,
+    complete: Complete,
+) -> Result<Response<Body>, Infallible> {
     let Complete { exchange, message, session, client, target } = complete;
     let (facts, settings) = (&exchange.facts, &exchange.route.settings);
     let asker = Asker { id: &facts.id, client: facts.client };
 
-    let too_large = Arc::new(AtomicBool::new(false));
+    let mut too_large = None;
     let body = match settings.max_body {
         Some(limit) if message.body.size_hint().lower() > limit => {
-            return reply::refuse(asker, &Refusal::BodyTooLarge);
+            return Ok(reply::refuse(asker, &Refusal::BodyTooLarge));
         }
-        Some(limit) if !message.body.is_end_stream() => message.body.limited(limit, Arc::clone(&too_large)),
+        Some(limit) if !message.body.is_end_stream() => {
+            let tripped = Arc::clone(too_large.insert(Arc::new(AtomicBool::new(false))));
+            message.body.limited(limit, tripped)
+        }
         _ => message.body,
     };
     let mut request = Request::new(body);
     *request.method_mut() = message.method;
     let Some(target) = target else {
-        return reply::refuse(asker, &Refusal::NotFound);
+        return Ok(reply::refuse(asker, &Refusal::NotFound));
     };
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = message.headers;
@@ -88,24 +94,28 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
     }
 
     let key = sticky_key(session.as_deref(), facts.client_address);
-    match upstream.send(request, exchange.route.response_timeout(), key).await {
+    Ok(match upstream.send(request, exchange.route.response_timeout(), key).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            switch(parts, &exchange, session.as_deref(), response)
+            switch(&parts, &exchange, session.as_deref(), response)
         }
         Ok(mut response) => {
             // The version is each connection's own.
             *response.version_mut() = Version::HTTP_11;
-            clean(response.headers_mut(), settings);
+            let cleaned = clean(response.headers_mut(), settings);
             if (session.is_some() || client.is_some()) && exchange.route.relies_on_session() {
-                keep_out_of_shared_caches(response.headers_mut());
+                keep_out_of_shared_caches(response.headers_mut(), &cleaned);
             }
-            if is_event_stream(response.headers()) {
+            if cleaned.is_event_stream {
+                // It never ends of itself. When its session ends it does, in good order: the browser connects again and learns that
+                // nobody is signed in; when the gateway stops, it meets another one.
                 let end = parts.tunnels.end(session.map(|session| parts.sessions.hold(&session)));
                 response = response.map(|body| body.until(async { _ = end.await }));
             }
             response
         }
-        Err(_) if too_large.load(Ordering::Relaxed) => reply::refuse(asker, &Refusal::BodyTooLarge),
+        Err(_) if too_large.is_some_and(|tripped| tripped.load(Ordering::Relaxed)) => {
+            reply::refuse(asker, &Refusal::BodyTooLarge)
+        }
         Err(error) => {
             // Shedding has to be cheap, and the access line says it.
             if !matches!(error, UpstreamError::Overloaded { .. }) {
@@ -126,7 +136,7 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
             };
             reply::refuse(asker, &refusal)
         }
-    }
+    })
 }
 
 /// Whose request it is, for an upstream that keeps people at one server: the session's, else the address's.
@@ -162,7 +172,7 @@ fn write_forwarded(headers: &mut HeaderMap, facts: &Facts) {
     if let Some(forwarded) = &facts.forwarded {
         headers.insert(header::FORWARDED, forwarded.clone());
     }
-    headers.insert(X_REQUEST_ID, facts.id.as_header().clone());
+    headers.insert(X_REQUEST_ID, facts.id.to_header());
     if !headers.contains_key(TRACEPARENT)
         && let Some(parent) = facts.id.as_trace_parent()
     {
@@ -198,34 +208,38 @@ fn switch(
     response
 }
 
-/// The upstream's answer goes back as it is, without what ends at this hop and what only we say.
-fn clean(response: &mut HeaderMap, settings: &RouteSettings) {
-    headers::strip_hop_by_hop(response);
-    headers::strip_our_words(response);
-    cookie::strip_foreign_claims(response);
+/// The upstream's answer goes back as it is, without what ends at this hop and what only we say. Answers what it has then.
+fn clean(response: &mut HeaderMap, settings: &RouteSettings) -> AnswerSurvey {
+    let survey = AnswerSurvey::of(response);
+    if survey.hop_by_hop {
+        headers::strip_hop_by_hop(response);
+    }
+    if survey.our_words {
+        headers::strip_our_words(response);
+    }
+    if survey.sets_cookies {
+        cookie::strip_foreign_claims(response);
+    }
+    if settings.response_headers.is_empty() {
+        return survey;
+    }
     edit(response, &settings.response_headers);
-}
-
-/// Server-sent events never end of themselves. When their session ends they do, in good order: the browser connects again and learns
-/// that nobody is signed in; when the gateway stops, it meets another one.
-fn is_event_stream(response: &HeaderMap) -> bool {
-    let content_type = response.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+    AnswerSurvey::of(response)
 }
 
 /// `Authorization` keeps shared caches away (RFC 9111 §3.5), and the upstream may count on it. The
 /// caches between us and the browser see a cookie, which does not.
-fn keep_out_of_shared_caches(response: &mut HeaderMap) {
-    if !speaks_of_shared_caches(response) {
+fn keep_out_of_shared_caches(response: &mut HeaderMap, survey: &AnswerSurvey) {
+    if !(survey.cache_control && speaks_of_shared_caches(response)) {
         response.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
 }
 
 fn speaks_of_shared_caches(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.split(',').any(|directive| {
-            let name = directive.split('=').next().unwrap_or_default().trim();
-            SHARED_CACHE_DIRECTIVES.iter().any(|known| name.eq_ignore_ascii_case(known))
+    headers.get_all(header::CACHE_CONTROL).iter().any(|value| {
+        value.as_bytes().split(|&byte| byte == b',').any(|directive| {
+            let name = directive.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+            SHARED_CACHE_DIRECTIVES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
         })
     })
 }

@@ -20,7 +20,7 @@ impl OwnedNames {
 
     /// Whether `name` is one of them, in any spelling.
     pub fn contain(&self, name: &HeaderName) -> bool {
-        self.folded.iter().any(|owned| fold(name.as_str()).eq(owned.chars()))
+        self.folded.iter().any(|owned| is_spelling_of(name.as_str(), owned))
     }
 
     /// Takes every spelling of every name out.
@@ -28,16 +28,29 @@ impl OwnedNames {
         if self.folded.is_empty() {
             return;
         }
-        remove_where(headers, |name| self.folded.iter().any(|owned| fold(name).eq(owned.chars())));
+        remove_where(headers, |name| self.folded.iter().any(|owned| is_spelling_of(name, owned)));
     }
 }
 
+/// Whether a header ends at this hop.
+pub fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
 /// Takes out what is meant for this hop alone: first, so that a name listed in `Connection` cannot
-/// take ours with it later. `te: trailers` stays, since trailers are passed on.
+/// take ours with it later. `te: trailers` stays, since trailers are passed on. Nothing to do where no name [`is_hop_by_hop`].
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        return;
-    }
     if headers.contains_key(header::CONNECTION) {
         let listed: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -53,26 +66,27 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
     }
     let takes_trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove_where(headers, is_hop_by_hop);
     if takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 
+/// Whether a name needs the closer look that [`strip_claims_of_proxies`] takes: it is one of theirs, or might be one in another spelling.
+pub fn may_claim(name: &str) -> bool {
+    name.starts_with("x-")
+        || matches!(name, "forwarded" | "true-client-ip" | "cf-connecting-ip" | "fastly-client-ip")
+        || name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-')
+}
+
 /// Takes out what says where a request came from, or what it "really" is, when a client says it.
-/// We write our own forwarded headers afterwards.
+/// We write our own forwarded headers afterwards. Nothing to do where no name [`may_claim`] anything.
 pub fn strip_claims_of_proxies(headers: &mut HeaderMap) {
-    let is_odd = |name: &str| name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-');
-    let suspicious = |name: &str| name.starts_with("x-") || PROXY_CLAIMS.contains(&name) || is_odd(name);
-    if headers.keys().any(|name| suspicious(name.as_str())) {
-        remove_where(headers, |name| {
-            suspicious(name)
-                && (PROXY_CLAIMS.iter().any(|claim| fold(name).eq(claim.chars()))
-                    || fold(name).take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.chars()))
-        });
-    }
+    remove_where(headers, |name| {
+        may_claim(name)
+            && (PROXY_CLAIMS.iter().any(|claim| is_spelling_of(name, claim))
+                || name.get(..FORWARDED_PREFIX.len()).is_some_and(|start| is_spelling_of(start, FORWARDED_PREFIX)))
+    });
 }
 
 /// What an upstream says and only we may say.
@@ -88,6 +102,11 @@ fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
     }
 }
 
+/// Whether a backend behind CGI would take `name` for `folded`.
+fn is_spelling_of(name: &str, folded: &str) -> bool {
+    name.len() == folded.len() && fold(name).eq(folded.chars())
+}
+
 /// As a backend behind CGI would read it: lower case, everything but letters and digits a hyphen.
 fn fold(name: &str) -> impl Iterator<Item = char> + '_ {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
@@ -100,18 +119,6 @@ pub const LOGIN: HeaderName = HeaderName::from_static("latchgate-login");
 pub const HX_REDIRECT: HeaderName = HeaderName::from_static("hx-redirect");
 /// Why.
 pub const REASON: HeaderName = HeaderName::from_static("latchgate-reason");
-
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// Fields whose removal would change what the request is.
 const END_TO_END: [HeaderName; 6] = [
@@ -143,7 +150,9 @@ const PROXY_CLAIMS: [&str; 14] = [
 
 #[cfg(test)]
 mod tests {
+    use super::super::survey::RequestSurvey;
     use super::*;
+    use proptest::prelude::*;
 
     fn map(pairs: &[(&str, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
@@ -181,6 +190,11 @@ mod tests {
     }
 
     #[test]
+    fn every_claim_gets_the_closer_look() {
+        assert!(PROXY_CLAIMS.into_iter().chain([FORWARDED_PREFIX]).all(may_claim));
+    }
+
+    #[test]
     fn where_a_request_came_from_is_not_for_the_client_to_say() {
         let mut headers = map(&[
             ("X-Forwarded-For", "1"),
@@ -197,5 +211,40 @@ mod tests {
         ]);
         strip_claims_of_proxies(&mut headers);
         assert_eq!(names(&headers), ["accept", "x-custom"]);
+    }
+
+    fn any_names() -> impl Strategy<Value = Vec<String>> {
+        let mut known: Vec<String> = PROXY_CLAIMS.iter().map(ToString::to_string).collect();
+        known.extend(["host", "accept", "user-agent", "x-forwarded-for", "x-request-id", "hx-request"].map(Into::into));
+        known.extend(["connection", "te", "upgrade", "keep-alive", "transfer-encoding"].map(Into::into));
+        let respelt = |name: String, odd: String| name.replace('-', &odd);
+        let name = prop_oneof![
+            proptest::sample::select(known.clone()),
+            (proptest::sample::select(known), "[-_.~]").prop_map(move |(name, odd)| respelt(name, odd)),
+            "[a-z0-9_.!-]{1,20}",
+        ];
+        proptest::collection::vec(name, 0..6)
+    }
+
+    proptest! {
+        /// The survey skips nothing that the general way would have taken out.
+        #[test]
+        fn what_the_survey_says_is_not_there_is_not_there(names in any_names()) {
+            let headers: HeaderMap = names
+                .iter()
+                .map(|name| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("x")))
+                .collect();
+            let survey = RequestSurvey::of(&headers);
+            for (is_there, strip) in [
+                (survey.hop_by_hop, strip_hop_by_hop as fn(&mut HeaderMap)),
+                (survey.claims_of_proxies, strip_claims_of_proxies),
+            ] {
+                let mut stripped = headers.clone();
+                strip(&mut stripped);
+                prop_assert!(is_there || stripped == headers);
+            }
+            let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+            prop_assert_eq!(survey.bytes, bytes);
+        }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Only this file reads forwarded headers, and only for peers in `server.trusted_proxies`.
 
+use super::survey::RequestSurvey;
 use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe, xsrf};
 use crate::body::Body;
 use crate::facts::{self, Facts, RequestId, Scheme};
@@ -99,8 +100,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, Numbered { arrival, id, client }: Numbered) -> Self::Future {
-        match read(&self.parts, arrival, id.clone(), client) {
+    fn call(&mut self, Numbered { arrival, survey, id, client }: Numbered) -> Self::Future {
+        match read(&self.parts, arrival, &survey, id.clone(), client) {
             Ok((known, preflight)) => {
                 let decoration = Decoration::of(&known);
                 let verdict = match preflight {
@@ -139,20 +140,21 @@ impl From<Refusal> for Rejection {
 fn read(
     parts: &Parts,
     arrival: Arrival,
+    survey: &RequestSurvey,
     id: RequestId,
     client: Client,
 ) -> Result<(Known, Option<Response<Body>>), Rejection> {
     let Arrival { mut request, peer } = arrival;
-    if header_bytes(&request) > parts.limits.header_bytes {
+    if survey.bytes + line_bytes(&request) > parts.limits.header_bytes {
         return Err(Refusal::HeadersTooLarge.into());
     }
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Refusal::MethodNotAllowed(vec![Method::GET, Method::HEAD, Method::POST]).into());
     }
-    let authority = authority_of(&request)?;
+    let authority = authority_of(&request, survey.hosts)?;
     let host = host_of(authority.to_str().map_err(|_| Refusal::Host)?).map_err(|_| Refusal::Host)?;
     let path = normal_path(&request)?;
-    if request.headers().get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+    if survey.authorizations > 1 {
         return Err(Refusal::Malformed("the request has two Authorization headers").into());
     }
     let is_preflight = policy::is_preflight(request.method(), request.headers());
@@ -163,7 +165,7 @@ fn read(
     let client_address = client_address(parts, &peer, request.headers());
     let scheme = scheme(parts, &peer, request.headers());
     let public_host = forwarded_host(&peer, request.headers()).unwrap_or(&authority).clone();
-    let htmx = request.headers().get(HX_REQUEST).is_some_and(|value| value == "true");
+    let htmx = survey.htmx && request.headers().get(HX_REQUEST).is_some_and(|value| value == "true");
     let facts = Facts {
         id,
         now: parts.clock.now(),
@@ -176,23 +178,32 @@ fn read(
         forwarded: peer.forwarded(Hop { client: client_address, host: public_host.clone(), scheme }),
         public_host,
         authority,
-        referer: request.headers().get(header::REFERER).cloned(),
+        referer: if survey.referer { request.headers().get(header::REFERER).cloned() } else { None },
         htmx,
         htmx_page: if htmx { request.headers().get(HX_CURRENT_URL).cloned() } else { None },
-        stays_open: facts::stays_open(request.headers()),
+        stays_open: survey.stays_open,
     };
     if request.version() == Version::HTTP_2 {
         join_cookie_crumbs(request.headers_mut());
     }
-    let cookies: Vec<HeaderValue> = request.headers().get_all(header::COOKIE).iter().cloned().collect();
-    let upgrade = asks_for_a_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+    let cookies: Vec<HeaderValue> = match survey.cookies {
+        true => request.headers().get_all(header::COOKIE).iter().cloned().collect(),
+        false => Vec::new(),
+    };
+    let upgrade = (survey.upgrade && asks_for_a_websocket(&request)).then(|| hyper::upgrade::on(&mut request));
 
     let (head, body) = request.into_parts();
     let mut headers = head.headers;
-    headers::strip_hop_by_hop(&mut headers);
-    headers::strip_claims_of_proxies(&mut headers);
+    if survey.hop_by_hop {
+        headers::strip_hop_by_hop(&mut headers);
+    }
+    if survey.claims_of_proxies {
+        headers::strip_claims_of_proxies(&mut headers);
+    }
     route.owned.strip(&mut headers);
-    cookie::strip_ours(&mut headers);
+    if survey.cookies {
+        cookie::strip_ours(&mut headers);
+    }
     let shows_stand_in = parts.captures && {
         let in_query = facts.path.query().is_some_and(|query| stand_in::is_in(query.as_bytes()));
         stand_in::strip(&mut headers) || in_query
@@ -223,12 +234,12 @@ fn find_route(
     {
         return Ok(Arc::clone(&parts.endpoint_routes[index]));
     }
-    let method = match request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD) {
-        Some(asked) if is_preflight => Method::from_bytes(asked.as_bytes())
-            .map_err(|_| Refusal::Malformed("the preflight asks about a method that is none"))?,
-        _ => request.method().clone(),
-    };
-    match parts.table.find(host, &method, path) {
+    let asked_about = if is_preflight { request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD) } else { None };
+    let asked_about = asked_about
+        .map(|asked| Method::from_bytes(asked.as_bytes()))
+        .transpose()
+        .map_err(|_| Refusal::Malformed("the preflight asks about a method that is none"))?;
+    match parts.table.find(host, asked_about.as_ref().unwrap_or(request.method()), path) {
         Found::Route(index) => Ok(Arc::clone(&parts.routes[index])),
         Found::MethodNotAllowed(methods) => {
             let readable_by = readable_by(parts, host, request, path, methods.first());
@@ -253,12 +264,11 @@ fn readable_by(
 }
 
 /// One authority, wherever it is written (RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn authority_of(request: &Request<Incoming>) -> Result<HeaderValue, Refusal> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(Refusal::Host),
-        (host, None) => host,
-    };
+fn authority_of(request: &Request<Incoming>, hosts: usize) -> Result<HeaderValue, Refusal> {
+    if hosts > 1 {
+        return Err(Refusal::Host);
+    }
+    let host = request.headers().get(header::HOST);
     match (request.uri().authority(), host) {
         (Some(target), Some(host)) if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
             Err(Refusal::Host)
@@ -284,9 +294,9 @@ fn join_cookie_crumbs(headers: &mut HeaderMap) {
     }
 }
 
-fn header_bytes(request: &Request<Incoming>) -> usize {
-    let line = request.uri().path_and_query().map_or(1, |target| target.as_str().len());
-    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() + line
+/// What the request line adds to the bytes of the headers.
+fn line_bytes(request: &Request<Incoming>) -> usize {
+    request.uri().path_and_query().map_or(1, |target| target.as_str().len())
 }
 
 /// The right-most address that is no trusted proxy's: everything left of it is hearsay.
@@ -313,7 +323,7 @@ fn client_address(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Option<IpA
 }
 
 fn forwarded_host<'h>(peer: &Peer, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
-    headers.get("x-forwarded-host").filter(|_| peer.trusted)
+    if peer.trusted { headers.get("x-forwarded-host") } else { None }
 }
 
 /// The chain as the upstream gets it.
@@ -332,8 +342,8 @@ fn forwarded_for(peer: &Peer, headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn scheme(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Scheme {
-    let said = headers.get("x-forwarded-proto").filter(|_| peer.trusted).map(HeaderValue::as_bytes);
-    match said {
+    let said = if peer.trusted { headers.get("x-forwarded-proto") } else { None };
+    match said.map(HeaderValue::as_bytes) {
         Some(b"https") => Scheme::Https,
         Some(b"http") => Scheme::Http,
         _ if parts.external_url.scheme() == "https" => Scheme::Https,

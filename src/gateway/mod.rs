@@ -19,6 +19,7 @@ mod query;
 mod recover;
 mod replay;
 mod route;
+mod survey;
 mod tunnel;
 mod verdict;
 mod xsrf;
@@ -48,6 +49,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use std::convert::Infallible;
 use std::sync::Arc;
+use survey::RequestSurvey;
 use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder};
 use verdict::{Boxed, Verdict};
@@ -134,6 +136,7 @@ pub struct Arrival {
 /// With an id, and with the shape that answers of ours will take.
 pub struct Numbered {
     arrival: Arrival,
+    survey: RequestSurvey,
     id: RequestId,
     client: Client,
 }

@@ -2,6 +2,7 @@
 //! nobody else.
 
 use super::intake::Taken;
+use super::survey::RequestSurvey;
 use super::{Arrival, Numbered, Parts, Step};
 use crate::body::Body;
 use crate::clock::{Clock, Mono};
@@ -43,15 +44,16 @@ where
     }
 
     fn call(&mut self, arrival: Arrival) -> Self::Future {
-        let id = RequestId::of(arrival.request.headers());
-        let client = Client::of(arrival.request.method(), arrival.request.headers());
+        let survey = RequestSurvey::of(arrival.request.headers());
+        let id = if survey.request_id { RequestId::of(arrival.request.headers()) } else { RequestId::random() };
+        let client = survey.client(arrival.request.method());
         let line = Line {
             id: id.clone(),
             client,
             https: self.parts.external_url.scheme() == "https",
             access: is_wanted().then(|| Access::of(&arrival, &self.parts.clock)),
         };
-        let inner = catch_unwind(AssertUnwindSafe(|| self.inner.call(Numbered { arrival, id, client }))).ok();
+        let inner = catch_unwind(AssertUnwindSafe(|| self.inner.call(Numbered { arrival, survey, id, client }))).ok();
         Observed { inner, line }
     }
 }

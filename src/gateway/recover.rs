@@ -13,7 +13,7 @@ use crate::reply::{self, Outcome, Refusal};
 use crate::session::Session;
 use crate::session::store::StoreError;
 use crate::tokens::Renewal;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body as _;
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -49,7 +49,7 @@ where
 
     fn call(&mut self, permitted: Permitted) -> Boxed {
         let recovery = Recovering { parts: Arc::clone(&self.parts), inner: self.inner.clone() };
-        Box::pin(async move { Ok(recovery.run(permitted).await) })
+        Box::pin(recovery.run(permitted))
     }
 }
 
@@ -59,25 +59,25 @@ struct Recovering<S> {
 }
 
 impl<S: Step<Attempted>> Recovering<S> {
-    async fn run(mut self, permitted: Permitted) -> Response<Body> {
+    async fn run(mut self, permitted: Permitted) -> Result<Response<Body>, Infallible> {
         let Permitted { exchange, message, session, client, .. } = permitted;
         if exchange.route.upstream().is_none() {
-            return self.send(&exchange, message, session, TokenChoice::Send).await;
+            return Ok(self.send(&exchange, message, session, TokenChoice::Send).await);
         }
         if let Attach::ClientCredentials(which) = &exchange.route.settings.attach
             && !policy::is_preflight(&message.method, &message.headers)
         {
             let first =
                 Attempted { exchange: Arc::clone(&exchange), message, session, client, token: TokenChoice::Send };
-            return Box::pin(self.run_as_machine(first, which)).await;
+            return Ok(Box::pin(self.run_as_machine(first, which)).await);
         }
         if client.is_some() {
             // Nobody here can get it another credential, and no login would help it.
-            return self.attempt(Attempted { exchange, message, session, client, token: TokenChoice::Send }).await;
+            return Ok(self.attempt(Attempted { exchange, message, session, client, token: TokenChoice::Send }).await);
         }
         let prepared = match self.prepare(&exchange, session).await {
             Ok(prepared) => prepared,
-            Err(answer) => return *answer,
+            Err(answer) => return Ok(*answer),
         };
         let carries_token = matches!(prepared.token, TokenChoice::Send)
             && prepared.session.is_some()
@@ -95,10 +95,10 @@ impl<S: Step<Attempted>> Recovering<S> {
             {
                 session.vitals.was_sent_again(fingerprint(&exchange));
             }
-            return self.with_cleared_cookie(&exchange, first, prepared.cleared);
+            return Ok(self.with_cleared_cookie(&exchange, first, prepared.cleared));
         }
         let answer = Box::pin(self.recover(&exchange, first, sent, spare)).await;
-        self.with_cleared_cookie(&exchange, answer, prepared.cleared)
+        Ok(self.with_cleared_cookie(&exchange, answer, prepared.cleared))
     }
 
     /// SPEC §5 "Before".
@@ -254,7 +254,7 @@ impl<S: Step<Attempted>> Recovering<S> {
     }
 
     fn keep_a_spare(&self, message: Message) -> (Message, Option<Spare>) {
-        let headers = message.headers.clone();
+        let headers = message.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         if message.body.is_end_stream() {
             return (message, Some(Spare { headers, kept: None }));
         }
@@ -263,24 +263,28 @@ impl<S: Step<Attempted>> Recovering<S> {
         (Message { body, ..message }, Some(Spare { headers, kept: Some(kept) }))
     }
 
-    async fn send(
+    /// The call is made at once: the message is not kept by the future.
+    fn send(
         &mut self,
         exchange: &Arc<Exchange>,
         message: Message,
         session: Option<Arc<Session>>,
         token: TokenChoice,
-    ) -> Response<Body> {
+    ) -> impl Future<Output = Response<Body>> + use<S> {
         // It may have begun since the request was let in.
         let is_impersonation = session.as_ref().is_some_and(|session| session.impersonation.is_some());
         let lends_token = !matches!(exchange.route.settings.attach, Attach::Assertion(_));
         let token = if is_impersonation && lends_token { TokenChoice::Withhold } else { token };
-        self.attempt(Attempted { exchange: Arc::clone(exchange), message, session, client: None, token }).await
+        self.attempt(Attempted { exchange: Arc::clone(exchange), message, session, client: None, token })
     }
 
-    async fn attempt(&mut self, attempted: Attempted) -> Response<Body> {
-        match self.inner.call(attempted).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+    fn attempt(&mut self, attempted: Attempted) -> impl Future<Output = Response<Body>> + use<S> {
+        let answer = self.inner.call(attempted);
+        async {
+            match answer.await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
         }
     }
 }
@@ -301,7 +305,8 @@ impl Prepared {
 
 /// What is needed to send the request once more.
 struct Spare {
-    headers: HeaderMap,
+    /// No map yet: hardly any request is sent once more.
+    headers: Vec<(HeaderName, HeaderValue)>,
     kept: Option<Kept>,
 }
 
@@ -311,7 +316,7 @@ impl Spare {
             None => Body::Empty,
             Some(kept) => kept.replay()?,
         };
-        Some(Message { method: exchange.facts.method.clone(), headers: self.headers, body })
+        Some(Message { method: exchange.facts.method.clone(), headers: self.headers.into_iter().collect(), body })
     }
 
     /// It is not needed any more. Answers whether it could have been used.

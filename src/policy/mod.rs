@@ -66,43 +66,68 @@ pub enum Client {
 }
 
 impl Client {
-    /// NAV, as SPEC §1 defines it. One pass: most requests are never refused, and all are asked.
+    /// NAV, as SPEC §1 defines it.
     #[must_use]
     pub fn of(method: &Method, headers: &HeaderMap) -> Client {
-        let shape = match *method {
-            Method::GET | Method::HEAD => Client::Page,
-            Method::POST => Client::Form,
-            _ => return Client::Script,
-        };
-        let (mut has_metadata, mut navigates) = (false, false);
-        let (mut wants_html, mut is_form, mut is_xhr) = (false, false, false);
-        for (name, value) in headers {
-            match name.as_str() {
-                "sec-fetch-mode" => (has_metadata, navigates) = (true, value == "navigate"),
-                "sec-fetch-site" | "sec-fetch-dest" | "sec-fetch-user" => has_metadata = true,
-                "content-type" => is_form |= FORM_TYPES.iter().any(|form| says(value, form)),
-                "accept" if says(value, "text/event-stream") => return Client::Script,
-                "accept" => wants_html |= says(value, "text/html"),
-                "x-requested-with" => is_xhr |= says(value, "xmlhttprequest"),
-                // What a browser does on its own or from script, whatever else it claims.
-                "sec-purpose" | "next-action" | "next-router-prefetch" => return Client::Script,
-                "purpose" if says(value, "prefetch") => return Client::Script,
-                "upgrade" if says(value, "websocket") => return Client::Script,
-                "rsc" if value == "1" => return Client::Script,
-                "hx-request" if value == "true" => return Client::Script,
-                _ => {}
-            }
-        }
-        if !has_metadata {
-            navigates = wants_html && !is_xhr && (shape == Client::Page || is_form);
-        }
-        if navigates { shape } else { Client::Script }
+        let mut signs = Signs::default();
+        headers.iter().for_each(|(name, value)| signs.note(name.as_str(), value));
+        signs.client(method)
     }
 
     /// Whether a person looks at the answer.
     #[must_use]
     pub fn navigates(self) -> bool {
         self != Client::Script
+    }
+}
+
+/// What headers say of a [`Client`], for whoever passes over all of them anyway.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Signs {
+    has_metadata: bool,
+    navigates: bool,
+    wants_html: bool,
+    is_form: bool,
+    is_xhr: bool,
+    is_no_navigation: bool,
+}
+
+impl Signs {
+    /// Takes one header into account; their order does not matter.
+    pub fn note(&mut self, name: &str, value: &HeaderValue) {
+        match name {
+            "accept" => {
+                self.wants_html |= says(value, "text/html");
+                self.is_no_navigation |= says(value, "text/event-stream");
+            }
+            "sec-fetch-mode" => (self.has_metadata, self.navigates) = (true, value == "navigate"),
+            "sec-fetch-site" | "sec-fetch-dest" | "sec-fetch-user" => self.has_metadata = true,
+            "content-type" => self.is_form |= FORM_TYPES.iter().any(|form| says(value, form)),
+            "x-requested-with" => self.is_xhr |= says(value, "xmlhttprequest"),
+            // What a browser does on its own or from script, whatever else it claims.
+            "sec-purpose" | "next-action" | "next-router-prefetch" => self.is_no_navigation = true,
+            "purpose" => self.is_no_navigation |= says(value, "prefetch"),
+            "upgrade" => self.is_no_navigation |= says(value, "websocket"),
+            "rsc" => self.is_no_navigation |= value == "1",
+            "hx-request" => self.is_no_navigation |= value == "true",
+            _ => {}
+        }
+    }
+
+    /// What they come to.
+    #[must_use]
+    pub fn client(self, method: &Method) -> Client {
+        let shape = match *method {
+            Method::GET | Method::HEAD => Client::Page,
+            Method::POST => Client::Form,
+            _ => return Client::Script,
+        };
+        let navigates = if self.has_metadata {
+            self.navigates
+        } else {
+            self.wants_html && !self.is_xhr && (shape == Client::Page || self.is_form)
+        };
+        if navigates && !self.is_no_navigation { shape } else { Client::Script }
     }
 }
 
@@ -317,9 +342,11 @@ pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 
 /// Whether any member of a comma-separated value, parameters aside, is `wanted`.
 fn says(value: &HeaderValue, wanted: &str) -> bool {
-    value.to_str().is_ok_and(|text| {
-        text.split(',').any(|member| member.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted))
-    })
+    value.len() >= wanted.len()
+        && value.to_str().is_ok_and(|text| {
+            text.split(',')
+                .any(|member| member.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted))
+        })
 }
 
 /// The content types an HTML form can send.

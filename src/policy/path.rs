@@ -24,6 +24,8 @@ use percent_encoding::percent_encode_byte;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NormalPath {
     target: PathAndQuery,
+    /// Nothing in the path has another spelling: see [`is_plain`].
+    plain: bool,
 }
 
 /// Why a path is refused with 400. The `Display` text is fixed and repeats nothing of the request,
@@ -59,12 +61,15 @@ impl NormalPath {
     /// # Errors
     /// The reason to answer 400.
     pub fn from_target(target: &PathAndQuery) -> Result<NormalPath, PathProblem> {
+        if target.as_str().starts_with('/') && is_plain(target.path().as_bytes()) {
+            return Ok(NormalPath { target: target.clone(), plain: true });
+        }
         let path = normal_form(target.path())?;
         // `http://host?q` has an empty path, and an origin-form target must begin with a slash
         // (RFC 9112 §3.2.1).
         let begins_with_query = target.as_str().starts_with('?');
         match path {
-            Cow::Borrowed(_) if !begins_with_query => Ok(NormalPath { target: target.clone() }),
+            Cow::Borrowed(_) if !begins_with_query => Ok(NormalPath { target: target.clone(), plain: false }),
             path => NormalPath::assemble(&path, target.query()),
         }
     }
@@ -90,14 +95,14 @@ impl NormalPath {
     /// The path in matching form. Borrowed unless there are parameters to drop or escapes to decode.
     #[must_use]
     pub fn for_matching(&self) -> Cow<'_, str> {
-        matching_form(self.path())
+        if self.plain { Cow::Borrowed(self.path()) } else { matching_form(self.path()) }
     }
 
     /// Whether a segment contains `%2F`. Upstreams disagree on what that is, so the request is to be
     /// refused with [`PathProblem::EncodedSlash`] unless its route says `allow_encoded_slash`.
     #[must_use]
     pub fn has_encoded_slash(&self) -> bool {
-        self.path().contains(ENCODED_SLASH)
+        !self.plain && self.path().contains(ENCODED_SLASH)
     }
 
     /// The same target with the leading segments `prefix` replaced by `replacement` (`""` or `"/"`
@@ -132,7 +137,8 @@ impl NormalPath {
         };
         // Every byte is one that `PathAndQuery` takes; only the length may have grown too far.
         let target = PathAndQuery::try_from(target).map_err(|_| PathProblem::TooLong)?;
-        Ok(NormalPath { target })
+        let plain = is_plain(target.path().as_bytes());
+        Ok(NormalPath { target, plain })
     }
 }
 
@@ -198,15 +204,26 @@ pub(super) fn matching_form(normal: &str) -> Cow<'_, str> {
     form.finish()
 }
 
-/// Whether nothing needs a closer look: most paths, judged in one pass.
+/// Whether nothing needs a closer look, and all forms are the same: most paths, judged in one pass.
 fn is_plain(path: &[u8]) -> bool {
     let mut previous = 0;
     path.iter().all(|&byte| {
         let suspicious = previous == b'/' && matches!(byte, b'/' | b'.');
         previous = byte;
-        (byte == b'/' || is_path_character(byte)) && byte != b';' && !suspicious
+        PLAIN[usize::from(byte)] && !suspicious
     })
 }
+
+/// Which bytes have one spelling, and mean nothing to anybody who reads a path.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        plain[byte as usize] = byte == b'/' || (is_path_character(byte) && byte != b';');
+        byte += 1;
+    }
+    plain
+};
 
 /// The first half of the normal form: everything that can be judged character by character.
 fn escapes_and_slashes(path: &str) -> Result<Cow<'_, str>, PathProblem> {
@@ -353,12 +370,12 @@ fn decoded_for_matching(rest: &str) -> Option<&'static str> {
 }
 
 /// `unreserved` (RFC 3986 §2.3).
-fn is_unreserved(byte: u8) -> bool {
+const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// `pchar` without escapes (RFC 3986 §3.3).
-fn is_path_character(byte: u8) -> bool {
+const fn is_path_character(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
 }
@@ -617,6 +634,16 @@ mod tests {
         fn any_target_is_read_or_refused(target in any::<Vec<u8>>()) {
             if let Ok(target) = PathAndQuery::try_from(target.as_slice()) {
                 let _ = NormalPath::from_target(&target);
+            }
+        }
+
+        #[test]
+        fn a_plain_path_has_one_form(path in prop_oneof![hostile_target(), "/[a-z./;@~-]{0,12}"]) {
+            if is_plain(path.as_bytes()) {
+                prop_assert!(matches!(escapes_and_slashes(&path), Ok(Cow::Borrowed(_))));
+                prop_assert_eq!((refuse_ambiguous_segments(&path), refuse_double_encoding(&path)), (Ok(()), Ok(())));
+                prop_assert!(matches!(matching_form(&path), Cow::Borrowed(_)));
+                prop_assert!(!path.contains(ENCODED_SLASH));
             }
         }
 

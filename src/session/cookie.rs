@@ -3,6 +3,7 @@
 
 use cookie::{Cookie, SameSite};
 use http::{HeaderMap, HeaderValue, header};
+use std::ops::Range;
 use std::time::Duration;
 
 /// Names and attributes, by the scheme of `server.external_url`.
@@ -133,6 +134,15 @@ impl Cookies {
         values
     }
 
+    /// Every value that these `Cookie` lines give for [`Name::Session`]: what most requests are asked for.
+    pub fn sessions<'h>(&self, lines: &'h [HeaderValue]) -> impl Iterator<Item = &'h str> {
+        let name = self.session.as_bytes();
+        lines.iter().flat_map(crumbs).filter_map(move |crumb| {
+            let value = crumb.trim_ascii().strip_prefix(name)?.strip_prefix(b"=")?;
+            std::str::from_utf8(value).ok()
+        })
+    }
+
     /// Every value that these `Cookie` lines give for `name`; a browser sends one.
     pub fn values<'h>(&self, lines: &'h [HeaderValue], name: Name<'_>) -> impl Iterator<Item = &'h str> {
         let wanted = self.name(name);
@@ -164,21 +174,31 @@ pub fn strip_ours(headers: &mut HeaderMap) {
 
 /// Takes the cookies out of a request whose `name=value` is unwanted; the others keep their bytes and their order.
 pub fn strip_pairs(headers: &mut HeaderMap, is_unwanted: impl Fn(&[u8]) -> bool) {
-    let has_any = headers.get_all(header::COOKIE).iter().any(|line| crumbs(line).any(&is_unwanted));
-    if !has_any {
-        return;
-    }
-    if let header::Entry::Occupied(mut entry) = headers.entry(header::COOKIE) {
-        let kept: Vec<HeaderValue> = entry.iter().filter_map(|line| without(line, &is_unwanted)).collect();
-        let mut kept = kept.into_iter();
-        match kept.next() {
-            None => {
+    let header::Entry::Occupied(mut entry) = headers.entry(header::COOKIE) else { return };
+    let mut lines = entry.iter_mut();
+    if let (Some(only), None) = (lines.next(), lines.next()) {
+        match without(only, &is_unwanted) {
+            Rest::Whole => {}
+            Rest::Part(rest) => *only = rest,
+            Rest::Nothing => {
                 entry.remove_entry_mult();
             }
-            Some(first) => {
-                entry.insert(first);
-                kept.for_each(|line| entry.append(line));
-            }
+        }
+        return;
+    }
+    let rest = |line: &HeaderValue| match without(line, &is_unwanted) {
+        Rest::Whole => Some(line.clone()),
+        Rest::Part(rest) => Some(rest),
+        Rest::Nothing => None,
+    };
+    let mut kept = entry.iter().filter_map(rest).collect::<Vec<_>>().into_iter();
+    match kept.next() {
+        None => {
+            entry.remove_entry_mult();
+        }
+        Some(first) => {
+            entry.insert(first);
+            kept.for_each(|line| entry.append(line));
         }
     }
 }
@@ -200,21 +220,53 @@ pub fn strip_foreign_claims(headers: &mut HeaderMap) -> usize {
     claims
 }
 
-fn without(line: &HeaderValue, is_unwanted: impl Fn(&[u8]) -> bool) -> Option<HeaderValue> {
-    let kept: Vec<&[u8]> = crumbs(line).filter(|crumb| !is_unwanted(crumb)).collect();
-    let mut text = kept.join(&b';').trim_ascii_start().to_vec();
-    if text.is_empty() {
-        return None;
+/// What is left of a `Cookie` line.
+enum Rest {
+    Whole,
+    Part(HeaderValue),
+    Nothing,
+}
+
+fn without(line: &HeaderValue, is_unwanted: impl Fn(&[u8]) -> bool) -> Rest {
+    let line = line.as_bytes();
+    // Most often ours is the first cookie or the last one, and what is left is in one piece.
+    let (mut piece, mut pieces, mut is_whole) = (None::<Range<usize>>, Vec::new(), true);
+    let mut start = 0;
+    for crumb in line.split(|&byte| byte == b';') {
+        let end = start + crumb.len();
+        match &mut piece {
+            _ if is_unwanted(crumb) => is_whole = false,
+            None => piece = Some(start..end),
+            Some(piece) if pieces.is_empty() && piece.end + 1 == start => piece.end = end,
+            Some(piece) => {
+                if pieces.is_empty() {
+                    pieces.extend_from_slice(&line[piece.clone()]);
+                }
+                pieces.push(b';');
+                pieces.extend_from_slice(crumb);
+            }
+        }
+        start = end + 1;
     }
-    text.truncate(text.trim_ascii_end().len());
-    HeaderValue::from_bytes(&text).ok()
+    if is_whole {
+        return Rest::Whole;
+    }
+    let rest = if pieces.is_empty() { &line[piece.unwrap_or_default()] } else { &pieces };
+    match rest.trim_ascii() {
+        b"" => Rest::Nothing,
+        rest => HeaderValue::from_bytes(rest).map_or(Rest::Nothing, Rest::Part),
+    }
 }
 
 /// Whether `name=value` bears one of our names, in whatever case or prefix. A cookie without a name
 /// comes back as its value alone (RFC 6265bis §5.8.3), so `=latchgate=…` bears it too.
 #[must_use]
 pub fn is_ours(crumb: &[u8]) -> bool {
-    let start = crumb.iter().position(|byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or_default();
+    // Most cookies differ in the first letter.
+    let Some(start) = crumb.iter().position(|byte| !matches!(byte, b'=' | b' ' | b'\t')) else { return false };
+    if !matches!(crumb[start], b'l' | b'L' | b'_') {
+        return false;
+    }
     let name = crumb[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
     let name = strip_prefix_ignoring_case(name, b"__Host-")
         .or_else(|| strip_prefix_ignoring_case(name, b"__Secure-"))
@@ -255,6 +307,7 @@ const LOGIN_SUFFIX: &str = "-login-";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn with(name: header::HeaderName, lines: &[&str]) -> HeaderMap {
         lines.iter().map(|line| (name.clone(), HeaderValue::from_str(line).unwrap())).collect()
@@ -335,6 +388,31 @@ mod tests {
             let mut headers = with(header::COOKIE, before);
             strip_ours(&mut headers);
             assert_eq!(lines(&headers, &header::COOKIE), after);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_of_a_line_is_its_other_cookies(crumbs in prop::collection::vec(" ?(|a=1|b=\"x y\"|latchgate=z|__Host-LATCHGATE-1=q) ?", 0..6)) {
+            let line = crumbs.join(";");
+            let mut headers = with(header::COOKIE, &[&line]);
+            strip_ours(&mut headers);
+            let others: Vec<&str> = crumbs.iter().map(String::as_str).filter(|crumb| !is_ours(crumb.as_bytes())).collect();
+            let rest = others.join(";");
+            let expected = if others.len() == crumbs.len() { line.as_str() } else { rest.trim() };
+            let is_gone = expected.is_empty() && others.len() < crumbs.len();
+            prop_assert_eq!(lines(&headers, &header::COOKIE), if is_gone { vec![] } else { vec![expected.to_owned()] });
+        }
+
+        #[test]
+        fn the_short_way_to_session_values_and_the_long_one_agree(line in "([ =;a\t]|(__Host-)?latchgate|-1|\u{e9}){0,12}") {
+            let Ok(line) = HeaderValue::from_bytes(line.as_bytes()) else { return Ok(()) };
+            for secure in [false, true] {
+                let (cookies, lines) = (Cookies::new(secure), [line.clone()]);
+                let found: Vec<&str> = cookies.sessions(&lines).collect();
+                let expected: Vec<&str> = cookies.values(&lines, Name::Session).collect();
+                prop_assert_eq!(found, expected);
+            }
         }
     }
 

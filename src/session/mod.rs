@@ -38,7 +38,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use carried::{Carrier, NotCarried};
 use code_flow::{CODE_LIFE, CodeFlow, CodeFlowKeys};
-use cookie::{Cookies, Name};
+use cookie::Cookies;
 use http::HeaderValue;
 use impersonation::Impersonation;
 use opened::{Hold, Opened};
@@ -326,7 +326,7 @@ impl Sessions {
     pub fn presented(&self, cookies: &Cookies, lines: &[HeaderValue]) -> Vec<Presented> {
         match &self.inner.carrying {
             None => {
-                let ids = cookies.values(lines, Name::Session).filter_map(SessionId::parse);
+                let ids = cookies.sessions(lines).filter_map(SessionId::parse);
                 ids.take(MOST_COOKIES).map(Presented::from).collect()
             }
             Some(carrying) => {
