@@ -2,7 +2,7 @@
 
 use super::UpstreamError;
 use super::connect::Connector;
-use super::http1::{Failure, Http1, hyper::HyperConnection};
+use super::http1::{Connection, Failure, Http1};
 use crate::body::{Body, BodyError};
 use crate::clock::{Clock, Mono};
 use bytes::Bytes;
@@ -14,9 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::timeout;
-
-/// What carries the exchanges.
-type Connection = HyperConnection;
 
 pub(super) struct Pool {
     connector: Connector,
@@ -42,7 +39,8 @@ impl Pool {
         request: Request<Body>,
         within: Duration,
     ) -> Result<Response<Body>, UpstreamError> {
-        if request.body().is_end_stream() {
+        // What is there already goes out at once; the rest, by and by.
+        if matches!(request.body(), Body::Full(_)) || request.body().is_end_stream() {
             return timeout(within, self.exchange(request)).await.unwrap_or(Err(UpstreamError::Timeout));
         }
         Box::pin(self.send_with_body(request, within)).await
