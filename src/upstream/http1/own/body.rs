@@ -56,7 +56,6 @@ impl<R: FnOnce(OwnConnection) + Send + Unpin + 'static> ResponseBody<R> {
 }
 
 impl<R: FnOnce(OwnConnection)> ResponseBody<R> {
-
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
         match ready!(source.poll_decode(cx)) {
@@ -131,7 +130,7 @@ impl<R> Source<R> {
         match upload.poll(&mut self.connection.io, cx) {
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(UploadError::Connection(_))) => self.reusable = false,
+            Poll::Ready(Err(UploadError::Connection)) => self.reusable = false,
             Poll::Ready(Err(UploadError::Body(error))) => return Err(error),
         }
         self.upload = None;
@@ -171,7 +170,9 @@ impl<R: FnOnce(OwnConnection) + Unpin> HttpBody for ResponseBody<R> {
         match &self.source {
             // What was seen ahead is of chunks, whose size is not known.
             _ if self.next.is_some() => SizeHint::default(),
-            Some(source) => source.decoder.left().map_or_else(SizeHint::default, |left| SizeHint::with_exact(ahead + left)),
+            Some(source) => {
+                source.decoder.left().map_or_else(SizeHint::default, |left| SizeHint::with_exact(ahead + left))
+            }
             None => SizeHint::with_exact(ahead),
         }
     }

@@ -192,7 +192,11 @@ mod tests {
     use proptest::prelude::*;
 
     /// What a body says, when its bytes arrive in pieces of these lengths, and the bytes behind it.
-    fn decode(length: Length, bytes: &[u8], pieces: &[usize]) -> Result<(Vec<u8>, Option<HeaderMap>, usize), Malformed> {
+    fn decode(
+        length: Length,
+        bytes: &[u8],
+        pieces: &[usize],
+    ) -> Result<(Vec<u8>, Option<HeaderMap>, usize), Malformed> {
         let (mut decoder, mut buffer) = (Decoder::new(length), BytesMut::new());
         let (mut content, mut trailers, mut rest) = (Vec::new(), None, bytes);
         let mut lengths = pieces.iter().copied().chain(std::iter::repeat(usize::MAX));
@@ -271,7 +275,11 @@ mod tests {
             ("3\r\nabc\r\n0\r\nX-Sum: 6\r\n", None),
         ] {
             let decoded = decode(Length::Chunked, bytes.as_bytes(), &[]);
-            assert_eq!(decoded.ok().map(|(content, ..)| content), content.map(|text| text.as_bytes().to_vec()), "{bytes:?}");
+            assert_eq!(
+                decoded.ok().map(|(content, ..)| content),
+                content.map(|text| text.as_bytes().to_vec()),
+                "{bytes:?}"
+            );
         }
     }
 
@@ -284,7 +292,9 @@ mod tests {
         assert!(decode(Length::Chunked, many(200).as_bytes(), &[]).is_err());
         let endless = format!("1;{}", "e".repeat(20_000));
         assert!(decode(Length::Chunked, endless.as_bytes(), &[20_002]).is_err());
-        let trailers = |count: usize, length: usize| format!("0\r\n{}\r\n", format!("a: {}\r\n", "b".repeat(length)).repeat(count));
+        let trailers = |count: usize, length: usize| {
+            format!("0\r\n{}\r\n", format!("a: {}\r\n", "b".repeat(length)).repeat(count))
+        };
         assert!(decode(Length::Chunked, trailers(64, 8).as_bytes(), &[]).is_ok());
         assert!(decode(Length::Chunked, trailers(65, 8).as_bytes(), &[]).is_err());
         assert!(decode(Length::Chunked, trailers(1, 16_000).as_bytes(), &[]).is_ok());

@@ -112,7 +112,11 @@ struct NotSent {
 }
 
 /// Writes the head, with a small body that is there already, and answers what is left to send.
-fn send(io: &mut Io, cx: &mut Context<'_>, request: &mut Request<Body>) -> Result<(Asked, Option<Box<Upload>>), NotSent> {
+fn send(
+    io: &mut Io,
+    cx: &mut Context<'_>,
+    request: &mut Request<Body>,
+) -> Result<(Asked, Option<Box<Upload>>), NotSent> {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
         scratch.shrink_to(MOST_SCRATCH);
@@ -198,7 +202,7 @@ impl Exchange {
         match upload.poll(&mut self.connection.io, cx) {
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(UploadError::Connection(_))) => self.is_refused = true,
+            Poll::Ready(Err(UploadError::Connection)) => self.is_refused = true,
             Poll::Ready(Err(UploadError::Body(error))) => {
                 let error = UpstreamError::RequestBody(error);
                 return Err(Failure { error, unsent: None, was_closed: false });

@@ -10,8 +10,8 @@
 //! | any other | none | chunked |
 
 use super::super::super::connect::Io;
-use super::head::digits;
 use super::Malformed;
+use super::head::digits;
 use crate::body::{Body, BodyError};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
@@ -136,8 +136,8 @@ pub struct Upload {
 pub enum UploadError {
     /// The body broke off, or is not what the head says.
     Body(BodyError),
-    /// The connection takes nothing more.
-    Connection(io::Error),
+    /// The connection takes nothing more. What can be read from it says more than why.
+    Connection,
 }
 
 impl Upload {
@@ -184,7 +184,7 @@ impl Upload {
     /// Sends as much as the connection takes and the body gives; ready when all of it is out.
     pub fn poll(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
         loop {
-            ready!(self.poll_write(io, cx)).map_err(UploadError::Connection)?;
+            ready!(self.poll_write(io, cx)).map_err(|_| UploadError::Connection)?;
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
@@ -289,7 +289,9 @@ mod tests {
     }
 
     fn of_unknown_size() -> Body {
-        Body::boxed(StreamBody::new(Pieces(vec![Bytes::from_static(b"abc")].into_iter())).map_err(|never| match never {}))
+        Body::boxed(
+            StreamBody::new(Pieces(vec![Bytes::from_static(b"abc")].into_iter())).map_err(|never| match never {}),
+        )
     }
 
     struct Pieces(std::vec::IntoIter<Bytes>);
