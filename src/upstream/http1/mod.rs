@@ -2,6 +2,7 @@
 
 #[cfg(any(test, feature = "hyper-upstream"))]
 pub mod hyper;
+#[cfg(any(test, not(feature = "hyper-upstream")))]
 pub mod own;
 
 use super::UpstreamError;
