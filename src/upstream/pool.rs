@@ -5,7 +5,7 @@
 
 use super::UpstreamError;
 use super::connect::{Connected, ConnectionSettings, Connector};
-use super::http1::{Failure, Http1, hyper::HyperConnection};
+use super::http1::{Connection, Failure, Http1};
 use super::http2::{self, Fate, Http2};
 use crate::body::{Body, BodyError};
 use crate::clock::{Clock, Mono};
@@ -20,9 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
-
-/// What carries the exchanges of HTTP/1.1.
-type Connection = HyperConnection;
 
 pub(super) struct Pool {
     connector: Connector,

@@ -1,12 +1,22 @@
-//! HTTP/1.1 towards upstreams, behind one trait.
+//! HTTP/1.1 towards upstreams, behind one trait: our own client, and hyper's, which the tests compare it with.
 
+#[cfg(any(test, feature = "hyper-upstream"))]
 pub mod hyper;
+#[cfg(any(test, not(feature = "hyper-upstream")))]
+pub mod own;
 
 use super::UpstreamError;
 use super::connect::Io;
 use crate::body::Body;
 use http::{Request, Response};
 use std::io;
+
+/// What carries the exchanges.
+#[cfg(not(feature = "hyper-upstream"))]
+pub type Connection = own::OwnConnection;
+/// What carries the exchanges.
+#[cfg(feature = "hyper-upstream")]
+pub type Connection = hyper::HyperConnection;
 
 /// One connection, which carries one exchange at a time.
 pub trait Http1: Sized + Send + 'static {
