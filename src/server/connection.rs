@@ -3,17 +3,18 @@
 use super::stream::{Seated, Stream, Version};
 use super::worker::{Door, stopped};
 use crate::body::Body;
-use crate::gateway::{Arrival, Peer};
+use crate::gateway::{Arrival, Informational, Peer};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
@@ -28,7 +29,7 @@ pub async fn welcome<S: Stream>(stream: S, peer: Peer, door: Arc<Door>) {
         () = deadline => return,
         () = stopped(&door.stop) => return,
     };
-    let stream = Seated { stream, _place: place };
+    let stream = Seated::new(stream, place);
     match version {
         Ok(Version::Http1) => serve_http1(stream, Arc::new(peer), &door).await,
         Ok(Version::Http2) => serve_http2(stream, Arc::new(peer), &door).await,
@@ -38,11 +39,13 @@ pub async fn welcome<S: Stream>(stream: S, peer: Peer, door: Arc<Door>) {
 
 async fn serve_http1<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
     let begun = Arc::new(AtomicBool::new(false));
+    let informational = Informational::new(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+    let stream = stream.telling(&informational);
     let service = {
         let (door, begun) = (Arc::clone(door), Arc::clone(&begun));
         service_fn(move |request| {
             begun.store(true, Ordering::Relaxed);
-            answer(&door, &peer, request)
+            answer(&door, &peer, request, Some(Arc::clone(&informational)))
         })
     };
     let mut builder = http1::Builder::new();
@@ -63,7 +66,7 @@ async fn serve_http1<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<D
 async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
     let service = {
         let door = Arc::clone(door);
-        service_fn(move |request| answer(&door, &peer, request))
+        service_fn(move |request| answer(&door, &peer, request, None))
     };
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -71,6 +74,8 @@ async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<D
         .max_concurrent_streams(MOST_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        // WebSockets (RFC 8441).
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(door.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN);
@@ -86,9 +91,10 @@ fn answer(
     door: &Door,
     peer: &Arc<Peer>,
     request: Request<Incoming>,
+    informational: Option<Arc<Informational>>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let mut gateway = door.gateway.clone();
-    let arrival = Arrival { request, peer: Arc::clone(peer) };
+    let arrival = Arrival { request, peer: Arc::clone(peer), informational };
     async move { gateway.call(arrival).await }
 }
 

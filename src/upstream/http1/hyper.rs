@@ -1,7 +1,7 @@
 //! hyper's client behind [`Http1`]: a task for each connection, and channels to it.
 
 use super::super::connect::Io;
-use super::super::{Switched, UpstreamError};
+use super::super::{OnInformational, Switched, UpstreamError};
 use super::{Failure, Http1};
 use crate::body::{Body, BodyError};
 use bytes::Bytes;
@@ -38,10 +38,13 @@ impl Http1 for HyperConnection {
         self.0.is_ready()
     }
 
-    async fn exchange<R>(mut self, request: Request<Body>, put_back: R) -> Result<Response<Body>, Failure>
+    async fn exchange<R>(mut self, mut request: Request<Body>, put_back: R) -> Result<Response<Body>, Failure>
     where
         R: FnOnce(Self) + Send + Unpin + 'static,
     {
+        if let Some(OnInformational(tell)) = request.extensions_mut().remove() {
+            hyper::ext::on_informational(&mut request, move |response| tell(response.status(), response.headers()));
+        }
         match self.0.try_send_request(request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => switched(response).await,
             Ok(response) => Ok(response.map(|body| {
