@@ -152,6 +152,11 @@ fn read(
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Refusal::MethodNotAllowed(vec![Method::GET, Method::HEAD, Method::POST]).into());
     }
+    if request.version() == Version::HTTP_2 && request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+    {
+        // h2 compares the body with the first of them; in HTTP/1.1 hyper has seen to it.
+        return Err(Refusal::Malformed("the request has two Content-Lengths").into());
+    }
     let authority = authority_of(&request)?;
     let host = host_of(authority.to_str().map_err(|_| Refusal::Host)?).map_err(|_| Refusal::Host)?;
     let path = normal_path(&request)?;
@@ -208,7 +213,8 @@ fn read(
         let in_query = facts.path.query().is_some_and(|query| stand_in::is_in(query.as_bytes()));
         stand_in::strip(&mut headers) || in_query
     };
-    let app_call = if is_preflight || is_websocket_over_http2 { None } else { route.app_call(&head.method, &facts.path) };
+    let app_call =
+        if is_preflight || is_websocket_over_http2 { None } else { route.app_call(&head.method, &facts.path) };
 
     let preflight = match &route.settings.cors {
         Some(settings) if is_preflight => Some(cors::preflight(settings, cors::allowed_origin(settings, &headers))),

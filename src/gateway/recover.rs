@@ -340,9 +340,10 @@ impl Spare {
 
 /// Not gRPC-Web, whose requests are whole and come from browsers.
 fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc")).is_some_and(
-        |rest| matches!(rest, [] | [b'+' | b';', ..]),
-    )
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
 }
 
 /// Whether the upstream says "not signed in".

@@ -16,6 +16,7 @@ mod impersonation;
 mod login;
 mod logout;
 mod own_tokens;
+mod protocols;
 mod providers;
 mod refresh;
 mod review;
