@@ -201,7 +201,6 @@ fn switch(
     if own_key.is_some() {
         // RFC 8441 §5: no 101, and no key that is answered.
         *response.status_mut() = StatusCode::OK;
-        *response.version_mut() = Version::HTTP_2;
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
     } else {
         ask_for_a_websocket(response.headers_mut());

@@ -40,7 +40,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         return;
     }
     let takes_trailers = lists(headers, &header::TE, "trailers");
-    let expects_continue = announces_a_body(headers) && expects_continue(headers);
+    let expects_continue = expects_continue(headers) && announces_a_body(headers);
     if headers.contains_key(header::CONNECTION) {
         let listed: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)

@@ -18,7 +18,7 @@ pub struct Informational {
     queue: Mutex<Queue>,
     /// Whether there is anything in `queue`: asked at every write.
     waiting: AtomicBool,
-    /// How many more are taken for the request; none before and after an attempt.
+    /// One more than are still taken for the request; 0 before and after an attempt.
     left: AtomicU32,
     connection: Waker,
     told: OnInformational,
@@ -53,7 +53,7 @@ impl Informational {
 
     /// An attempt begins. Its 1xx answers lose the fields `without`, as its final one does.
     pub(super) fn begin(self: &Arc<Self>, without: &[HeaderName]) -> OnInformational {
-        self.left.store(MOST, Ordering::Relaxed);
+        self.left.store(MOST + 1, Ordering::Relaxed);
         if without.is_empty() {
             return self.told.clone();
         }
@@ -71,7 +71,7 @@ impl Informational {
         if !(102..200).contains(&status.as_u16()) {
             return;
         }
-        let fewer = |left: u32| left.checked_sub(1);
+        let fewer = |left: u32| (left > 1).then(|| left - 1);
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_err() {
             return;
         }
@@ -193,6 +193,7 @@ mod tests {
             (on_informational.0)(StatusCode::PROCESSING, &HeaderMap::new());
         }
         assert_eq!(told(&informational).matches("HTTP/1.1 102").count(), MOST as usize);
+        assert!(!informational.has_ended(), "those are still to be written");
         let on_informational = informational.begin(&[]);
         let huge = HeaderValue::try_from("x".repeat(LARGEST)).unwrap();
         (on_informational.0)(StatusCode::EARLY_HINTS, &HeaderMap::from_iter([(http::header::LINK, huge)]));
