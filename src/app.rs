@@ -308,7 +308,7 @@ fn spawn_worker(
     let (config, shared, clock) = (Arc::clone(config), Arc::clone(shared), clock.clone());
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         runtime.block_on(async move {
-            let tunnels = Tunnels::new(stop.clone());
+            let tunnels = Tunnels::new(stop.clone(), config.limits.websocket_idle_timeout);
             let door = Door {
                 gateway: gateway::stack(&Arc::new(parts(&config, &shared, &clock, &tunnels))),
                 tunnels,

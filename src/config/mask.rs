@@ -170,6 +170,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "update_claims",
     "upstream",
     "user_path",
+    "websocket_idle_timeout",
     "workers",
 ];
 

@@ -272,6 +272,9 @@ pub(super) fn limits(table: &Table, store: &StoreSettings) -> gateway::Limits {
         header_bytes: table.read("header_bytes", header_bytes).unwrap_or(32 << 10),
         header_timeout: table.read("header_timeout", positive_duration).unwrap_or(Duration::from_secs(10)),
         connections: count(table, "connections", 20_000),
+        websocket_idle_timeout: table
+            .read("websocket_idle_timeout", positive_duration)
+            .unwrap_or(Duration::from_secs(3600)),
         login_attempts: table
             .read("login_attempts", |field| field.integer(1, u64::from(u32::MAX)))
             .and_then(|attempts| u32::try_from(attempts).ok())

@@ -140,6 +140,7 @@ fn durations_sizes_and_numbers() {
         ("[limits]\nreplay_body = \"2MiB\"\nreplay_memory = \"1MiB\"", 2, "`limits.replay_body` is more than `limits.replay_memory`", "must fit"),
         ("[limits]\nheader_bytes = \"1KiB\"", 2, "`limits.header_bytes` is out of range", "at least \"8KiB\""),
         ("[limits]\nconnections = 0", 2, "`limits.connections` is out of range", "from 1 to"),
+        ("[limits]\nwebsocket_idle_timeout = \"0s\"", 2, "`limits.websocket_idle_timeout`", ""),
         ("[limits]\nlogin_attempts = -1", 2, "`limits.login_attempts` is out of range", "from 1 to"),
         ("[session]\nmax_sessions = 99999999999999999999", 2, "`session.max_sessions` is out of range", "from 1 to"),
         ("[session]\nmax_sessions_per_user = 0", 2, "out of range", "from 1 to"),
@@ -1330,6 +1331,7 @@ fn defaults_are_safe() {
     assert_eq!(config.limits.header_bytes, 32 * 1024);
     assert_eq!(config.limits.header_timeout, Duration::from_secs(10));
     assert_eq!((config.limits.connections, config.limits.login_attempts), (20_000, 10));
+    assert_eq!(config.limits.websocket_idle_timeout, Duration::from_secs(3600));
     assert_eq!(config.session.idle_timeout, Duration::from_secs(24 * 3600));
     assert_eq!(config.session.absolute_timeout, Duration::from_secs(72 * 3600));
     assert_eq!((config.session.max_sessions, config.session.max_sessions_per_user), (1_000_000, 100));

@@ -2,7 +2,8 @@
 //! headers.
 
 use super::survey::AnswerSurvey;
-use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers};
+use super::trailers::{self, Screen};
+use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers, websocket};
 use crate::body::Body;
 use crate::endpoints;
 use crate::facts::{Facts, X_REQUEST_ID};
@@ -89,19 +90,45 @@ async fn to_upstream(
     *request.headers_mut() = message.headers;
     edit(request.headers_mut(), &settings.request_headers);
     write_forwarded(request.headers_mut(), facts);
+    let mut own_key = None;
     if exchange.upgrade.is_some() {
         ask_for_a_websocket(request.headers_mut());
+        if exchange.over_http2 {
+            let key = websocket::key();
+            request.headers_mut().insert(header::SEC_WEBSOCKET_KEY, key.clone());
+            request.headers_mut().entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+            own_key = Some(key);
+        }
+    }
+    if let Some(informational) = &exchange.informational {
+        request.extensions_mut().insert(informational.begin(&settings.response_headers.remove));
     }
 
     let key = sticky_key(session.as_deref(), facts.client_address);
-    Ok(match upstream.send(request, exchange.route.response_timeout(), key).await {
+    let answer = upstream.send(request, exchange.route.response_timeout(), key).await;
+    if let Some(informational) = &exchange.informational {
+        informational.end();
+    }
+    Ok(match answer {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            switch(&parts, &exchange, session.as_deref(), response)
+            switch(&parts, &exchange, session.as_deref(), own_key.as_ref(), response)
+        }
+        // Over HTTP/2 it would open the tunnel that the upstream has not opened.
+        Ok(response) if own_key.is_some() && response.status().is_success() => {
+            reply::refuse(asker, &Refusal::UpstreamBroken)
         }
         Ok(mut response) => {
+            let has_trailers = trailers::may_follow(response.body(), response.version());
             // The version is each connection's own.
             *response.version_mut() = Version::HTTP_11;
+            let announced: Vec<HeaderValue> = match has_trailers {
+                true => response.headers().get_all(header::TRAILER).iter().cloned().collect(),
+                false => Vec::new(),
+            };
             let cleaned = clean(response.headers_mut(), settings);
+            if has_trailers {
+                response = with_trailers(response, &announced, exchange.over_http2);
+            }
             if (session.is_some() || client.is_some()) && exchange.route.relies_on_session() {
                 keep_out_of_shared_caches(response.headers_mut(), &cleaned);
             }
@@ -190,13 +217,16 @@ fn switch(
     parts: &Parts,
     exchange: &Exchange,
     session: Option<&Session>,
+    own_key: Option<&HeaderValue>,
     mut response: Response<Body>,
 ) -> Response<Body> {
+    let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+    let is_accepted = own_key.is_none_or(|key| accept.is_some_and(|accept| websocket::accepts(key, accept)));
     let switches_to_websocket = response
         .headers()
         .get(header::UPGRADE)
         .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let client = exchange.upgrade.clone().filter(|_| switches_to_websocket);
+    let client = exchange.upgrade.clone().filter(|_| switches_to_websocket && is_accepted);
     let (Some(client), Some(upstream)) = (client, Switched::take(&mut response)) else {
         let asker = Asker { id: &exchange.facts.id, client: exchange.facts.client };
         return reply::refuse(asker, &Refusal::UpstreamBroken);
@@ -204,8 +234,23 @@ fn switch(
     let hold = session.map(|session| parts.sessions.hold(session));
     parts.tunnels.open(client, upstream, hold);
     clean(response.headers_mut(), &exchange.route.settings);
-    ask_for_a_websocket(response.headers_mut());
+    if own_key.is_some() {
+        // RFC 8441 §5: no 101, and no key that is answered.
+        *response.status_mut() = StatusCode::OK;
+        response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+    } else {
+        ask_for_a_websocket(response.headers_mut());
+    }
     response
+}
+
+/// hyper sends an HTTP/1.1 client the trailer fields that it said it takes, and that `Trailer` names; an HTTP/2 client all of them.
+fn with_trailers(mut response: Response<Body>, announced: &[HeaderValue], over_http2: bool) -> Response<Body> {
+    if announced.is_empty() && !over_http2 {
+        return response;
+    }
+    Screen::Response.announce(announced, response.headers_mut());
+    response.map(|body| Screen::Response.put_on(body))
 }
 
 /// The upstream's answer goes back as it is, without what ends at this hop and what only we say. Answers what it has then.

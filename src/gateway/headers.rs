@@ -37,6 +37,7 @@ pub fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
+            | "expect"
             | "keep-alive"
             | "proxy-authenticate"
             | "proxy-authorization"
@@ -49,8 +50,12 @@ pub fn is_hop_by_hop(name: &str) -> bool {
 }
 
 /// Takes out what is meant for this hop alone: first, so that a name listed in `Connection` cannot
-/// take ours with it later. `te: trailers` stays, since trailers are passed on. Nothing to do where no name [`is_hop_by_hop`].
+/// take ours with it later. `te: trailers` stays, since trailers are passed on, and so does the one expectation there is (§10.1.1) where
+/// there is a body to wait for: any other, or another way to write it, a backend might take for it. Nothing to do where no name
+/// [`is_hop_by_hop`].
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let takes_trailers = lists(headers, &header::TE, "trailers");
+    let expects_continue = expects_continue(headers) && announces_a_body(headers);
     if headers.contains_key(header::CONNECTION) {
         let listed: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -65,10 +70,12 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    let takes_trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove_where(headers, is_hop_by_hop);
     if takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if expects_continue {
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     }
 }
 
@@ -82,17 +89,42 @@ pub fn may_claim(name: &str) -> bool {
 /// Takes out what says where a request came from, or what it "really" is, when a client says it.
 /// We write our own forwarded headers afterwards. Nothing to do where no name [`may_claim`] anything.
 pub fn strip_claims_of_proxies(headers: &mut HeaderMap) {
-    remove_where(headers, |name| {
-        may_claim(name)
-            && (PROXY_CLAIMS.iter().any(|claim| is_spelling_of(name, claim))
-                || name.get(..FORWARDED_PREFIX.len()).is_some_and(|start| is_spelling_of(start, FORWARDED_PREFIX)))
-    });
+    remove_where(headers, |name| may_claim(name) && is_claim_of_a_proxy(name));
+}
+
+/// Whether `name`, in any spelling, is one of those.
+pub fn is_claim_of_a_proxy(name: &str) -> bool {
+    PROXY_CLAIMS.iter().any(|claim| is_spelling_of(name, claim))
+        || name.get(..FORWARDED_PREFIX.len()).is_some_and(|start| is_spelling_of(start, FORWARDED_PREFIX))
 }
 
 /// What an upstream says and only we may say.
 pub fn strip_our_words(headers: &mut HeaderMap) {
     headers.remove(LOGIN);
     headers.remove(REASON);
+}
+
+/// Whether `name` is one of those.
+pub fn is_our_word(name: &HeaderName) -> bool {
+    *name == LOGIN || *name == REASON
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|member| member.trim().eq_ignore_ascii_case(wanted))
+}
+
+fn announces_a_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    let mut expectations = headers.get_all(header::EXPECT).iter();
+    match (expectations.next(), expectations.next()) {
+        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+        _ => false,
+    }
 }
 
 fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
@@ -187,6 +219,42 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(names(&headers), ["authorization", "host", "te"]);
+    }
+
+    // H1-18
+    #[test]
+    fn an_expectation_passes_in_one_spelling_and_before_a_body_alone() {
+        let length = ("content-length", "5");
+        for (pairs, passes) in [
+            (vec![("expect", "100-Continue"), length], true),
+            (vec![("expect", "100-continue"), ("transfer-encoding", "chunked")], true),
+            (vec![("expect", "100-continue")], false),
+            (vec![("expect", "100-continue"), ("content-length", "0")], false),
+            (vec![("expect", "100-continue, 100-continue"), length], false),
+            (vec![("expect", "100-continue"), ("expect", "100-continue"), length], false),
+            (vec![("expect", "y 100-continue"), length], false),
+        ] {
+            let mut headers: HeaderMap = HeaderMap::new();
+            for (name, value) in &pairs {
+                headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            strip_hop_by_hop(&mut headers);
+            let expected = if passes { vec!["100-continue"] } else { vec![] };
+            assert_eq!(headers.get_all("expect").iter().collect::<Vec<_>>(), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn that_a_client_takes_trailers_is_passed_on_however_it_says_so() {
+        for (pairs, takes) in [
+            (vec![("te", "trailers"), ("connection", "TE")], true),
+            (vec![("te", "gzip, Trailers"), ("connection", "TE")], true),
+            (vec![("te", "gzip")], false),
+        ] {
+            let mut headers = map(&pairs);
+            strip_hop_by_hop(&mut headers);
+            assert_eq!(headers.contains_key("te"), takes, "{pairs:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Only this file reads forwarded headers, and only for peers in `server.trusted_proxies`.
 
 use super::survey::RequestSurvey;
+use super::trailers::{self, Screen};
 use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe, xsrf};
 use crate::body::Body;
 use crate::facts::{self, Facts, RequestId, Scheme};
@@ -15,6 +16,7 @@ use crate::session::{cookie, stand_in};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
@@ -144,12 +146,18 @@ fn read(
     id: RequestId,
     client: Client,
 ) -> Result<(Known, Option<Response<Body>>), Rejection> {
-    let Arrival { mut request, peer } = arrival;
+    let Arrival { mut request, peer, informational } = arrival;
     if survey.bytes + line_bytes(&request) > parts.limits.header_bytes {
         return Err(Refusal::HeadersTooLarge.into());
     }
+    let is_websocket_over_http2 = take_websocket_over_http2(&mut request);
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Refusal::MethodNotAllowed(vec![Method::GET, Method::HEAD, Method::POST]).into());
+    }
+    if request.version() == Version::HTTP_2 && request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+    {
+        // h2 compares the body with the first of them; in HTTP/1.1 hyper has seen to it.
+        return Err(Refusal::Malformed("the request has two Content-Lengths").into());
     }
     let authority = authority_of(&request, survey.hosts)?;
     let host = host_of(authority.to_str().map_err(|_| Refusal::Host)?).map_err(|_| Refusal::Host)?;
@@ -159,6 +167,10 @@ fn read(
     }
     let is_preflight = policy::is_preflight(request.method(), request.headers());
     let route = find_route(parts, &host, &request, &path, is_preflight)?;
+    if is_websocket_over_http2 && route.upstream().is_none() {
+        // Any answer of success would open a tunnel to nobody.
+        return Err(Refusal::MethodNotAllowed(vec![Method::GET]).into());
+    }
     if path.has_encoded_slash() && !route.settings.allow_encoded_slash {
         return Err(Refusal::EncodedSlash.into());
     }
@@ -181,19 +193,24 @@ fn read(
         referer: if survey.referer { request.headers().get(header::REFERER).cloned() } else { None },
         htmx,
         htmx_page: if htmx { request.headers().get(HX_CURRENT_URL).cloned() } else { None },
-        stays_open: survey.stays_open,
+        stays_open: is_websocket_over_http2 || survey.stays_open,
     };
-    if request.version() == Version::HTTP_2 {
+    let version = request.version();
+    if version == Version::HTTP_2 {
         join_cookie_crumbs(request.headers_mut());
     }
     let cookies: Vec<HeaderValue> = match survey.cookies {
         true => request.headers().get_all(header::COOKIE).iter().cloned().collect(),
         false => Vec::new(),
     };
-    let upgrade = (survey.upgrade && asks_for_a_websocket(&request)).then(|| hyper::upgrade::on(&mut request));
+    let asks_for_a_websocket = is_websocket_over_http2 || (survey.upgrade && asks_for_a_websocket(&request));
+    let upgrade = asks_for_a_websocket.then(|| hyper::upgrade::on(&mut request));
+    let has_trailers = trailers::may_follow(request.body(), version);
 
     let (head, body) = request.into_parts();
     let mut headers = head.headers;
+    let announced: Vec<HeaderValue> =
+        if has_trailers { headers.get_all(header::TRAILER).iter().cloned().collect() } else { Vec::new() };
     if survey.hop_by_hop {
         headers::strip_hop_by_hop(&mut headers);
     }
@@ -208,15 +225,33 @@ fn read(
         let in_query = facts.path.query().is_some_and(|query| stand_in::is_in(query.as_bytes()));
         stand_in::strip(&mut headers) || in_query
     };
-    let app_call = if is_preflight { None } else { route.app_call(&head.method, &facts.path) };
+    let app_call =
+        if is_preflight || is_websocket_over_http2 { None } else { route.app_call(&head.method, &facts.path) };
 
     let preflight = match &route.settings.cors {
         Some(settings) if is_preflight => Some(cors::preflight(settings, cors::allowed_origin(settings, &headers))),
         _ => None,
     };
-    let body = if body.is_end_stream() { Body::Empty } else { Body::Incoming(body) };
+    let body = if body.is_end_stream() {
+        Body::Empty
+    } else if has_trailers {
+        let screen = Screen::Request(Arc::clone(&route));
+        screen.announce(&announced, &mut headers);
+        screen.put_on(Body::Incoming(body))
+    } else {
+        Body::Incoming(body)
+    };
     let message = Message { method: head.method, headers, body };
-    let exchange = Arc::new(Exchange { facts, route, cookies, upgrade, app_call, shows_stand_in });
+    let exchange = Arc::new(Exchange {
+        facts,
+        route,
+        cookies,
+        over_http2: version == Version::HTTP_2,
+        informational: informational.filter(|_| version == Version::HTTP_11),
+        upgrade,
+        app_call,
+        shows_stand_in,
+    });
     Ok((Known { exchange, message }, preflight))
 }
 
@@ -349,6 +384,16 @@ fn scheme(parts: &Parts, peer: &Peer, headers: &HeaderMap) -> Scheme {
         _ if parts.external_url.scheme() == "https" => Scheme::Https,
         _ => Scheme::Http,
     }
+}
+
+/// A WebSocket over HTTP/2 (RFC 8441 §4) is a GET that switches, in other words; from here on it is one. Whether it was.
+fn take_websocket_over_http2(request: &mut Request<Incoming>) -> bool {
+    let is_one = request.method() == Method::CONNECT
+        && request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket");
+    if is_one {
+        *request.method_mut() = Method::GET;
+    }
+    is_one
 }
 
 /// RFC 6455 §4.1. Other upgrades are not passed on, h2c least of all.

@@ -15,6 +15,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// `connections`, default 20000.
     pub connections: usize,
+    /// `websocket_idle_timeout`, default 1 h: a tunnel that carries nothing for so long is closed.
+    pub websocket_idle_timeout: Duration,
     /// `login_attempts`, default 10.
     pub login_attempts: u32,
 }

@@ -12,6 +12,7 @@ mod challenge;
 mod cors;
 mod forward;
 mod headers;
+mod informational;
 mod intake;
 mod limits;
 mod observe;
@@ -20,11 +21,14 @@ mod recover;
 mod replay;
 mod route;
 mod survey;
+mod trailers;
 mod tunnel;
 mod verdict;
+mod websocket;
 mod xsrf;
 
 pub use accept::Accept;
+pub use informational::Informational;
 pub use intake::Peer;
 pub use limits::Limits;
 pub use replay::Budget;
@@ -131,6 +135,8 @@ pub struct Arrival {
     pub request: Request<Incoming>,
     /// The other end of the connection.
     pub peer: Arc<Peer>,
+    /// What the client can be told before its answer; None where the protocol leaves no way.
+    pub informational: Option<Arc<Informational>>,
 }
 
 /// With an id, and with the shape that answers of ours will take.
@@ -149,6 +155,10 @@ pub struct Exchange {
     pub route: Arc<Route>,
     /// The client's `Cookie` lines; ours are in no other place any more.
     pub cookies: Vec<HeaderValue>,
+    /// It came over HTTP/2.
+    pub over_http2: bool,
+    /// What the client can be told before its answer.
+    pub informational: Option<Arc<Informational>>,
     /// The client's side of a WebSocket to be.
     pub upgrade: Option<OnUpgrade>,
     /// An app handles its tokens, or what it thinks they are.

@@ -13,7 +13,7 @@ use crate::reply::{self, Outcome, Refusal};
 use crate::session::Session;
 use crate::session::store::StoreError;
 use crate::tokens::Renewal;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -205,6 +205,10 @@ impl<S: Step<Attempted>> Recovering<S> {
         session: Arc<Session>,
         spare: Option<Spare>,
     ) -> Response<Body> {
+        if spare.as_ref().is_some_and(|spare| matches!(spare.body, SpareBody::Streams)) {
+            // Clients of gRPC follow no redirect; a 401 they know, and the next call finds the new token.
+            return challenge::login(&self.parts, exchange, Reason::Expired, Some(first));
+        }
         let Some(message) = spare.and_then(|spare| spare.into_message(exchange)) else {
             return self.ask_again(exchange, first, &session);
         };
@@ -256,11 +260,14 @@ impl<S: Step<Attempted>> Recovering<S> {
     fn keep_a_spare(&self, message: Message) -> (Message, Option<Spare>) {
         let headers = message.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         if message.body.is_end_stream() {
-            return (message, Some(Spare { headers, kept: None }));
+            return (message, Some(Spare { headers, body: SpareBody::Empty }));
+        }
+        if is_grpc(&message.headers) {
+            return (message, Some(Spare { headers, body: SpareBody::Streams }));
         }
         let limits = &self.parts.limits;
         let (body, kept) = replay::keep(message.body, limits.replay_body, &self.parts.replay_budget);
-        (Message { body, ..message }, Some(Spare { headers, kept: Some(kept) }))
+        (Message { body, ..message }, Some(Spare { headers, body: SpareBody::Kept(kept) }))
     }
 
     /// The call is made at once: the message is not kept by the future.
@@ -307,22 +314,41 @@ impl Prepared {
 struct Spare {
     /// No map yet: hardly any request is sent once more.
     headers: Vec<(HeaderName, HeaderValue)>,
-    kept: Option<Kept>,
+    body: SpareBody,
+}
+
+enum SpareBody {
+    Empty,
+    Kept(Kept),
+    /// A call of gRPC, which may stay open for hours: its body is nobody's to keep (SPEC §5).
+    Streams,
 }
 
 impl Spare {
     fn into_message(self, exchange: &Exchange) -> Option<Message> {
-        let body = match self.kept {
-            None => Body::Empty,
-            Some(kept) => kept.replay()?,
+        let body = match self.body {
+            SpareBody::Empty => Body::Empty,
+            SpareBody::Kept(kept) => kept.replay()?,
+            SpareBody::Streams => return None,
         };
         Some(Message { method: exchange.facts.method.clone(), headers: self.headers.into_iter().collect(), body })
     }
 
     /// It is not needed any more. Answers whether it could have been used.
     fn release(self) -> bool {
-        self.kept.is_none_or(Kept::release)
+        match self.body {
+            SpareBody::Empty | SpareBody::Streams => true,
+            SpareBody::Kept(kept) => kept.release(),
+        }
     }
+}
+
+/// Not gRPC-Web, whose requests are whole and come from browsers.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
 }
 
 /// Whether the upstream says "not signed in".

@@ -6,6 +6,7 @@
 
 use crate::body::{Body, BodyError};
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::fmt;
@@ -48,7 +49,7 @@ pub fn keep(body: Body, limit: u64, budget: &Arc<Budget>) -> (Body, Kept) {
     let too_large = hint.lower() > limit;
     let state = Arc::new(Mutex::new(State {
         source: Some(body),
-        kept: Store { pieces: VecDeque::new(), bytes: 0, budget: Arc::clone(budget) },
+        kept: Store { pieces: VecDeque::new(), trailers: None, bytes: 0, budget: Arc::clone(budget) },
         limit,
         whole: !too_large,
     }));
@@ -66,8 +67,9 @@ impl Kept {
             return None;
         }
         let pieces = std::mem::take(&mut state.kept.pieces);
+        let trailers = state.kept.trailers.take();
         let bytes = std::mem::take(&mut state.kept.bytes);
-        let kept = Store { pieces, bytes, budget: Arc::clone(&state.kept.budget) };
+        let kept = Store { pieces, trailers, bytes, budget: Arc::clone(&state.kept.budget) };
         Some(Body::boxed(Replaying { kept, source: state.source.take() }))
     }
 
@@ -92,22 +94,35 @@ struct State {
 
 struct Store {
     pieces: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
     bytes: u64,
     budget: Arc<Budget>,
 }
 
 impl State {
-    fn keep(&mut self, piece: &Bytes) {
-        if !self.whole {
-            return;
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if let Some(piece) = frame.data_ref() {
+            if self.makes_room_for(piece.len()) {
+                self.kept.pieces.push_back(piece.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref()
+            && self.makes_room_for(size_of_fields(trailers))
+        {
+            self.kept.trailers = Some(trailers.clone());
         }
-        let more = piece.len() as u64;
+    }
+
+    fn makes_room_for(&mut self, more: usize) -> bool {
+        let more = more as u64;
+        if !self.whole {
+            return false;
+        }
         if self.kept.bytes.saturating_add(more) > self.limit || !self.kept.budget.take(more) {
             self.forget();
-            return;
+            return false;
         }
         self.kept.bytes += more;
-        self.kept.pieces.push_back(piece.clone());
+        true
     }
 
     fn forget(&mut self) {
@@ -117,8 +132,14 @@ impl State {
 }
 
 impl Store {
+    fn give_back(&mut self, bytes: usize) {
+        self.bytes -= bytes as u64;
+        self.budget.give_back(bytes as u64);
+    }
+
     fn empty(&mut self) {
         self.pieces.clear();
+        self.trailers = None;
         self.budget.give_back(std::mem::take(&mut self.bytes));
     }
 }
@@ -146,11 +167,7 @@ impl HttpBody for Recording {
         };
         let frame = ready!(Pin::new(source).poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) => match frame.data_ref() {
-                Some(piece) => state.keep(piece),
-                // Trailers are not kept: a request with them is not replayed.
-                None => state.forget(),
-            },
+            Some(Ok(frame)) => state.keep(frame),
             Some(Err(_)) => state.forget(),
             None => {}
         }
@@ -179,10 +196,13 @@ impl HttpBody for Replaying {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if let Some(piece) = this.kept.pieces.pop_front() {
-            let bytes = piece.len() as u64;
-            this.kept.bytes -= bytes;
-            this.kept.budget.give_back(bytes);
+            this.kept.give_back(piece.len());
             return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        // They were the last that came.
+        if let Some(trailers) = this.kept.trailers.take() {
+            this.kept.give_back(size_of_fields(&trailers));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         match &mut this.source {
             Some(source) => Pin::new(source).poll_frame(cx),
@@ -191,15 +211,19 @@ impl HttpBody for Replaying {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.kept.pieces.is_empty() && self.source.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.kept.pieces.is_empty()
+            && self.kept.trailers.is_none()
+            && self.source.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let rest = self.source.as_ref().map_or(SizeHint::with_exact(0), HttpBody::size_hint);
+        let kept: u64 = self.kept.pieces.iter().map(|piece| piece.len() as u64).sum();
         let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + self.kept.bytes);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + self.kept.bytes);
+        hint.set_lower(rest.lower() + kept);
+        // A length would leave trailers no place in HTTP/1.1.
+        if let Some(upper) = rest.upper().filter(|_| self.kept.trailers.is_none()) {
+            hint.set_upper(upper + kept);
         }
         hint
     }
@@ -216,6 +240,10 @@ impl fmt::Display for Superseded {
 }
 
 impl std::error::Error for Superseded {}
+
+fn size_of_fields(trailers: &HeaderMap) -> usize {
+    trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -265,6 +293,27 @@ mod tests {
             prop_assert_eq!(again.to_vec(), whole);
             prop_assert!(stop > pieces.len() || run(first.frame()).is_some_and(|frame| frame.is_err()));
             prop_assert_eq!(budget.left.load(Ordering::Relaxed), 1000, "the memory is free again");
+        }
+    }
+
+    #[test]
+    fn trailers_are_sent_again_and_count() {
+        for (limit, replays) in [(3 + 5, true), (3 + 4, false)] {
+            let budget = Arc::new(Budget::new(1000));
+            let trailers = HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("x"))]);
+            let frames = [Ok(Frame::data(Bytes::from_static(b"abc"))), Ok(Frame::trailers(trailers.clone()))];
+            let body = Body::boxed(StreamBody::new(Frames(frames.into())));
+            let (first, kept) = keep(body, limit, &budget);
+            assert_eq!(run(first.collect()).unwrap().trailers(), Some(&trailers));
+            let again = kept.replay();
+            assert_eq!(again.is_some(), replays);
+            if let Some(again) = again {
+                assert_eq!(again.size_hint().exact(), None, "they need chunks");
+                let again = run(again.collect()).unwrap();
+                assert_eq!(again.trailers(), Some(&trailers));
+                assert_eq!(again.to_bytes(), "abc");
+            }
+            assert_eq!(budget.left.load(Ordering::Relaxed), 1000);
         }
     }
 

@@ -1,6 +1,6 @@
 //! WebSocket tunnels: after the 101 the bytes go through, in both directions, until either side
 //! closes, until the session they were opened with ends (close code 1008, RFC 6455 §7.4.1), or until
-//! the gateway stops (1001).
+//! nothing has come for long or the gateway stops (1001).
 
 use crate::session::opened::Hold;
 use crate::upstream::Duplex;
@@ -8,10 +8,13 @@ use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 /// The tunnels of one worker. They live on the worker that holds both connections.
@@ -19,22 +22,30 @@ use tokio_util::task::TaskTracker;
 pub struct Tunnels {
     open: TaskTracker,
     stop: watch::Receiver<bool>,
+    idle_timeout: Duration,
 }
 
 impl Tunnels {
-    /// None yet; they close when `stop` turns true.
+    /// None yet; they close when `stop` turns true, and each when nothing has come from either side for `idle_timeout`.
     #[must_use]
-    pub fn new(stop: watch::Receiver<bool>) -> Tunnels {
-        Tunnels { open: TaskTracker::new(), stop }
+    pub fn new(stop: watch::Receiver<bool>, idle_timeout: Duration) -> Tunnels {
+        Tunnels { open: TaskTracker::new(), stop, idle_timeout }
     }
 
     /// Joins the two sides once the client's has switched.
     pub fn open(&self, client: OnUpgrade, upstream: Box<dyn Duplex>, session: Option<Hold>) {
-        let end = self.end(session);
+        let (end, idle_timeout) = (self.end(session), self.idle_timeout);
         self.open.spawn(async move {
             let Ok(client) = client.await else { return };
+            let moved = AtomicU64::new(0);
+            let end = async {
+                tokio::select! {
+                    code = end => code,
+                    () = quiet(&moved, idle_timeout) => GOING_AWAY,
+                }
+            };
             // A side that breaks off ends the other; there is nobody to tell.
-            let _ = pass_until(end, TokioIo::new(client), upstream).await;
+            let _ = pass_until(end, TokioIo::new(client), upstream, &moved).await;
         });
     }
 
@@ -63,19 +74,35 @@ async fn ended(session: Option<Hold>) {
     }
 }
 
+/// Resolves when `moved` has not changed for `within`, or a little longer: looking now and then costs less than a timer for each piece.
+async fn quiet(moved: &AtomicU64, within: Duration) {
+    let (mut seen, mut looks) = (moved.load(Ordering::Relaxed), 0);
+    while looks < LOOKS {
+        sleep(within / LOOKS).await;
+        let now = moved.load(Ordering::Relaxed);
+        looks = if now == seen { looks + 1 } else { 0 };
+        seen = now;
+    }
+}
+
 type Client = TokioIo<Upgraded>;
 type Upstream = Box<dyn Duplex>;
 
-async fn pass_until(end: impl Future<Output = u16>, client: Client, upstream: Upstream) -> io::Result<()> {
+async fn pass_until(
+    end: impl Future<Output = u16>,
+    client: Client,
+    upstream: Upstream,
+    moved: &AtomicU64,
+) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     let mut downward = Downward::default();
     let up = async {
-        tokio::io::copy(&mut from_client, &mut to_upstream).await?;
+        tokio::io::copy(&mut from_client, &mut Counted { to: &mut to_upstream, moved }).await?;
         to_upstream.shutdown().await
     };
     let down = async {
-        downward.pass(&mut from_upstream, &mut to_client).await?;
+        downward.pass(&mut from_upstream, &mut to_client, moved).await?;
         to_client.shutdown().await
     };
     let code = tokio::select! {
@@ -96,6 +123,28 @@ async fn pass_until(end: impl Future<Output = u16>, client: Client, upstream: Up
     to_client.shutdown().await
 }
 
+/// To the upstream, counting what moves.
+struct Counted<'a> {
+    to: &'a mut WriteHalf<Upstream>,
+    moved: &'a AtomicU64,
+}
+
+impl AsyncWrite for Counted<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.moved.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut *this.to).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().to).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().to).poll_shutdown(cx)
+    }
+}
+
 /// From the upstream to the client. What was read and not yet written survives when a pass is given up.
 #[derive(Default)]
 struct Downward {
@@ -105,8 +154,14 @@ struct Downward {
 
 impl Downward {
     /// Until the upstream closes.
-    async fn pass(&mut self, from: &mut ReadHalf<Upstream>, to: &mut WriteHalf<Client>) -> io::Result<()> {
+    async fn pass(
+        &mut self,
+        from: &mut ReadHalf<Upstream>,
+        to: &mut WriteHalf<Client>,
+        moved: &AtomicU64,
+    ) -> io::Result<()> {
         while self.fill(from, to).await? {
+            moved.fetch_add(1, Ordering::Relaxed);
             let written = to.write(&self.pending).await?;
             self.passed(written)?;
         }
@@ -187,6 +242,8 @@ fn payload_length(header: &[u8]) -> Option<u64> {
 const CLOSE: u8 = 0x88;
 const POLICY_VIOLATION: u16 = 1008;
 const GOING_AWAY: u16 = 1001;
+/// How often a tunnel is looked at before it counts as idle.
+const LOOKS: u32 = 4;
 const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
 const PIECE: usize = 16 * 1024;
 

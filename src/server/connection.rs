@@ -3,17 +3,18 @@
 use super::stream::{Seated, Stream, Version};
 use super::worker::{Door, stopped};
 use crate::body::Body;
-use crate::gateway::{Arrival, Peer};
+use crate::gateway::{Arrival, Informational, Peer};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
@@ -29,11 +30,13 @@ pub async fn serve<S: Stream>(stream: Seated<S>, version: Version, peer: Peer, d
 
 async fn serve_http1<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
     let begun = Arc::new(AtomicBool::new(false));
+    let informational = Informational::new(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+    let stream = stream.telling(&informational);
     let service = {
         let (door, begun) = (Arc::clone(door), Arc::clone(&begun));
         service_fn(move |request| {
             begun.store(true, Ordering::Relaxed);
-            answer(&door, &peer, request)
+            answer(&door, &peer, request, Some(Arc::clone(&informational)))
         })
     };
     let mut builder = http1::Builder::new();
@@ -54,7 +57,7 @@ async fn serve_http1<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<D
 async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
     let service = {
         let door = Arc::clone(door);
-        service_fn(move |request| answer(&door, &peer, request))
+        service_fn(move |request| answer(&door, &peer, request, None))
     };
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -62,6 +65,8 @@ async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<D
         .max_concurrent_streams(MOST_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        // WebSockets (RFC 8441).
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(door.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN);
@@ -77,9 +82,10 @@ fn answer(
     door: &Door,
     peer: &Arc<Peer>,
     request: Request<Incoming>,
+    informational: Option<Arc<Informational>>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let mut gateway = door.gateway.clone();
-    let arrival = Arrival { request, peer: Arc::clone(peer) };
+    let arrival = Arrival { request, peer: Arc::clone(peer), informational };
     async move { gateway.call(arrival).await }
 }
 

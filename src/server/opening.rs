@@ -22,7 +22,7 @@ pub async fn plain(mut stream: TcpStream, address: IpAddr, door: Arc<Door>) {
         Ok((peer, stream.version().await?))
     };
     let Some((peer, version)) = in_time(&door, opening).await else { return };
-    serve(Seated { stream, _place: place }, version, peer, &door).await;
+    serve(Seated::new(stream, place), version, peer, &door).await;
 }
 
 /// As [`plain`]. Whoever finds no place is told nothing: that would take the handshake that there is no place for.
@@ -35,7 +35,7 @@ pub async fn tls(mut stream: TcpStream, address: IpAddr, terminator: Arc<Termina
         Ok((stream, peer, version))
     };
     let Some((stream, peer, version)) = in_time(&door, opening).await else { return };
-    serve(Seated { stream, _place: place }, version, peer, &door).await;
+    serve(Seated::new(stream, place), version, peer, &door).await;
 }
 
 /// As [`plain`]. No proxy is spoken for here, and nobody listens in.
@@ -43,7 +43,7 @@ pub async fn unix(stream: UnixStream, door: Arc<Door>) {
     let Some(place) = Place::take(&door) else { return turn_away(stream).await };
     let Some(version) = in_time(&door, stream.version()).await else { return };
     let peer = Peer::on_a_unix_socket(!door.trusted_proxies.is_empty());
-    serve(Seated { stream, _place: place }, version, peer, &door).await;
+    serve(Seated::new(stream, place), version, peer, &door).await;
 }
 
 /// Who the connection is from. With the PROXY protocol that is whom a trusted proxy names, and it is this address that

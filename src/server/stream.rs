@@ -2,10 +2,12 @@
 
 use super::connection::Place;
 use super::tls;
+use crate::gateway::Informational;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -73,8 +75,51 @@ fn recognise(seen: &[u8]) -> Option<Version> {
 
 /// A connection with its place, which it keeps when it becomes a tunnel and leaves HTTP behind.
 pub struct Seated<S> {
-    pub stream: S,
-    pub _place: Place,
+    stream: S,
+    _place: Place,
+    informational: Option<Arc<Informational>>,
+    /// hyper is in the midst of writing.
+    has_unflushed: bool,
+}
+
+impl<S> Seated<S> {
+    pub fn new(stream: S, place: Place) -> Seated<S> {
+        Seated { stream, _place: place, informational: None, has_unflushed: false }
+    }
+
+    /// Writes what `informational` holds whenever hyper has written all it had.
+    pub fn telling(self, informational: &Arc<Informational>) -> Seated<S> {
+        Seated { informational: Some(Arc::clone(informational)), ..self }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Seated<S> {
+    /// Before hyper writes: nothing of its own is under way when all before was flushed, and what was told came before what it now has.
+    fn poll_tell_before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(informational) = self.informational.as_ref().filter(|informational| informational.is_waiting()) else {
+            return Poll::Ready(Ok(()));
+        };
+        if !self.has_unflushed || informational.has_begun() {
+            return informational.poll_write(&mut self.stream, cx);
+        }
+        if informational.has_ended() {
+            informational.drop_waiting();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// hyper flushes when it has written all it had, be it nothing. Once the attempt has ended that may have been the final head.
+    fn poll_tell_after_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(informational) = self.informational.as_ref().filter(|informational| informational.is_waiting()) else {
+            return Poll::Ready(Ok(()));
+        };
+        if informational.has_ended() && !informational.has_begun() {
+            informational.drop_waiting();
+            return Poll::Ready(Ok(()));
+        }
+        ready!(informational.poll_write(&mut self.stream, cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
@@ -85,6 +130,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_tell_before_write(cx))?;
+        self.has_unflushed = true;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -93,6 +140,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_tell_before_write(cx))?;
+        self.has_unflushed = true;
         Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
     }
 
@@ -101,7 +150,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.has_unflushed = false;
+        self.poll_tell_after_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -17,6 +17,7 @@ mod impersonation;
 mod login;
 mod logout;
 mod own_tokens;
+mod protocols;
 mod providers;
 mod proxy_protocol;
 mod refresh;

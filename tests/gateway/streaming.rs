@@ -20,6 +20,7 @@ const IN_FLIGHT: u64 = 48 * MIB;
 
 // -------------------------------------------------------------------------------- large bodies
 
+// RL-14
 #[tokio::test]
 async fn a_large_answer_streams_at_the_speed_of_the_client() {
     let site = Site::protected().await;
@@ -36,7 +37,7 @@ async fn a_large_answer_streams_at_the_speed_of_the_client() {
     assert_eq!(length(&mut connection, Framing::of_response(&head, "GET")).await, 24 * MIB);
 }
 
-// RF-29
+// RF-29, RL-14
 #[tokio::test]
 async fn a_large_upload_streams_at_the_speed_of_the_upstream() {
     let site = Site::protected().await;

@@ -3,6 +3,8 @@
 import { createHash } from 'node:crypto';
 import { createServer, request as send } from 'node:http';
 import { join } from 'node:path';
+import grpc from '@grpc/grpc-js';
+import protoLoader from '@grpc/proto-loader';
 import { WebSocketServer } from 'ws';
 import { listen, start, workDirectory } from './processes.mjs';
 
@@ -79,6 +81,51 @@ export async function startWebSocketEcho() {
       sockets.clients.forEach((socket) => socket.terminate());
       await closed(server);
     },
+  };
+}
+
+const talk = protoLoader.loadSync(join(import.meta.dirname, 'talk.proto'));
+
+/** The client's side of `talk.proto`. */
+export const talkService = grpc.loadPackageDefinition(talk).interop.Talk;
+
+/** npm `@grpc/grpc-js` serving `talk.proto`; it notes the metadata and the deadline of each call. */
+export async function startCalls() {
+  const metadata = [];
+  const deadlines = [];
+  const note = (method) => (call, answer) => {
+    metadata.push(call.metadata);
+    deadlines.push(Number(call.getDeadline()));
+    method(call, answer);
+  };
+  const server = new grpc.Server();
+  server.addService(talkService.service, Object.fromEntries(Object.entries({
+    Say: ({ request }, answer) => answer(null, request),
+    Split(call) {
+      for (const text of call.request.text.split(' ')) call.write({ text });
+      call.end();
+    },
+    Join(call, answer) {
+      let all = '';
+      call.on('data', ({ text }) => { all += text; }).on('end', () => answer(null, { text: all }));
+    },
+    Chat: (call) => call.on('data', (words) => call.write(words)).on('end', () => call.end()),
+    Fail({ request }, answer) {
+      const why = new grpc.Metadata();
+      why.set('x-why', 'because');
+      answer({ code: grpc.status.NOT_FOUND, details: `no ${request.text}, grüße`, metadata: why });
+    },
+    Wait() {},
+  }).map(([name, method]) => [name, note(method)])));
+  const port = await new Promise((resolve, reject) => {
+    const bound = (error, port) => (error ? reject(error) : resolve(port));
+    server.bindAsync('127.0.0.1:0', grpc.ServerCredentials.createInsecure(), bound);
+  });
+  return {
+    origin: `http://127.0.0.1:${port}`,
+    metadata,
+    deadlines,
+    stop: async () => server.forceShutdown(),
   };
 }
 

@@ -28,8 +28,8 @@ export function latchgate(name, command, config, env = {}) {
   return gateway;
 }
 
-/** The configuration of the suite: one OpenID provider, four backends, every kind of route. */
-export const suiteConfig = ({ port, adminPort, issuer, clientId, httpbin, userinfo, events, echo }) => `
+/** The configuration of the suite: one OpenID provider, five backends, every kind of route. */
+export const suiteConfig = ({ port, adminPort, issuer, clientId, httpbin, userinfo, events, echo, calls }) => `
 [server]
 listen = "127.0.0.1:${port}"
 external_url = "http://localhost:${port}"
@@ -67,6 +67,10 @@ url = "${events}"
 
 [upstreams.echo]
 url = "${echo}"
+
+[upstreams.calls]
+url = "${calls}"
+protocol = "http2"
 
 [[routes]]
 path = "/anything/*"
@@ -117,6 +121,11 @@ auth = true
 [[routes]]
 path = "/echo"
 upstream = "echo"
+auth = true
+
+[[routes]]
+path = "/interop.Talk/*"
+upstream = "calls"
 auth = true
 `;
 

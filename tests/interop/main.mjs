@@ -5,6 +5,7 @@ await import('./cases/refresh.mjs');
 await import('./cases/logout.mjs');
 await import('./cases/api_client.mjs');
 await import('./cases/streams.mjs');
+await import('./cases/grpc.mjs');
 await import('./cases/pages.mjs');
 await import('./cases/hostile.mjs');
 await import('./cases/start.mjs');

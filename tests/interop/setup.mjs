@@ -1,7 +1,7 @@
 // Starts everything the cases share, once. Importing this file waits until all of it answers.
 
 import { after } from 'node:test';
-import { startEvents, startHttpbin, startRecorder, startWebSocketEcho } from './backends.mjs';
+import { startCalls, startEvents, startHttpbin, startRecorder, startWebSocketEcho } from './backends.mjs';
 import { startBrowser } from './browser.mjs';
 import { startGateway, suiteConfig } from './gateway.mjs';
 import { freePort } from './processes.mjs';
@@ -21,6 +21,7 @@ export const httpbin = await startHttpbin();
 export const userinfo = await startRecorder(provider.origin);
 export const events = await startEvents();
 export const echo = await startWebSocketEcho();
+export const calls = await startCalls();
 export const gateway = await startGateway('gateway', origin, suiteConfig({
   port,
   adminPort: await freePort(),
@@ -30,9 +31,10 @@ export const gateway = await startGateway('gateway', origin, suiteConfig({
   userinfo: userinfo.origin,
   events: events.origin,
   echo: echo.origin,
+  calls: calls.origin,
 }), { OIDC_SECRET: CLIENT_SECRET });
 export const browser = await startBrowser();
 
 after(async () => {
-  for (const part of [browser, gateway, echo, events, userinfo, httpbin, provider]) await part.stop();
+  for (const part of [browser, gateway, calls, echo, events, userinfo, httpbin, provider]) await part.stop();
 });

@@ -13,6 +13,7 @@ pub mod backend;
 pub mod browser;
 pub mod expect;
 pub mod gate;
+pub mod h2_frames;
 pub mod inspect;
 pub mod jar;
 pub mod keys;
