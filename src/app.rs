@@ -30,7 +30,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -157,7 +156,7 @@ struct Shared {
     replay_budget: Arc<Budget>,
     demo: Arc<DemoUpstream>,
     tls: Arc<rustls::ClientConfig>,
-    open_connections: Arc<AtomicUsize>,
+    places: Arc<server::Places>,
 }
 
 impl Shared {
@@ -207,7 +206,7 @@ impl Shared {
             replay_budget: Arc::new(Budget::new(config.limits.replay_memory)),
             demo: Arc::new(DemoUpstream::new(clock.clone())),
             tls: Arc::new(tls),
-            open_connections: Arc::default(),
+            places: Arc::default(),
         }))
     }
 }
@@ -286,7 +285,8 @@ fn spawn_worker(
                 tunnels,
                 trusted_proxies: config.server.trusted_proxies.clone(),
                 limits: config.limits.clone(),
-                open: Arc::clone(&shared.open_connections),
+                places: Arc::clone(&shared.places),
+                logout_path: format!("{}/logout", config.login.prefix),
                 stop,
             };
             match server::serve(sockets, door, config.server.drain_timeout).await {

@@ -10,6 +10,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// What is sent, in either direction.
 #[derive(Default)]
@@ -35,6 +37,12 @@ impl Body {
         B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
     {
         Body::Boxed(Box::pin(body))
+    }
+
+    /// As it comes from a client, which may not keep the one who reads it waiting.
+    #[must_use]
+    pub fn paced(incoming: Incoming, pace: Pace) -> Body {
+        Body::boxed(Paced { incoming, pace, wait: None, waiting: false })
     }
 
     /// Stops with [`TooLarge`] beyond `limit` bytes; `tripped` tells the one who waits for the answer.
@@ -114,6 +122,86 @@ impl fmt::Display for TooLarge {
 }
 
 impl Error for TooLarge {}
+
+/// How the body of a request may come in.
+pub struct Pace {
+    within: Duration,
+    upload: Arc<dyn Upload>,
+    complete: bool,
+}
+
+/// Who wants to know what became of a request's body.
+pub trait Upload: Send + Sync {
+    /// It has been read to its end; or not, and nobody will read the rest.
+    fn over(&self, complete: bool);
+}
+
+impl Pace {
+    /// [`Stalled`] after `within` without a byte that was waited for. `upload` hears of the end, once.
+    #[must_use]
+    pub fn new(within: Duration, upload: Arc<dyn Upload>) -> Pace {
+        Pace { within, upload, complete: false }
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        self.upload.over(self.complete);
+    }
+}
+
+/// The client was too slow in sending the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stalled;
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the body did not come in time")
+    }
+}
+
+impl Error for Stalled {}
+
+struct Paced {
+    incoming: Incoming,
+    pace: Pace,
+    /// Made when there is something to wait for: most bodies are there before anybody reads them.
+    wait: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+            this.waiting = false;
+            this.pace.complete = match &frame {
+                None => true,
+                Some(Ok(_)) => this.incoming.is_end_stream(),
+                Some(Err(_)) => false,
+            };
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let within = this.pace.within;
+        let wait = this.wait.get_or_insert_with(|| Box::pin(sleep(within)));
+        if !std::mem::replace(&mut this.waiting, true) {
+            wait.as_mut().reset(Instant::now() + within);
+        }
+        ready!(wait.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Stalled.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
 
 struct Limited {
     inner: Body,

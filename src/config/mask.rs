@@ -112,6 +112,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "auth",
     "authorization_server",
     "base_url",
+    "body_timeout",
     "brand",
     "cache_memory",
     "case_insensitive_paths",
@@ -127,6 +128,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "flow",
     "grace",
     "header_bytes",
+    "header_count",
     "header_timeout",
     "host",
     "hosted_domain",
@@ -150,6 +152,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "replace_prefix",
     "replay_body",
     "replay_memory",
+    "request_timeout",
     "response_timeout",
     "return_to_page",
     "rotation",
@@ -166,6 +169,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "upstream",
     "user_path",
     "workers",
+    "write_timeout",
 ];
 
 /// Whether a key of this name, misspelt or not, may hold a secret.

@@ -2,7 +2,7 @@
 //! headers.
 
 use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers};
-use crate::body::Body;
+use crate::body::{Body, Stalled};
 use crate::endpoints;
 use crate::facts::{Facts, X_REQUEST_ID};
 use crate::reply::{self, Asker, Refusal};
@@ -107,6 +107,7 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::warn!(upstream = upstream.settings().name, request = %facts.id, cause, "{error}");
             let refusal = match error {
+                UpstreamError::RequestBody(cause) if cause.is::<Stalled>() => Refusal::RequestTimeout,
                 UpstreamError::RequestBody(_) => {
                     Refusal::Malformed("the body of the request broke off, or is malformed")
                 }

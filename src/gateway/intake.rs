@@ -12,7 +12,6 @@ use crate::policy::{self, Client};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::{cookie, stand_in};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::future::Future;
@@ -142,7 +141,7 @@ fn read(
     id: RequestId,
     client: Client,
 ) -> Result<(Known, Option<Response<Body>>), Rejection> {
-    let Arrival { mut request, peer } = arrival;
+    let Arrival { mut request, peer, pace } = arrival;
     if header_bytes(&request) > parts.limits.header_bytes {
         return Err(Refusal::HeadersTooLarge.into());
     }
@@ -203,7 +202,10 @@ fn read(
         Some(settings) if is_preflight => Some(cors::preflight(settings, cors::allowed_origin(settings, &headers))),
         _ => None,
     };
-    let body = if body.is_end_stream() { Body::Empty } else { Body::Incoming(body) };
+    let body = match pace {
+        Some(pace) => Body::paced(body, pace),
+        None => Body::Empty,
+    };
     let message = Message { method: head.method, headers, body };
     let exchange = Arc::new(Exchange { facts, route, cookies, upgrade, app_call, shows_stand_in });
     Ok((Known { exchange, message }, preflight))

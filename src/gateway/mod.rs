@@ -30,7 +30,7 @@ pub use replay::Budget;
 pub use route::{AppCall, Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target, Xsrf};
 pub use tunnel::Tunnels;
 
-use crate::body::Body;
+use crate::body::{Body, Pace};
 use crate::clients::{self, ApiClient, Clients};
 use crate::clock::Clock;
 use crate::endpoints::Endpoints;
@@ -129,6 +129,8 @@ pub struct Arrival {
     pub request: Request<Incoming>,
     /// The other end of the connection.
     pub peer: Arc<Peer>,
+    /// How its body may come in; None when it has none.
+    pub pace: Option<Pace>,
 }
 
 /// With an id, and with the shape that answers of ours will take.

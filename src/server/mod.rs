@@ -2,10 +2,14 @@
 
 pub mod admin;
 mod connection;
+mod lingering;
 mod listen;
+mod parking;
 mod stream;
+mod timing;
 mod worker;
 
+pub use connection::Places;
 pub use listen::{Bound, Sockets, bind};
 pub use worker::{Door, serve};
 

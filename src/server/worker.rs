@@ -1,13 +1,12 @@
 //! One worker: one thread, one runtime, its own sockets, its own connections to upstreams.
 
 use super::Bound;
-use super::connection::welcome;
+use super::connection::{Places, welcome};
 use crate::gateway::{Gateway, Limits, Peer, Tunnels};
 use ipnet::IpNet;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
@@ -25,7 +24,9 @@ pub struct Door {
     /// WebSockets, which have left HTTP behind.
     pub tunnels: Tunnels,
     /// Open connections of all workers.
-    pub open: Arc<AtomicUsize>,
+    pub places: Arc<Places>,
+    /// What is served when there is no place left.
+    pub logout_path: String,
     /// Turns true when the process is to stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -67,7 +68,7 @@ async fn accept_tcp(socket: &TcpListener, door: &Arc<Door>, connections: &TaskTr
             Ok((stream, address)) => {
                 // Without it small answers wait for the client's acknowledgement.
                 let _ = stream.set_nodelay(true);
-                give_up_on_clients_that_take_nothing(&stream, TAKE_WITHIN);
+                give_up_on_clients_that_take_nothing(&stream, door.limits.write_timeout);
                 let peer = Peer::at(address.ip(), &door.trusted_proxies);
                 connections.spawn(welcome(stream, peer, Arc::clone(door)));
             }
@@ -118,9 +119,6 @@ async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Outpu
         () = stopped(stop) => None,
     }
 }
-
-/// As nginx has it (`send_timeout`).
-const TAKE_WITHIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
