@@ -1077,7 +1077,10 @@ fn defaults_are_safe() {
     assert_eq!(config.limits.replay_memory, 64 * 1024 * 1024);
     assert_eq!(config.limits.header_bytes, 32 * 1024);
     assert_eq!((config.limits.header_count, config.limits.header_timeout), (100, Duration::from_secs(10)));
-    assert_eq!((config.limits.idle_timeout, config.limits.body_timeout), (Duration::from_secs(75), Duration::from_secs(30)));
+    assert_eq!(
+        (config.limits.idle_timeout, config.limits.body_timeout),
+        (Duration::from_secs(75), Duration::from_secs(30))
+    );
     assert_eq!((config.limits.write_timeout, config.limits.request_timeout), (Duration::from_secs(60), None));
     assert_eq!((config.limits.connections, config.limits.login_attempts), (20_000, 10));
     assert_eq!(config.session.idle_timeout, Duration::from_secs(24 * 3600));

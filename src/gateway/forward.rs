@@ -107,7 +107,7 @@ async fn to_upstream(upstream: &Upstream, parts: &Parts, complete: Complete) -> 
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::warn!(upstream = upstream.settings().name, request = %facts.id, cause, "{error}");
             let refusal = match error {
-                UpstreamError::RequestBody(cause) if cause.is::<Stalled>() => Refusal::RequestTimeout,
+                UpstreamError::RequestBody(cause) if Stalled::caused(cause.as_ref()) => Refusal::RequestTimeout,
                 UpstreamError::RequestBody(_) => {
                     Refusal::Malformed("the body of the request broke off, or is malformed")
                 }

@@ -273,20 +273,18 @@ fn answer(
     let open = marks.begin();
     let pace = (!request.body().is_end_stream()).then(|| {
         marks.begin_body();
-        Pace::new(door.limits.body_timeout, Arc::clone(marks) as Arc<dyn Upload>)
+        let within = (!is_a_call(&request)).then_some(door.limits.body_timeout);
+        Pace::new(within, Arc::clone(marks) as Arc<dyn Upload>)
     });
     let is_shed = place == PlaceKind::Reserved && request.uri().path() != door.logout_path;
     let (gateway, peer, limit) = (door.gateway.clone(), Arc::clone(peer), door.limits.request_timeout);
     async move {
-        let deadline = limit.map(|limit| Instant::now() + limit);
         let version = request.version();
-        let mut response = if is_shed {
-            refuse(request.headers(), &Refusal::Overloaded)
-        } else {
-            match deadline {
-                None => pass(gateway, Arrival { request, peer, pace }).await,
-                Some(deadline) => Box::pin(pass_before(deadline, gateway, Arrival { request, peer, pace })).await,
-            }
+        let arrival = Arrival { request, peer, pace };
+        let (mut response, deadline) = match limit {
+            _ if is_shed => (refuse(arrival.request.headers(), &Refusal::Overloaded), None),
+            None => (pass(gateway, arrival).await, None),
+            Some(limit) => Box::pin(pass_within(limit, gateway, arrival)).await,
         };
         if place == PlaceKind::Reserved && version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -295,22 +293,30 @@ fn answer(
     }
 }
 
+/// A call of gRPC may have nothing to say for long; it brings a deadline of its own, and the connection's pings.
+fn is_a_call(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    request.version() == Version::HTTP_2
+        && content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
+}
+
 async fn pass(mut gateway: Gateway, arrival: Arrival) -> Response<Body> {
     let Ok(response) = gateway.call(arrival).await;
     response
 }
 
-/// Too late, the request is given up, here and upstream.
-async fn pass_before(deadline: Instant, gateway: Gateway, mut arrival: Arrival) -> Response<Body> {
+/// With when the answer has to be complete. Too late, the request is given up, here and upstream.
+async fn pass_within(limit: Duration, gateway: Gateway, mut arrival: Arrival) -> (Response<Body>, Option<Instant>) {
+    let deadline = Instant::now() + limit;
     let id = RequestId::of(arrival.request.headers());
     // One id, whoever answers.
     arrival.request.headers_mut().insert(X_REQUEST_ID, id.as_header().clone());
     let client = Client::of(arrival.request.method(), arrival.request.headers());
     match timeout_at(deadline, pass(gateway, arrival)).await {
-        Ok(response) => response,
+        Ok(response) => (response, Some(deadline)),
         Err(_) => {
             tracing::warn!(request = %id, "given up: limits.request_timeout");
-            reply::refuse(Asker { id: &id, client }, &Refusal::UpstreamTimeout)
+            (reply::refuse(Asker { id: &id, client }, &Refusal::UpstreamTimeout), None)
         }
     }
 }

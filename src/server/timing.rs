@@ -163,7 +163,12 @@ pub struct Times {
 impl Times {
     /// As configured.
     pub fn of(limits: &Limits) -> Times {
-        Times { head: limits.header_timeout, idle: limits.idle_timeout, write: limits.write_timeout, rest: Some(REST_AFTER) }
+        Times {
+            head: limits.header_timeout,
+            idle: limits.idle_timeout,
+            write: limits.write_timeout,
+            rest: Some(REST_AFTER),
+        }
     }
 
     /// A connection that has nothing to gain from a rest.
@@ -406,6 +411,7 @@ impl HttpBody for Answer {
             flow.is_the_clients_turn.store(polled.is_ready(), Ordering::Relaxed);
         }
         if let Some(deadline) = &mut this.deadline
+            && !matches!(polled, Poll::Ready(None))
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Some(Err(TookTooLong.into())));
