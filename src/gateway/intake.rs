@@ -67,7 +67,10 @@ impl Peer {
             Some((made_of, forwarded)) if *made_of == hop => forwarded.clone(),
             _ => {
                 let forwarded = facts::forwarded(hop.client, &hop.host, hop.scheme);
-                *last = Some((hop, forwarded.clone()));
+                // The client's own bytes would keep all that was read with them, for as long as the connection is there.
+                *last = HeaderValue::from_bytes(hop.host.as_bytes())
+                    .ok()
+                    .map(|host| (Hop { host, ..hop }, forwarded.clone()));
                 forwarded
             }
         }

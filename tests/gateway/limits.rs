@@ -546,17 +546,17 @@ async fn h2_04_continuation_flood_ends_the_connection() {
 #[tokio::test]
 async fn h2_05_control_frames_in_masses_cost_others_nothing() {
     let site = site("write_timeout = \"1s\"").await;
-    let floods: [(&str, fn() -> Frame); 5] = [
-        ("SETTINGS", || Frame::settings(&[(frames::SETTINGS_INITIAL_WINDOW_SIZE, 70_000)])),
-        ("PING", || Frame::new(frames::PING, 0, 0, [0; 8])),
-        ("PRIORITY", || Frame::new(frames::PRIORITY, 0, 3, [0, 0, 0, 1, 0])),
-        ("WINDOW_UPDATE", || Frame::window_update(0, 1)),
-        ("unknown", || Frame::new(0x42, 0, 0, [0; 16])),
+    let floods = [
+        ("SETTINGS", Frame::settings(&[(frames::SETTINGS_INITIAL_WINDOW_SIZE, 70_000)])),
+        ("PING", Frame::new(frames::PING, 0, 0, [0; 8])),
+        ("PRIORITY", Frame::new(frames::PRIORITY, 0, 3, [0, 0, 0, 1, 0])),
+        ("WINDOW_UPDATE", Frame::window_update(0, 1)),
+        ("unknown", Frame::new(0x42, 0, 0, [0; 16])),
     ];
     for (what, frame) in floods {
         // Whoever does not read the answers is not written to without end.
         let mut connection = Frames::open(site.gateway.address, &[]).await;
-        let block = vec![frame(); 1_000];
+        let block = vec![frame; 1_000];
         let flooding = async { while connection.send(&block).await.is_ok() {} };
         let (others, _) = tokio::join!(
             async {
