@@ -31,7 +31,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -181,7 +180,7 @@ struct Shared {
     demo: Arc<DemoUpstream>,
     tls: Arc<rustls::ClientConfig>,
     terminator: Option<Arc<Terminator>>,
-    open_connections: Arc<AtomicUsize>,
+    places: Arc<server::Places>,
 }
 
 impl Shared {
@@ -235,7 +234,7 @@ impl Shared {
             demo: Arc::new(DemoUpstream::new(clock.clone())),
             tls: Arc::new(tls),
             terminator,
-            open_connections: Arc::default(),
+            places: Arc::default(),
         }))
     }
 }
@@ -316,7 +315,8 @@ fn spawn_worker(
                 proxy_protocol: config.server.proxy_protocol,
                 tls: shared.terminator.clone(),
                 limits: config.limits.clone(),
-                open: Arc::clone(&shared.open_connections),
+                places: Arc::clone(&shared.places),
+                logout_path: format!("{}/logout", config.login.prefix),
                 stop,
             };
             match server::serve(sockets, door, config.server.drain_timeout).await {

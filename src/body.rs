@@ -10,6 +10,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// What is sent, in either direction.
 #[derive(Default)]
@@ -35,6 +37,12 @@ impl Body {
         B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
     {
         Body::Boxed(Box::pin(body))
+    }
+
+    /// As it comes from a client, which may not keep the one who reads it waiting.
+    #[must_use]
+    pub fn paced(incoming: Incoming, pace: Pace) -> Body {
+        Body::boxed(Paced { incoming, pace, wait: None, waiting_since: None, waited: Duration::ZERO, received: 0 })
     }
 
     /// Stops with [`TooLarge`] beyond `limit` bytes; `tripped` tells the one who waits for the answer.
@@ -115,6 +123,107 @@ impl fmt::Display for TooLarge {
 
 impl Error for TooLarge {}
 
+/// How the body of a request may come in.
+pub struct Pace {
+    within: Option<Duration>,
+    upload: Arc<dyn Upload>,
+    complete: bool,
+}
+
+/// Who wants to know what became of a request's body.
+pub trait Upload: Send + Sync {
+    /// It has been read to its end; or not, and nobody will read the rest.
+    fn over(&self, complete: bool);
+}
+
+impl Pace {
+    /// [`Stalled`] when what was waited for did not come `within` that time, or was next to nothing; None: never. `upload` hears of the end, once.
+    #[must_use]
+    pub fn new(within: Option<Duration>, upload: Arc<dyn Upload>) -> Pace {
+        Pace { within, upload, complete: false }
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        self.upload.over(self.complete);
+    }
+}
+
+/// The client was too slow in sending the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stalled;
+
+impl Stalled {
+    /// Whether it is what is behind `error`.
+    #[must_use]
+    pub fn caused(error: &(dyn Error + 'static)) -> bool {
+        error.is::<Stalled>() || error.source().is_some_and(Stalled::caused)
+    }
+}
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the body did not come in time")
+    }
+}
+
+impl Error for Stalled {}
+
+struct Paced {
+    incoming: Incoming,
+    pace: Pace,
+    /// Made when there is something to wait for: most bodies are there before anybody reads them.
+    wait: Option<Pin<Box<Sleep>>>,
+    waiting_since: Option<Instant>,
+    /// How long the client has been waited for, and how much has come of it, since it last made progress.
+    waited: Duration,
+    received: usize,
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+            this.pace.complete = match &frame {
+                None => true,
+                Some(Ok(_)) => this.incoming.is_end_stream(),
+                Some(Err(_)) => false,
+            };
+            if let Some(since) = this.waiting_since.take() {
+                this.waited += Instant::now() - since;
+            }
+            if let Some(Ok(frame)) = &frame {
+                this.received += frame.data_ref().map_or(0, Bytes::len);
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let Some(within) = this.pace.within else { return Poll::Pending };
+        let wait = this.wait.get_or_insert_with(|| Box::pin(sleep(within)));
+        if this.waiting_since.is_none() {
+            if this.received >= LEAST_PROGRESS {
+                (this.waited, this.received) = (Duration::ZERO, 0);
+            }
+            let now = Instant::now();
+            this.waiting_since = Some(now);
+            wait.as_mut().reset(now + within.saturating_sub(this.waited));
+        }
+        ready!(wait.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Stalled.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
 struct Limited {
     inner: Body,
     left: u64,
@@ -178,6 +287,9 @@ impl HttpBody for Until {
         self.inner.size_hint()
     }
 }
+
+/// Bytes in the time of a [`Pace`]. One now and then is no progress.
+const LEAST_PROGRESS: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,8 @@ pub enum Refusal {
     Host,
     /// client: anything else about the request that has no single meaning.
     Malformed(&'static str),
+    /// client: the request did not come in time, its head or its body.
+    RequestTimeout,
     /// client: headers beyond `limits.header_bytes`.
     HeadersTooLarge,
     /// client: a body beyond the route's `max_body`.
@@ -117,6 +119,9 @@ impl Refusal {
                 "the request must name exactly one valid host, and the same one everywhere".into(),
             ),
             R::Malformed(what) => (StatusCode::BAD_REQUEST, "bad_request", (*what).into()),
+            R::RequestTimeout => {
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "the request did not come in time".into())
+            }
             R::HeadersTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",
@@ -481,7 +486,7 @@ fn complete(response: &mut Response<Body>, refusal: &Refusal) {
         Refusal::Overloaded | Refusal::StoreUnavailable => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
         }
-        Refusal::HeadersTooLarge | Refusal::BodyTooLarge => {
+        Refusal::HeadersTooLarge | Refusal::BodyTooLarge | Refusal::RequestTimeout => {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         _ => {}

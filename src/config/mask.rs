@@ -112,6 +112,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "auth",
     "authorization_server",
     "base_url",
+    "body_timeout",
     "brand",
     "cache_memory",
     "case_insensitive_paths",
@@ -129,6 +130,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "flow",
     "grace",
     "header_bytes",
+    "header_count",
     "header_timeout",
     "host",
     "hosted_domain",
@@ -154,6 +156,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "replace_prefix",
     "replay_body",
     "replay_memory",
+    "request_timeout",
     "response_timeout",
     "return_to_page",
     "rotation",
@@ -172,6 +175,7 @@ const PUBLIC_KEYS: &[&str] = &[
     "user_path",
     "websocket_idle_timeout",
     "workers",
+    "write_timeout",
 ];
 
 /// Whether a key of this name, misspelt or not, may hold a secret.

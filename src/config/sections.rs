@@ -270,7 +270,12 @@ pub(super) fn limits(table: &Table, store: &StoreSettings) -> gateway::Limits {
         replay_body: table.read("replay_body", size).unwrap_or(256 << 10),
         replay_memory: table.read("replay_memory", size).unwrap_or(64 << 20),
         header_bytes: table.read("header_bytes", header_bytes).unwrap_or(32 << 10),
+        header_count: count(table, "header_count", 100),
         header_timeout: table.read("header_timeout", positive_duration).unwrap_or(Duration::from_secs(10)),
+        idle_timeout: table.read("idle_timeout", positive_duration).unwrap_or(Duration::from_secs(75)),
+        body_timeout: table.read("body_timeout", positive_duration).unwrap_or(Duration::from_secs(30)),
+        write_timeout: table.read("write_timeout", positive_duration).unwrap_or(Duration::from_secs(60)),
+        request_timeout: table.read("request_timeout", positive_duration),
         connections: count(table, "connections", 20_000),
         websocket_idle_timeout: table
             .read("websocket_idle_timeout", positive_duration)

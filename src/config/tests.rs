@@ -139,6 +139,11 @@ fn durations_sizes_and_numbers() {
         ("[limits]\nreplay_memory = \"99999999999GiB\"", 2, "`limits.replay_memory` is too large", "\"64KiB\""),
         ("[limits]\nreplay_body = \"2MiB\"\nreplay_memory = \"1MiB\"", 2, "`limits.replay_body` is more than `limits.replay_memory`", "must fit"),
         ("[limits]\nheader_bytes = \"1KiB\"", 2, "`limits.header_bytes` is out of range", "at least \"8KiB\""),
+        ("[limits]\nheader_count = 0", 2, "`limits.header_count` is out of range", "from 1 to"),
+        ("[limits]\nidle_timeout = \"0s\"", 2, "`limits.idle_timeout` is zero", "longer"),
+        ("[limits]\nbody_timeout = \"0s\"", 2, "`limits.body_timeout` is zero", "longer"),
+        ("[limits]\nwrite_timeout = \"0s\"", 2, "`limits.write_timeout` is zero", "longer"),
+        ("[limits]\nrequest_timeout = \"0s\"", 2, "`limits.request_timeout` is zero", "longer"),
         ("[limits]\nconnections = 0", 2, "`limits.connections` is out of range", "from 1 to"),
         ("[limits]\nwebsocket_idle_timeout = \"0s\"", 2, "`limits.websocket_idle_timeout`", ""),
         ("[limits]\nlogin_attempts = -1", 2, "`limits.login_attempts` is out of range", "from 1 to"),
@@ -1329,7 +1334,12 @@ fn defaults_are_safe() {
     assert_eq!(config.limits.replay_body, 256 * 1024);
     assert_eq!(config.limits.replay_memory, 64 * 1024 * 1024);
     assert_eq!(config.limits.header_bytes, 32 * 1024);
-    assert_eq!(config.limits.header_timeout, Duration::from_secs(10));
+    assert_eq!((config.limits.header_count, config.limits.header_timeout), (100, Duration::from_secs(10)));
+    assert_eq!(
+        (config.limits.idle_timeout, config.limits.body_timeout),
+        (Duration::from_secs(75), Duration::from_secs(30))
+    );
+    assert_eq!((config.limits.write_timeout, config.limits.request_timeout), (Duration::from_secs(60), None));
     assert_eq!((config.limits.connections, config.limits.login_attempts), (20_000, 10));
     assert_eq!(config.limits.websocket_idle_timeout, Duration::from_secs(3600));
     assert_eq!(config.session.idle_timeout, Duration::from_secs(24 * 3600));

@@ -4,7 +4,7 @@
 use super::survey::AnswerSurvey;
 use super::trailers::{self, Screen};
 use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers, websocket};
-use crate::body::Body;
+use crate::body::{Body, Stalled};
 use crate::endpoints;
 use crate::facts::{Facts, X_REQUEST_ID};
 use crate::reply::{self, Asker, Refusal};
@@ -150,6 +150,7 @@ async fn to_upstream(
                 tracing::warn!(upstream = upstream.settings().name, request = %facts.id, cause, "{error}");
             }
             let refusal = match error {
+                UpstreamError::RequestBody(cause) if Stalled::caused(cause.as_ref()) => Refusal::RequestTimeout,
                 UpstreamError::RequestBody(_) => {
                     Refusal::Malformed("the body of the request broke off, or is malformed")
                 }

@@ -14,7 +14,6 @@ use crate::policy::{self, Client};
 use crate::reply::{self, Asker, Refusal};
 use crate::session::{cookie, stand_in};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use std::convert::Infallible;
@@ -71,7 +70,10 @@ impl Peer {
             Some((made_of, forwarded)) if *made_of == hop => forwarded.clone(),
             _ => {
                 let forwarded = facts::forwarded(hop.client, &hop.host, hop.scheme);
-                *last = Some((hop, forwarded.clone()));
+                // The client's own bytes would keep all that was read with them, for as long as the connection is there.
+                *last = HeaderValue::from_bytes(hop.host.as_bytes())
+                    .ok()
+                    .map(|host| (Hop { host, ..hop }, forwarded.clone()));
                 forwarded
             }
         }
@@ -146,7 +148,7 @@ fn read(
     id: RequestId,
     client: Client,
 ) -> Result<(Known, Option<Response<Body>>), Rejection> {
-    let Arrival { mut request, peer, informational } = arrival;
+    let Arrival { mut request, peer, pace, informational } = arrival;
     if survey.bytes + line_bytes(&request) > parts.limits.header_bytes {
         return Err(Refusal::HeadersTooLarge.into());
     }
@@ -232,14 +234,14 @@ fn read(
         Some(settings) if is_preflight => Some(cors::preflight(settings, cors::allowed_origin(settings, &headers))),
         _ => None,
     };
-    let body = if body.is_end_stream() {
-        Body::Empty
-    } else if has_trailers {
-        let screen = Screen::Request(Arc::clone(&route));
-        screen.announce(&announced, &mut headers);
-        screen.put_on(Body::Incoming(body))
-    } else {
-        Body::Incoming(body)
+    let body = match pace {
+        Some(pace) if has_trailers => {
+            let screen = Screen::Request(Arc::clone(&route));
+            screen.announce(&announced, &mut headers);
+            screen.put_on(Body::paced(body, pace))
+        }
+        Some(pace) => Body::paced(body, pace),
+        None => Body::Empty,
     };
     let message = Message { method: head.method, headers, body };
     let exchange = Arc::new(Exchange {

@@ -35,7 +35,7 @@ pub use replay::Budget;
 pub use route::{AppCall, Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target, Xsrf};
 pub use tunnel::Tunnels;
 
-use crate::body::Body;
+use crate::body::{Body, Pace};
 use crate::clients::{self, ApiClient, Clients};
 use crate::clock::Clock;
 use crate::endpoints::Endpoints;
@@ -137,6 +137,8 @@ pub struct Arrival {
     pub peer: Arc<Peer>,
     /// What the client can be told before its answer; None where the protocol leaves no way.
     pub informational: Option<Arc<Informational>>,
+    /// How its body may come in; None when it has none.
+    pub pace: Option<Pace>,
 }
 
 /// With an id, and with the shape that answers of ours will take.

@@ -1,65 +1,155 @@
 //! One connection of a client, from its first request to its last byte.
 
-use super::stream::{Seated, Stream, Version};
+use super::lingering;
+use super::parking::{self, Readable};
+use super::stream::{self, Seated, Stream};
+use super::timing::{Answer, Finding, Flow, Flowing, Marked, Marks, Times, Watchdog};
 use super::worker::{Door, stopped};
-use crate::body::Body;
-use crate::gateway::{Arrival, Informational, Peer};
-use http::{Request, Response};
+use crate::body::{Body, Pace, Upload};
+use crate::facts::{RequestId, X_REQUEST_ID};
+use crate::gateway::{Arrival, Gateway, Informational, Peer};
+use crate::policy::Client;
+use crate::reply::{self, Asker, Refusal};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::time::{sleep, timeout};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::Service;
 
-/// Serves it until either side has enough.
-pub async fn serve<S: Stream>(stream: Seated<S>, version: Version, peer: Peer, door: &Arc<Door>) {
+/// Serves it until either side has enough. It was accepted at `since`.
+///
+/// The future is what an idle connection costs, so what it does not need while it waits is behind a pointer.
+pub async fn serve<S: Stream + Readable>(
+    stream: Seated<S>,
+    version: stream::Version,
+    peer: Peer,
+    door: &Arc<Door>,
+    since: Instant,
+) {
+    let peer = Arc::new(peer);
     match version {
-        Version::Http1 => serve_http1(stream, Arc::new(peer), door).await,
-        Version::Http2 => serve_http2(stream, Arc::new(peer), door).await,
+        stream::Version::Http1 => serve_http1(stream, peer, door, since).await,
+        stream::Version::Http2 => Box::pin(serve_http2(stream, peer, door, since)).await,
     }
 }
 
-async fn serve_http1<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
-    let begun = Arc::new(AtomicBool::new(false));
+/// As often as there is something to serve.
+async fn serve_http1<S: Stream + Readable>(
+    mut stream: Seated<S>,
+    peer: Arc<Peer>,
+    door: &Arc<Door>,
+    mut since: Instant,
+) {
+    let marks = Arc::new(Marks::default());
     let informational = Informational::new(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-    let stream = stream.telling(&informational);
+    stream = stream.telling(&informational);
+    let mut ahead = Bytes::new();
+    loop {
+        let serving = serve_http1_until_it_rests(stream, ahead, Arc::clone(&peer), door, &marks, &informational, since);
+        let Some(resting) = Box::pin(serving).await else { return };
+        Resting { stream, ahead, since } = resting;
+        let times = times(door, &stream.place);
+        let deadline = since + times.until_a_request(&marks);
+        if ahead.is_empty() && !parking::goes_on(&stream.stream, deadline, &door.stop).await {
+            return;
+        }
+    }
+}
+
+/// A connection with nothing under way, taken apart.
+struct Resting<S> {
+    stream: Seated<S>,
+    /// The beginning of a next request.
+    ahead: Bytes,
+    since: Instant,
+}
+
+async fn serve_http1_until_it_rests<S: Stream>(
+    stream: Seated<S>,
+    ahead: Bytes,
+    peer: Arc<Peer>,
+    door: &Arc<Door>,
+    marks: &Arc<Marks>,
+    informational: &Arc<Informational>,
+    since: Instant,
+) -> Option<Resting<S>> {
+    if !ahead.is_empty() {
+        marks.begin_head();
+    }
+    let place = stream.place.kind;
+    let mut watchdog = Watchdog::new(marks, times(door, &stream.place), since);
     let service = {
-        let (door, begun) = (Arc::clone(door), Arc::clone(&begun));
-        service_fn(move |request| {
-            begun.store(true, Ordering::Relaxed);
-            answer(&door, &peer, request, Some(Arc::clone(&informational)))
-        })
+        let (door, marks, informational) = (Arc::clone(door), Arc::clone(marks), Arc::clone(informational));
+        service_fn(move |request| answer(&door, &peer, &marks, place, None, Some(Arc::clone(&informational)), request))
     };
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(KEEP_ALIVE)
-        .max_buf_size((2 * door.limits.header_bytes).max(SMALLEST_BUFFER));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    tokio::select! {
-        // Its errors are the client's: broken off, or no HTTP, which hyper has answered with a 400.
-        _ = connection.as_mut() => return,
-        () = too_slow(&begun, door.limits.header_timeout) => return,
-        () = stopped(&door.stop) => connection.as_mut().graceful_shutdown(),
+    builder.max_buf_size((2 * door.limits.header_bytes).max(SMALLEST_BUFFER));
+    if door.limits.header_count != HYPERS_HEADERS {
+        builder.max_headers(door.limits.header_count);
     }
-    let _ = connection.await;
+    let stream = TokioIo::new(Marked::http1(stream, ahead, marks));
+    let mut connection = builder.serve_connection(stream, service).with_upgrades();
+    let mut stop = StopSign::new(&door.stop);
+    loop {
+        match next_event(Pin::new(&mut connection), &mut watchdog, &mut stop).await {
+            Event::Over(ended) => {
+                // None: it is a tunnel now, and not ours any more.
+                let stream = connection.into_parts()?.io.into_inner().stream;
+                let is_no_http = ended.is_err_and(|error| error.is_parse()) && !marks.has_ended();
+                if is_no_http || marks.leaves_a_rest() {
+                    lingering::close(stream).await;
+                }
+                return None;
+            }
+            Event::Stopping => Pin::new(&mut connection).graceful_shutdown(),
+            Event::Found(Finding::Resting { since }) => {
+                let parts = connection.into_parts()?;
+                let begins = parts.read_buf.iter().any(|byte| !b"\r\n".contains(byte));
+                let ahead = if begins { parts.read_buf } else { Bytes::new() };
+                return Some(Resting { stream: parts.io.into_inner().stream, ahead, since });
+            }
+            Event::Found(Finding::HeadTooSlow) => {
+                let mut stream = connection.into_parts()?.io.into_inner().stream;
+                if write_refusal(&mut stream, &Refusal::RequestTimeout).await.is_ok() {
+                    lingering::close(stream).await;
+                }
+                return None;
+            }
+            Event::Found(Finding::IdleTooLong | Finding::NotReading | Finding::Abused) => return None,
+        }
+    }
 }
 
-async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>) {
+async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>, since: Instant) {
+    let marks = Arc::new(Marks::default());
+    let (place, address) = (stream.place.kind, peer.address);
+    let mut watchdog = Watchdog::new(&marks, times(door, &stream.place).without_rest(), since);
+    let streams = Streams { next: Arc::default(), within: door.limits.write_timeout };
     let service = {
-        let door = Arc::clone(door);
-        service_fn(move |request| answer(&door, &peer, request, None))
+        let (door, marks, next) = (Arc::clone(door), Arc::clone(&marks), Arc::clone(&streams.next));
+        service_fn(move |request| {
+            let flow = Arc::new(Flow::default());
+            *next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&flow));
+            answer(&door, &peer, &marks, place, Some(flow), None, request)
+        })
     };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MOST_STREAMS)
@@ -67,72 +157,268 @@ async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<D
         .initial_connection_window_size(CONNECTION_WINDOW)
         // WebSockets (RFC 8441).
         .enable_connect_protocol()
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(MOST_RESETS_BY_CLIENT)
+        .max_local_error_reset_streams(MOST_RESETS_BY_US)
         .max_header_list_size(u32::try_from(door.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stopped(&door.stop) => connection.as_mut().graceful_shutdown(),
+    let stream = TokioIo::new(Marked::http2(stream, &marks));
+    let mut connection = pin!(builder.serve_connection(stream, service));
+    let mut stop = StopSign::new(&door.stop);
+    loop {
+        match next_event(connection.as_mut(), &mut watchdog, &mut stop).await {
+            Event::Over(_) | Event::Found(Finding::NotReading) => return,
+            Event::Stopping => connection.as_mut().graceful_shutdown(),
+            Event::Found(Finding::Abused) => {
+                tracing::warn!(client = ?address, "a connection is closed: most of its requests were cancelled");
+                return;
+            }
+            Event::Found(_) => {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(FAREWELL_WITHIN, connection).await;
+                return;
+            }
+        }
     }
-    let _ = connection.await;
+}
+
+/// What a connection is looked at for.
+enum Event<T> {
+    Over(T),
+    Found(Finding),
+    /// The gateway stops. Comes once.
+    Stopping,
+}
+
+async fn next_event<C: Future>(
+    mut connection: Pin<&mut C>,
+    watchdog: &mut Watchdog,
+    stop: &mut StopSign<'_>,
+) -> Event<C::Output> {
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Event::Over(output));
+        }
+        if stop.poll(cx).is_ready() {
+            return Poll::Ready(Event::Stopping);
+        }
+        watchdog.poll(cx).map(Event::Found)
+    })
+    .await
+}
+
+/// The gateway's stopping, once.
+struct StopSign<'a> {
+    sign: &'a watch::Receiver<bool>,
+    stopped: Pin<Box<dyn Future<Output = ()> + Send + 'a>>,
+    state: StopState,
+}
+
+#[derive(PartialEq, Eq)]
+enum StopState {
+    New,
+    Waiting,
+    Told,
+}
+
+impl<'a> StopSign<'a> {
+    fn new(sign: &'a watch::Receiver<bool>) -> StopSign<'a> {
+        StopSign { sign, stopped: Box::pin(stopped(sign)), state: StopState::New }
+    }
+
+    /// To be polled by one task only: it is known since the first time, and after that this is one load.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let may_be = match self.state {
+            StopState::New => true,
+            StopState::Waiting => self.sign.has_changed().unwrap_or(true),
+            StopState::Told => false,
+        };
+        if !may_be || self.stopped.as_mut().poll(cx).is_pending() {
+            self.state = if self.state == StopState::Told { StopState::Told } else { StopState::Waiting };
+            return Poll::Pending;
+        }
+        self.state = StopState::Told;
+        Poll::Ready(())
+    }
+}
+
+/// The tasks of a connection's HTTP/2 streams. The service leaves what its answer is watched by, and the task made of it comes next.
+#[derive(Clone)]
+struct Streams {
+    next: Arc<Mutex<Option<Arc<Flow>>>>,
+    within: Duration,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, task: F) {
+        match self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(flow) => tokio::spawn(Flowing::new(task, flow, self.within)),
+            None => tokio::spawn(task),
+        };
+    }
 }
 
 fn answer(
-    door: &Door,
+    door: &Arc<Door>,
     peer: &Arc<Peer>,
-    request: Request<Incoming>,
+    marks: &Arc<Marks>,
+    place: PlaceKind,
+    flow: Option<Arc<Flow>>,
     informational: Option<Arc<Informational>>,
-) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
-    let mut gateway = door.gateway.clone();
-    let arrival = Arrival { request, peer: Arc::clone(peer), informational };
-    async move { gateway.call(arrival).await }
-}
-
-/// Resolves when the first request has not begun in time. Later ones are under hyper's own timer.
-async fn too_slow(begun: &AtomicBool, within: Duration) {
-    sleep(within).await;
-    if begun.load(Ordering::Relaxed) {
-        std::future::pending().await
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
+    let open = marks.begin();
+    let pace = (!request.body().is_end_stream()).then(|| {
+        marks.begin_body();
+        let within = (!is_a_call(&request)).then_some(door.limits.body_timeout);
+        Pace::new(within, Arc::clone(marks) as Arc<dyn Upload>)
+    });
+    let is_shed = place == PlaceKind::Reserved && request.uri().path() != door.logout_path;
+    let (gateway, peer, limit) = (door.gateway.clone(), Arc::clone(peer), door.limits.request_timeout);
+    async move {
+        let version = request.version();
+        let arrival = Arrival { request, peer, pace, informational };
+        let (mut response, deadline) = match limit {
+            _ if is_shed => (refuse(arrival.request.headers(), &Refusal::Overloaded), None),
+            None => (pass(gateway, arrival).await, None),
+            Some(limit) => Box::pin(pass_within(limit, gateway, arrival)).await,
+        };
+        if place == PlaceKind::Reserved && version < Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| Answer::new(body, open.answered(), flow, deadline)))
     }
 }
 
-/// One of `limits.connections`.
-pub struct Place(Arc<AtomicUsize>);
+/// A call of gRPC may have nothing to say for long; it brings a deadline of its own, and the connection's pings.
+fn is_a_call(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    request.version() == Version::HTTP_2
+        && content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
+}
 
-impl Place {
-    /// None when all are taken.
-    pub fn take(door: &Door) -> Option<Place> {
-        let most = door.limits.connections;
-        let taken =
-            door.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
-        taken.is_ok().then(|| Place(Arc::clone(&door.open)))
+async fn pass(mut gateway: Gateway, arrival: Arrival) -> Response<Body> {
+    let Ok(response) = gateway.call(arrival).await;
+    response
+}
+
+/// With when the answer has to be complete. Too late, the request is given up, here and upstream.
+async fn pass_within(limit: Duration, gateway: Gateway, mut arrival: Arrival) -> (Response<Body>, Option<Instant>) {
+    let deadline = Instant::now() + limit;
+    let id = RequestId::of(arrival.request.headers());
+    // One id, whoever answers.
+    arrival.request.headers_mut().insert(X_REQUEST_ID, id.to_header());
+    let client = Client::of(arrival.request.method(), arrival.request.headers());
+    match timeout_at(deadline, pass(gateway, arrival)).await {
+        Ok(response) => (response, Some(deadline)),
+        Err(_) => {
+            tracing::warn!(request = %id, "given up: limits.request_timeout");
+            (reply::refuse(Asker { id: &id, client }, &Refusal::UpstreamTimeout), None)
+        }
     }
+}
+
+fn refuse(headers: &HeaderMap, refusal: &Refusal) -> Response<Body> {
+    reply::refuse(Asker { id: &RequestId::of(headers), client: Client::Script }, refusal)
+}
+
+/// To a client whose request never became one.
+async fn write_refusal<S: AsyncWrite + Unpin>(stream: &mut S, refusal: &Refusal) -> io::Result<()> {
+    let (head, body) = refuse(&HeaderMap::new(), refusal).into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let mut bytes = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", head.status, body.len()).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(&body);
+    timeout(FAREWELL_WITHIN, stream.write_all(&bytes)).await?
+}
+
+pub fn times(door: &Door, place: &Place) -> Times {
+    let times = Times::of(&door.limits);
+    match place.kind {
+        PlaceKind::Regular => times,
+        PlaceKind::Reserved => times.at_most(RESERVED_FOR),
+    }
+}
+
+/// Open connections of all workers.
+#[derive(Debug, Default)]
+pub struct Places {
+    regular: AtomicUsize,
+    reserved: AtomicUsize,
+}
+
+impl Places {
+    /// One of `most`; or one of a few more, which are for signing out; or None.
+    pub fn take(self: &Arc<Places>, most: usize) -> Option<Place> {
+        let kinds = [(PlaceKind::Regular, most), (PlaceKind::Reserved, RESERVED)];
+        kinds.into_iter().find_map(|(kind, most)| {
+            let free = |taken| (taken < most).then_some(taken + 1);
+            self.taken(kind).fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
+            Some(Place { places: Arc::clone(self), kind })
+        })
+    }
+
+    fn taken(&self, kind: PlaceKind) -> &AtomicUsize {
+        match kind {
+            PlaceKind::Regular => &self.regular,
+            PlaceKind::Reserved => &self.reserved,
+        }
+    }
+}
+
+/// One of [`Places`].
+pub struct Place {
+    places: Arc<Places>,
+    kind: PlaceKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PlaceKind {
+    /// One of `limits.connections`.
+    Regular,
+    /// Only to sign out, and not for long.
+    Reserved,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.places.taken(self.kind).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Shedding must cost next to nothing, so nothing is read.
+/// Shedding must cost next to nothing, so nothing is looked at.
 pub async fn turn_away<S: Stream>(mut stream: S) {
-    let _ = timeout(Duration::from_secs(1), async {
-        let _ = stream.write_all(TURNED_AWAY).await;
-        let _ = stream.shutdown().await;
+    let _ = timeout(TURNED_AWAY_WITHIN, async {
+        if stream.write_all(TURNED_AWAY).await.is_ok() {
+            lingering::close(stream).await;
+        }
     })
     .await;
 }
 
 const TURNED_AWAY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-/// Longer than proxies in front keep theirs, so that it is they who close.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+const TURNED_AWAY_WITHIN: Duration = Duration::from_secs(1);
+/// Places beyond `limits.connections`.
+const RESERVED: usize = 64;
+const RESERVED_FOR: Duration = Duration::from_secs(1);
+const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
 /// hyper's least.
 const SMALLEST_BUFFER: usize = 16 * 1024;
+/// What hyper has room for without an allocation.
+const HYPERS_HEADERS: usize = 100;
 const MOST_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Of one stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams opened and reset at once (CVE-2023-44487).
+const MOST_RESETS_BY_CLIENT: usize = 20;
+/// Streams that a client made us reset (CVE-2025-8671).
+const MOST_RESETS_BY_US: usize = 200;
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PONG_WITHIN: Duration = Duration::from_secs(20);

@@ -2,13 +2,17 @@
 
 pub mod admin;
 mod connection;
+mod lingering;
 mod listen;
 mod opening;
+mod parking;
 mod proxy_protocol;
 mod stream;
+mod timing;
 pub mod tls;
 mod worker;
 
+pub use connection::Places;
 pub use listen::{Bound, Sockets, bind};
 pub use worker::{Door, serve};
 

@@ -1,7 +1,7 @@
 //! What comes before HTTP: a place, who it is from, TLS, the version. All of it together within
 //! `limits.header_timeout`, and TLS within its own time besides.
 
-use super::connection::{Place, serve, turn_away};
+use super::connection::{Place, serve, times, turn_away};
 use super::proxy_protocol;
 use super::stream::{Seated, Stream};
 use super::tls::Terminator;
@@ -12,38 +12,41 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Serves it, or turns it away when there is no place.
 pub async fn plain(mut stream: TcpStream, address: IpAddr, door: Arc<Door>) {
-    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
+    let Some(place) = door.places.take(door.limits.connections) else { return turn_away(stream).await };
+    let since = Instant::now();
     let opening = async {
         let peer = who(&mut stream, address, &door).await?;
         Ok((peer, stream.version().await?))
     };
-    let Some((peer, version)) = in_time(&door, opening).await else { return };
-    serve(Seated::new(stream, place), version, peer, &door).await;
+    let Some((peer, version)) = in_time(&door, &place, opening).await else { return };
+    serve(Seated::new(stream, place), version, peer, &door, since).await;
 }
 
 /// As [`plain`]. Whoever finds no place is told nothing: that would take the handshake that there is no place for.
 pub async fn tls(mut stream: TcpStream, address: IpAddr, terminator: Arc<Terminator>, door: Arc<Door>) {
-    let Some(place) = Place::take(&door) else { return };
+    let Some(place) = door.places.take(door.limits.connections) else { return };
+    let since = Instant::now();
     let opening = async {
         let peer = who(&mut stream, address, &door).await?;
         let stream = terminator.accept(stream).await?;
         let version = stream.version().await?;
         Ok((stream, peer, version))
     };
-    let Some((stream, peer, version)) = in_time(&door, opening).await else { return };
-    serve(Seated::new(stream, place), version, peer, &door).await;
+    let Some((stream, peer, version)) = in_time(&door, &place, opening).await else { return };
+    serve(Seated::new(stream, place), version, peer, &door, since).await;
 }
 
 /// As [`plain`]. No proxy is spoken for here, and nobody listens in.
 pub async fn unix(stream: UnixStream, door: Arc<Door>) {
-    let Some(place) = Place::take(&door) else { return turn_away(stream).await };
-    let Some(version) = in_time(&door, stream.version()).await else { return };
+    let Some(place) = door.places.take(door.limits.connections) else { return turn_away(stream).await };
+    let since = Instant::now();
+    let Some(version) = in_time(&door, &place, stream.version()).await else { return };
     let peer = Peer::on_a_unix_socket(!door.trusted_proxies.is_empty());
-    serve(Seated::new(stream, place), version, peer, &door).await;
+    serve(Seated::new(stream, place), version, peer, &door, since).await;
 }
 
 /// Who the connection is from. With the PROXY protocol that is whom a trusted proxy names, and it is this address that
@@ -64,10 +67,10 @@ async fn who(stream: &mut TcpStream, address: IpAddr, door: &Door) -> io::Result
 }
 
 /// None when the client is too slow or gone, or the process is to stop.
-async fn in_time<T>(door: &Door, opening: impl Future<Output = io::Result<T>>) -> Option<T> {
+async fn in_time<T>(door: &Door, place: &Place, opening: impl Future<Output = io::Result<T>>) -> Option<T> {
     tokio::select! {
         opened = opening => opened.ok(),
-        () = sleep(door.limits.header_timeout) => None,
+        () = sleep(times(door, place).head) => None,
         () = stopped(&door.stop) => None,
     }
 }

@@ -75,8 +75,8 @@ fn recognise(seen: &[u8]) -> Option<Version> {
 
 /// A connection with its place, which it keeps when it becomes a tunnel and leaves HTTP behind.
 pub struct Seated<S> {
-    stream: S,
-    _place: Place,
+    pub stream: S,
+    pub place: Place,
     informational: Option<Arc<Informational>>,
     /// hyper is in the midst of writing.
     has_unflushed: bool,
@@ -84,7 +84,7 @@ pub struct Seated<S> {
 
 impl<S> Seated<S> {
     pub fn new(stream: S, place: Place) -> Seated<S> {
-        Seated { stream, _place: place, informational: None, has_unflushed: false }
+        Seated { stream, place, informational: None, has_unflushed: false }
     }
 
     /// Writes what `informational` holds whenever hyper has written all it had.

@@ -1,6 +1,7 @@
 //! One worker: one thread, one runtime, its own sockets, its own connections to upstreams.
 
 use super::Bound;
+use super::connection::Places;
 use super::opening;
 use super::tls::Terminator;
 use crate::gateway::{Gateway, Limits, Tunnels};
@@ -8,7 +9,6 @@ use ipnet::IpNet;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
@@ -30,7 +30,9 @@ pub struct Door {
     /// WebSockets, which have left HTTP behind.
     pub tunnels: Tunnels,
     /// Open connections of all workers.
-    pub open: Arc<AtomicUsize>,
+    pub places: Arc<Places>,
+    /// What is served when there is no place left.
+    pub logout_path: String,
     /// Turns true when the process is to stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -72,7 +74,7 @@ async fn accept_tcp(socket: &TcpListener, door: &Arc<Door>, connections: &TaskTr
             Ok((stream, address)) => {
                 // Without it small answers wait for the client's acknowledgement.
                 let _ = stream.set_nodelay(true);
-                give_up_on_clients_that_take_nothing(&stream, TAKE_WITHIN);
+                give_up_on_clients_that_take_nothing(&stream, door.limits.write_timeout);
                 let (address, door) = (address.ip(), Arc::clone(door));
                 // Apart, so that plain connections do not hold memory for TLS.
                 match door.tls.clone() {
@@ -124,9 +126,6 @@ async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Outpu
         () = stopped(stop) => None,
     }
 }
-
-/// As nginx has it (`send_timeout`).
-const TAKE_WITHIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@ mod harness;
 mod harness_itself;
 mod hygiene;
 mod impersonation;
+mod limits;
 mod login;
 mod logout;
 mod own_tokens;

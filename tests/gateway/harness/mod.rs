@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod browser;
 pub mod expect;
+pub mod frames;
 pub mod gate;
 pub mod h2_frames;
 pub mod inspect;
