@@ -5,7 +5,8 @@ use crate::backend::{self, BEARER, PLAIN};
 use crate::http::{self, Connection};
 use crate::sign_in;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -41,10 +42,11 @@ impl Tracer {
     fn counts_of_all(self, path: &str, requests: u32) -> Result<f64, Failure> {
         let directory = tempfile::tempdir()?;
         let (config, output) = (directory.path().join("gateway.toml"), directory.path().join("counted"));
-        let gateway: SocketAddr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        fs::write(&config, configuration(gateway, backend::start()?))?;
+        fs::write(&config, configuration(backend::start()?))?;
         let mut process = self.start(&config, &output)?;
-        let asked = wait_for(gateway).and_then(|()| ask(gateway, path, requests));
+        // Kept until the end: whoever writes to a pipe that nobody has open is ended.
+        let mut said = BufReader::new(process.stderr.take().ok_or("no pipe")?);
+        let asked = announced_address(&mut said).and_then(|gateway| ask(gateway, path, requests));
         let ended = stop(&mut process);
         asked?;
         ended?;
@@ -63,10 +65,10 @@ impl Tracer {
             .arg(env!("CARGO_BIN_EXE_latchgate"))
             .args(["run", "--config"])
             .arg(config)
-            .env("LATCHGATE_LOG", "warn")
+            .env("LATCHGATE_LOG", "latchgate=info,latchgate::access=off")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()?;
         Ok(child)
     }
@@ -121,14 +123,16 @@ fn ask(gateway: SocketAddr, path: &str, requests: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-fn wait_for(gateway: SocketAddr) -> Result<(), Failure> {
-    for _ in 0..PATIENCE {
-        if TcpStream::connect(gateway).is_ok() {
-            return Ok(());
+/// Where it listens, by its own word: a port chosen before it starts may be somebody else's by then.
+fn announced_address(said: &mut impl BufRead) -> Result<SocketAddr, Failure> {
+    let mut everything = String::new();
+    while said.read_line(&mut everything)? > 0 {
+        let address = everything.rsplit_once("listen=[").and_then(|(_, rest)| rest.split(']').next());
+        if let Some(address) = address {
+            return Ok(address.parse()?);
         }
-        sleep(MOMENT);
     }
-    Err("the gateway does not start".into())
+    Err(format!("the gateway does not start:\n{everything}").into())
 }
 
 /// By SIGTERM, so that what was counted is written.
@@ -144,12 +148,12 @@ fn stop(process: &mut Child) -> Result<(), Failure> {
     Err("the gateway does not end".into())
 }
 
-fn configuration(gateway: SocketAddr, backend: SocketAddr) -> String {
+fn configuration(backend: SocketAddr) -> String {
     format!(
         r#"
 [server]
-listen = "{gateway}"
-external_url = "http://{gateway}"
+listen = "127.0.0.1:0"
+external_url = "http://127.0.0.1"
 admin_listen = "off"
 workers = 1
 

@@ -101,8 +101,8 @@ impl Contender {
             let seen = self.echo(cookie)?;
             let token = http::headers(&seen, "authorization").find_map(|value| value.strip_prefix("Bearer "));
             let token = token.or_else(|| http::headers(&seen, "x-forwarded-access-token").next());
-            let keeps_session = !self.label.starts_with(OWN) || !seen.contains(cookie.as_str());
-            if token.map(str::len) != is_bearer.then_some(TOKEN_LENGTH) || !keeps_session {
+            let leaks_session = self.label.starts_with(OWN) && is_bearer && seen.contains(cookie.as_str());
+            if token.map(str::len) != is_bearer.then_some(TOKEN_LENGTH) || leaks_session {
                 return Err(format!("{}: not what it should forward:\n{seen}", self.label).into());
             }
             tokens.extend(token.map(str::to_owned));
