@@ -116,7 +116,9 @@ impl Contender {
     /// The request head that the backend gets with this cookie.
     fn echo(&self, cookie: &str) -> Result<String, Failure> {
         let route = if self.path.starts_with(BEARER) { BEARER } else { crate::backend::PLAIN };
-        let answer = http::get(on_loopback(self.port), &format!("{route}{ECHO}"), &[("Cookie", cookie)])?;
+        let asked = http::Connection::open(on_loopback(self.port))
+            .and_then(|mut connection| connection.get(&format!("{route}{ECHO}"), &[("Cookie", cookie)]));
+        let answer = asked.map_err(|error| format!("{}: {error}", self.label))?;
         Ok(http::body(&answer)?.to_owned())
     }
 }
