@@ -17,6 +17,8 @@ pub enum Role {
     Load,
     /// Is measured: core 1.
     Target,
+    /// Wherever the kernel likes.
+    Anywhere,
 }
 
 /// Whether there is a core for each role.
@@ -29,16 +31,18 @@ impl Cores {
     /// Of this machine.
     pub fn available() -> Cores {
         let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Cores { are_pinned: count > 1 && is_installed("taskset") }
+        Cores { are_pinned: count > 1 && installed("taskset").is_some() }
     }
 
     /// A command that will run on the core of its role.
     pub fn command(&self, role: Role, program: impl AsRef<OsStr>) -> Command {
-        if !self.are_pinned {
-            return Command::new(program);
-        }
+        let core = match role {
+            Role::Load if self.are_pinned => LOAD_CORE,
+            Role::Target if self.are_pinned => TARGET_CORE,
+            _ => return Command::new(program),
+        };
         let mut command = Command::new("taskset");
-        command.args(["--cpu-list", role.core()]).arg(program);
+        command.args(["--cpu-list", core]).arg(program);
         command
     }
 
@@ -46,7 +50,7 @@ impl Cores {
     pub fn start(
         &self,
         role: Role,
-        name: &'static str,
+        name: &str,
         program: &Path,
         arguments: &[&str],
         environment: &[(&str, &str)],
@@ -63,26 +67,30 @@ impl Cores {
             .stderr(File::create(directory.join(format!("{name}.err")))?)
             .spawn()
             .map_err(|error| format!("cannot start {name}: {error}"))?;
-        Ok(Server { name, child })
+        Ok(Server { name: name.to_owned(), child })
     }
-}
 
-impl Role {
-    fn core(self) -> &'static str {
-        match self {
-            Role::Load => "0",
-            Role::Target => "1",
+    /// Seconds that the target's core was at work, for whomever; None when there is no such core.
+    pub fn busy(&self) -> Option<f64> {
+        if !self.are_pinned {
+            return None;
         }
+        let text = fs::read_to_string("/proc/stat").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("cpu")?.strip_prefix(TARGET_CORE))?;
+        let ticks: Vec<f64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        // user nice system idle iowait irq softirq steal; guests are in user already.
+        let idle = ticks.get(3)? + ticks.get(4)?;
+        Some((ticks.iter().take(8).sum::<f64>() - idle) / TICKS_PER_SECOND)
     }
 }
 
 /// A process that is ended with the run.
 pub struct Server {
-    name: &'static str,
+    name: String,
     child: Child,
 }
 
-/// CPU time, in seconds.
+/// CPU time of a process tree, in seconds.
 #[derive(Clone, Copy, Default)]
 pub struct Cpu {
     pub user: f64,
@@ -137,6 +145,24 @@ impl Server {
         Ok(total)
     }
 
+    /// Memory of the process tree, with what processes share divided among them (PSS), in KiB.
+    pub fn memory(&self) -> Result<f64, Failure> {
+        let mut total = 0.0;
+        for pid in self.tree()? {
+            let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
+            let pss = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
+            total += pss.and_then(|pss| pss.parse::<f64>().ok()).ok_or("smaps_rollup has no Pss")?;
+        }
+        Ok(total)
+    }
+
+    /// Resident set size of its first process, in KiB.
+    pub fn resident(&self) -> Result<f64, Failure> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let rss = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        Ok(rss.and_then(|rss| rss.trim().parse().ok()).ok_or("status has no VmRSS")?)
+    }
+
     fn tree(&self) -> Result<Vec<u32>, Failure> {
         let mut all = Vec::new();
         for entry in fs::read_dir("/proc")? {
@@ -171,10 +197,11 @@ impl Drop for Server {
     }
 }
 
-/// Whether `program` is on PATH.
-pub fn is_installed(program: &str) -> bool {
+/// Where `program` is: on PATH, or where root has it.
+pub fn installed(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    let directories = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    directories.map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
 /// A port that nobody listens on now.
@@ -223,6 +250,8 @@ fn open_files(pid: u32) -> Vec<PathBuf> {
     entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
 }
 
+const LOAD_CORE: &str = "0";
+const TARGET_CORE: &str = "1";
 /// `TCP_LISTEN`.
 const LISTEN: &str = "0A";
 /// `USER_HZ`, which is 100 wherever Linux runs today.
