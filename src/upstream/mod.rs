@@ -244,7 +244,10 @@ impl Switched {
 
 /// Who is told of 1xx answers (RFC 9110 §15.2): an extension of a request. 101 is none of them.
 #[derive(Clone)]
-pub struct OnInformational(pub Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>);
+pub struct OnInformational(pub Arc<Tell>);
+
+/// Takes the status and the headers of a 1xx.
+pub type Tell = dyn Fn(StatusCode, &HeaderMap) + Send + Sync;
 
 impl Upstream {
     /// No connection yet. `state` is made of the same settings; `demo` answers for `demo:` servers; `tls` is used for `https://`.
