@@ -25,7 +25,7 @@ use crate::tls;
 use crate::tokens::Tokens;
 use crate::tokens::assertion::Assertions;
 use crate::upstream::demo::DemoUpstream;
-use crate::upstream::{Upstream, UpstreamState};
+use crate::upstream::{ServerAddress, ServerSettings, Upstream, UpstreamState};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -90,6 +90,7 @@ impl std::error::Error for StartError {}
 /// running then.
 pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let background = Background::on_current_runtime();
+    prepare_cryptography(&config);
     let shared = Shared::new(&config, &clock, &background)?;
     let Sockets { of_worker, addresses } = server::bind(&config.server.listen, config.server.workers)
         .map_err(|(place, error)| StartError::Bind(describe(&place), error))?;
@@ -165,6 +166,22 @@ impl Running {
     }
 }
 
+/// What the first handshakes would wait for on a worker, done beside the start: the seeding of aws-lc's random generator takes tens of
+/// milliseconds, the root certificates of this machine a few. Whoever needs them before they are there waits as they would have.
+fn prepare_cryptography(config: &Config) {
+    let by_native_roots = config.upstreams.iter().any(|upstream| {
+        let has_tls = |server: &ServerSettings| matches!(server.address, ServerAddress::Tcp { tls: true, .. });
+        upstream.servers.iter().any(has_tls) && upstream.connection.tls.roots.is_none()
+    });
+    tokio::task::spawn_blocking(move || {
+        // What it cannot give, it cannot give whoever asks next either, and they say so.
+        let _ = aws_lc_rs::rand::fill(&mut [0]);
+        if by_native_roots {
+            tls::read_native_roots();
+        }
+    });
+}
+
 /// What there is once, whatever the number of workers.
 struct Shared {
     cookies: Cookies,
@@ -191,7 +208,6 @@ impl Shared {
         let sessions = sessions(config, clock, background)?;
         let own_tokens = Arc::new(OwnTokens::new(config.tokens.clone(), secrets).map_err(no_randomness)?);
         let assertions = Assertions::new(config.tokens.issuer.clone(), Arc::clone(own_tokens.keys()));
-        // The roots of this machine are read once.
         let tls = tls::client_config();
         let terminator = config.server.tls.clone().map(|settings| Terminator::new(settings, clock.clone())).transpose();
         let terminator = terminator.map_err(StartError::Tls)?.map(Arc::new);

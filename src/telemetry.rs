@@ -1,8 +1,7 @@
 //! Logs: to standard error, as text or JSON; the level by `LATCHGATE_LOG`, then `RUST_LOG`.
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -28,18 +27,24 @@ pub fn init(settings: Settings) {
     let filter = ["LATCHGATE_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|text| !text.is_empty()))
-        .and_then(|text| EnvFilter::try_new(text).ok())
-        .unwrap_or_else(|| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        .and_then(|text| text.parse::<Targets>().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let builder = tracing_subscriber::fmt().with_max_level(most_detailed(&filter)).with_writer(std::io::stderr);
     // It fails when somebody has started logging before, and then they have.
     let _ = match settings.log {
         LogFormat::Text => builder
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .finish()
+            .with(filter)
             .with(filter_fn(is_fit_to_log))
             .try_init(),
-        LogFormat::Json => builder.json().finish().with(filter_fn(is_fit_to_log)).try_init(),
+        LogFormat::Json => builder.json().finish().with(filter).with(filter_fn(is_fit_to_log)).try_init(),
     };
+}
+
+/// Of any target: what is more detailed is skipped without a look at its target.
+fn most_detailed(filter: &Targets) -> LevelFilter {
+    filter.iter().map(|(_, level)| level).chain(filter.default_level()).max().unwrap_or(LevelFilter::OFF)
 }
 
 /// Whatever the level: what other crates say in detail is not ours to vouch for. At DEBUG h2 prints
@@ -55,6 +60,15 @@ fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_of_targets_count_beside_the_default() {
+        let filter: Targets = "warn,latchgate::access=debug".parse().unwrap();
+        assert!(filter.would_enable("latchgate::access", &Level::DEBUG));
+        assert!(!filter.would_enable("latchgate::audit", &Level::INFO));
+        assert_eq!(most_detailed(&filter), LevelFilter::DEBUG);
+        assert_eq!(most_detailed(&Targets::new()), LevelFilter::OFF);
+    }
 
     #[test]
     fn details_come_from_this_crate_alone() {

@@ -37,7 +37,7 @@ use bytes::Bytes;
 use http::header::ALLOW;
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use url::{Origin, Url};
 
@@ -49,15 +49,13 @@ pub struct MockProvider {
     personas: Vec<Arc<Persona>>,
     access_life: Duration,
     clock: Clock,
-    key: SigningKey,
+    /// Made for the first token: a start need not wait for it.
+    key: LazyLock<SigningKey>,
     grants: Mutex<Grants>,
 }
 
 impl MockProvider {
-    /// A provider with a new signing key.
-    ///
-    /// # Panics
-    /// When the system has no random bytes to give.
+    /// A provider with a signing key of its own.
     #[must_use]
     pub fn new(settings: MockSettings, clock: Clock) -> MockProvider {
         MockProvider {
@@ -66,7 +64,7 @@ impl MockProvider {
             personas: settings.users.iter().filter_map(Persona::new).map(Arc::new).collect(),
             access_life: settings.access_ttl,
             clock,
-            key: SigningKey::generate(),
+            key: LazyLock::new(SigningKey::generate),
             grants: Mutex::new(Grants::new()),
         }
     }

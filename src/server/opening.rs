@@ -74,3 +74,22 @@ async fn in_time<T>(door: &Door, place: &Place, opening: impl Future<Output = io
         () = stopped(&door.stop) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the future that a call returns, without a call.
+    fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is allocated for every connection, and stays as large as it can ever get.
+    #[test]
+    fn what_an_idle_connection_waits_in_is_small() {
+        let size = size_of_future(plain);
+        assert!(size <= LARGEST, "{size} bytes");
+    }
+
+    const LARGEST: usize = 1536;
+}

@@ -262,11 +262,12 @@ impl std::fmt::Display for NoRandomness {
 impl std::error::Error for NoRandomness {}
 
 /// What `derive` makes of each of `session.secret`, the first one first. Without any, of random bytes:
-/// what is made with it does not outlive the process.
+/// what is made with it does not outlive the process. They come from the kernel's generator, which is there at once;
+/// aws-lc's own is seeded beside the start (`app`).
 pub(super) fn keys_of<K>(secrets: &[SecretString], derive: impl Fn(&[u8]) -> K) -> Result<Vec<K>, NoRandomness> {
     if secrets.is_empty() {
         let mut secret = [0; KEY_LEN];
-        aws_lc_rs::rand::fill(&mut secret).map_err(|_| NoRandomness)?;
+        getrandom::fill(&mut secret).map_err(|_| NoRandomness)?;
         return Ok(vec![derive(&secret)]);
     }
     Ok(secrets.iter().map(|secret| derive(secret.expose_secret().as_bytes())).collect())
