@@ -92,7 +92,7 @@ impl Http1 for OwnConnection {
         };
         let told = request.extensions().get().cloned();
         // While the server thinks, nobody needs one that is not sent again.
-        let spare = is_repeatable.then_some(request);
+        let spare = is_repeatable.then(|| Box::new(request));
         let mut exchange = Exchange {
             connection: self,
             asked,
@@ -173,7 +173,7 @@ struct Exchange {
     upload: Option<Box<Upload>>,
     told: Option<OnInformational>,
     /// The request, if it may be sent twice.
-    spare: Option<Request<Body>>,
+    spare: Option<Box<Request<Body>>>,
     received: BytesMut,
     head_end: HeadEnd,
     head_bytes: usize,
@@ -199,7 +199,7 @@ impl Exchange {
                 Ok(_) => continue,
                 Err(error) => error,
             };
-            let repeatable = self.spare.take().filter(|_| is_first && is_closing(&error)).map(Box::new);
+            let repeatable = self.spare.take().filter(|_| is_first && is_closing(&error));
             return Poll::Ready(Err(Failure { repeatable, ..Failure::from(UpstreamError::Broken(error.into())) }));
         }
     }
