@@ -37,9 +37,8 @@ pub(super) async fn run(
     let mut tally = Tally::new(&settings);
     sleep(settings.interval.mul_f64(fastrand::f64() / 10.0)).await;
     loop {
-        // A new connection each time: that it can be made is part of the question.
-        let pool = Arc::new(way_to_it());
-        let verdict = check(&settings, &address, &pool).await;
+        // A new connection each time: that it can be made is part of the question. It is not kept until the next.
+        let verdict = check(&settings, &address, &Arc::new(way_to_it())).await;
         if let Some(healthy) = tally.note(verdict.is_ok()) {
             group.checked(at, healthy, verdict.err().as_deref().unwrap_or_default());
         }

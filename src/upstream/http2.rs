@@ -38,8 +38,9 @@ struct Load {
     /// The first answer has come, and so the server's SETTINGS are known.
     answered: Notify,
     has_answered: AtomicBool,
-    /// The server has refused an exchange although there was room: it is about to go.
+    /// The server has refused an exchange although there was room, and is about to go; or nothing comes from it any more.
     refuses: AtomicBool,
+    last_answer: AtomicU64,
     clock: Clock,
 }
 
@@ -68,6 +69,7 @@ impl Http2 {
             answered: Notify::new(),
             has_answered: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            last_answer: AtomicU64::new(0),
             clock: clock.clone(),
         });
         let seen = Arc::clone(&load);
@@ -108,7 +110,8 @@ impl Http2 {
     /// Takes room for one exchange.
     pub fn begin(&self) -> Exchange {
         self.load.exchanges.fetch_add(1, Ordering::Relaxed);
-        Exchange { sender: self.sender.clone(), place: Place(Arc::clone(&self.load)) }
+        let place = Place { load: Arc::clone(&self.load), since: self.load.clock.mono() };
+        Exchange { sender: self.sender.clone(), place }
     }
 }
 
@@ -118,11 +121,15 @@ pub struct Exchange {
     place: Place,
 }
 
-struct Place(Arc<Load>);
+struct Place {
+    load: Arc<Load>,
+    since: Mono,
+}
 
 impl Place {
     fn note_answer(&self) {
-        let Place(load) = self;
+        let load = &self.load;
+        load.last_answer.store(load.clock.mono().0, Ordering::Relaxed);
         if !load.has_answered.swap(true, Ordering::Relaxed) {
             load.answered.notify_one();
         }
@@ -131,9 +138,14 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Place(load) = self;
+        let (load, now) = (&self.load, self.load.clock.mono());
         if load.exchanges.fetch_sub(1, Ordering::Relaxed) == 1 {
-            load.quiet_since.store(load.clock.mono().0, Ordering::Relaxed);
+            load.quiet_since.store(now.0, Ordering::Relaxed);
+        }
+        // A network that drops packets says nothing, and a connection that many share is not closed with one exchange: those that
+        // come are not sent after those that waited in vain.
+        if Mono(load.last_answer.load(Ordering::Relaxed)) < self.since && now.since(self.since) >= SILENT {
+            load.refuses.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -184,7 +196,7 @@ impl Exchange {
                 None => {
                     let failure = without_answer(failure.into_error());
                     if matches!(failure.fate, Fate::Unprocessed) {
-                        self.place.0.refuses.store(true, Ordering::Relaxed);
+                        self.place.load.refuses.store(true, Ordering::Relaxed);
                     }
                     failure
                 }
@@ -282,6 +294,9 @@ const MOST_HEADER_BYTES: u32 = 64 * 1024;
 /// gRPC servers take more than one in five minutes for an attack, on a stream that is silent.
 const PING_EVERY: Duration = Duration::from_secs(310);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// An exchange that ends after this long, while the connection has brought no answer to any, takes the connection out of use. If the
+/// server was just slow, that costs another connection.
+const SILENT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {

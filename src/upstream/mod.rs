@@ -34,7 +34,6 @@ use connect::Connector;
 pub use connect::{ConnectionSettings, Protocol, TlsSettings};
 use demo::DemoUpstream;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
-use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use http1::Failure;
 use limits::Permit;
@@ -311,18 +310,17 @@ impl Upstream {
     ) -> Result<Response<Body>, UpstreamError> {
         let call = self.state.admit()?;
         let until = self.clock.mono().after(within);
-        let had_body = !request.body().is_end_stream();
         lock(choosing).budget.deposit();
         let mut permit = self.enter(choosing, key).await?;
         let mut tried = Vec::new();
         let mut outcome = self.servers[permit.server()].send(request, within).await;
         loop {
-            self.state.note(permit.server(), &outcome, had_body);
+            self.state.note(permit.server(), &outcome);
             request = match outcome {
-                Err(Failure { unsent: Some(unsent), error, was_closed }) => {
+                Err(Failure { unsent: Some(unsent), error, .. }) => {
                     tried.push(permit.server());
                     if !self.moves_on(choosing, key, &tried, &mut permit) {
-                        outcome = Err(Failure { unsent: Some(unsent), error, was_closed });
+                        outcome = Err(Failure::from(error));
                         break;
                     }
                     *unsent
@@ -333,7 +331,7 @@ impl Upstream {
             outcome = self.servers[permit.server()].send(request, left).await;
         }
         if let Some(call) = call {
-            self.state.ended(call, &outcome, had_body);
+            self.state.ended(call, &outcome);
         }
         outcome.map(|response| limits::hold(response, permit)).map_err(|failure| failure.error)
     }

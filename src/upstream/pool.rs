@@ -7,10 +7,11 @@ use super::UpstreamError;
 use super::connect::{Connected, ConnectionSettings, Connector};
 use super::http1::{Connection, Failure, Http1};
 use super::http2::{self, Fate, Http2};
+use super::retry;
 use crate::body::{Body, BodyError};
 use crate::clock::{Clock, Mono};
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::io;
 use std::net::SocketAddr;
@@ -105,13 +106,15 @@ impl Pool {
         request: Request<Body>,
         within: Duration,
     ) -> Result<Response<Body>, Failure> {
-        let sent = Arc::new(AtomicU64::new(self.clock.mono().0));
-        let exchange = self.exchange(watch(request, &sent, &self.clock));
+        let upload =
+            Arc::new(Upload { moved: AtomicU64::new(self.clock.mono().0), awaits_client: AtomicBool::new(false) });
+        let exchange = self.exchange(watch(request, &upload, &self.clock));
         tokio::pin!(exchange);
         loop {
-            let quiet = self.clock.mono().since(Mono(sent.load(Ordering::Relaxed)));
+            let quiet = self.clock.mono().since(Mono(upload.moved.load(Ordering::Relaxed)));
             let Some(left) = within.checked_sub(quiet).filter(|left| !left.is_zero()) else {
-                return Err(UpstreamError::Timeout.into());
+                let awaits_client = upload.awaits_client.load(Ordering::Relaxed);
+                return Err(Failure { awaits_client, ..Failure::from(UpstreamError::Timeout) });
             };
             if let Ok(answer) = timeout(left, &mut exchange).await {
                 return answer;
@@ -120,7 +123,7 @@ impl Pool {
     }
 
     /// Tries kept connections first. One that the server closed meanwhile costs nothing: what was
-    /// not sent goes to the next, and what is safe to send twice (RFC 9110 §9.2.2) goes to a new one.
+    /// not sent goes to the next, and what may be sent twice goes to a new one.
     async fn exchange(self: &Arc<Pool>, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
         if request.headers().contains_key(header::UPGRADE) {
             return Box::pin(self.exchange_on_a_new_connection(request)).await;
@@ -128,16 +131,14 @@ impl Pool {
         if self.speaks_http2.load(Ordering::Relaxed) {
             return Box::pin(self.exchange_by_http2(request)).await;
         }
-        while let Some(Idle { connection, birth, since }) = self.take_idle() {
-            let has_rested = self.clock.mono().since(since) >= RESTED;
-            let spare = if has_rested { copy_if_repeatable(&request) } else { None };
+        while let Some(Idle { connection, birth, .. }) = self.take_idle() {
             match connection.exchange(request, self.way_back(birth)).await {
                 Ok(response) => return Ok(response),
                 Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
-                Err(failure) => match spare.filter(|_| failure.was_closed) {
-                    Some(spare) => return Box::pin(self.exchange_on_a_new_connection(spare)).await,
-                    None => return Err(failure),
-                },
+                Err(Failure { repeatable: Some(again), .. }) => {
+                    return Box::pin(self.exchange_on_a_new_connection(*again)).await;
+                }
+                Err(failure) => return Err(failure),
             }
         }
         if self.connector.may_speak_http2() {
@@ -172,7 +173,7 @@ impl Pool {
                     Err(error) => return Err(unsent(error, request)),
                 },
             };
-            let spare = if may_repeat { copy_if_whole(&request) } else { None };
+            let spare = if may_repeat { retry::copy_if_whole(&request) } else { None };
             let http2::Failure { error, fate } = match exchange.send(request, self.connector.scheme()).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
@@ -180,8 +181,8 @@ impl Pool {
             request = match (fate, spare) {
                 (Fate::Unsent(unsent), _) if !is_new => *unsent,
                 (Fate::Unprocessed, Some(spare)) => spare,
-                (Fate::Lost, Some(spare)) if !is_new && is_repeatable(&spare) => spare,
-                (Fate::Unsent(unsent), _) => return Err(Failure { error, unsent: Some(unsent), was_closed: false }),
+                (Fate::Lost, Some(spare)) if !is_new && retry::is_repeatable(&spare) => spare,
+                (Fate::Unsent(unsent), _) => return Err(Failure { unsent: Some(unsent), ..Failure::from(error) }),
                 _ => return Err(Failure::from(error)),
             };
             may_repeat = false;
@@ -325,42 +326,25 @@ impl Limits {
 }
 
 fn unsent(error: UpstreamError, request: Request<Body>) -> Failure {
-    Failure { error, unsent: Some(Box::new(request)), was_closed: false }
+    Failure { unsent: Some(Box::new(request)), ..Failure::from(error) }
 }
 
-/// A copy of a request that may be sent twice: safe, and without a body.
-fn copy_if_repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    if is_repeatable(request) { copy_if_whole(request) } else { None }
+/// How a body goes out.
+struct Upload {
+    /// When the last piece of it did: it may take as long as it moves.
+    moved: AtomicU64,
+    /// The next piece has not come from the client.
+    awaits_client: AtomicBool,
 }
 
-fn is_repeatable(request: &Request<Body>) -> bool {
-    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) && request.body().is_end_stream()
-}
-
-/// A copy of a request whose body does not have to come from somewhere first.
-fn copy_if_whole(request: &Request<Body>) -> Option<Request<Body>> {
-    let body = match request.body() {
-        Body::Full(bytes) => Body::Full(bytes.clone()),
-        body if body.is_end_stream() => Body::Empty,
-        _ => return None,
-    };
-    let mut copy = Request::new(body);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    copy.extensions_mut().clone_from(request.extensions());
-    Some(copy)
-}
-
-/// Notes when the last piece of the body went out: an upload may take as long as it moves.
-fn watch(request: Request<Body>, sent: &Arc<AtomicU64>, clock: &Clock) -> Request<Body> {
-    let (sent, clock) = (Arc::clone(sent), clock.clone());
-    request.map(|body| Body::boxed(Watched { body, sent, clock }))
+fn watch(request: Request<Body>, upload: &Arc<Upload>, clock: &Clock) -> Request<Body> {
+    let (upload, clock) = (Arc::clone(upload), clock.clone());
+    request.map(|body| Body::boxed(Watched { body, upload, clock }))
 }
 
 struct Watched {
     body: Body,
-    sent: Arc<AtomicU64>,
+    upload: Arc<Upload>,
     clock: Clock,
 }
 
@@ -371,8 +355,9 @@ impl HttpBody for Watched {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        this.upload.awaits_client.store(polled.is_pending(), Ordering::Relaxed);
         if polled.is_ready() {
-            this.sent.store(this.clock.mono().0, Ordering::Relaxed);
+            this.upload.moved.store(this.clock.mono().0, Ordering::Relaxed);
         }
         polled
     }
@@ -386,9 +371,6 @@ impl HttpBody for Watched {
     }
 }
 
-/// Servers close connections that have been idle for a while. One that was in use a moment ago is not
-/// worth a copy of every request.
-const RESTED: Duration = Duration::from_millis(100);
 /// Each carries up to a hundred exchanges at once.
 const MOST_HTTP2: usize = 8;
 const SWEEP_AT_MOST_EVERY: Duration = Duration::from_millis(50);
@@ -421,6 +403,94 @@ mod tests {
         address
     }
 
+    fn settings(protocol: Protocol, dns_refresh: Duration) -> ConnectionSettings {
+        ConnectionSettings {
+            protocol,
+            tls: TlsSettings::default(),
+            idle_timeout: Duration::from_secs(3600),
+            connection_max_age: None,
+            max_idle_connections: 8,
+            dns_refresh,
+        }
+    }
+
+    fn pool(address: SocketAddr, protocol: Protocol, clock: &Clock) -> Arc<Pool> {
+        let lookup: Lookup = Arc::new(move |_, _| Box::pin(async move { Ok(vec![address]) }));
+        let settings = settings(protocol, Duration::from_secs(30));
+        let resolver = Resolver::new("app.test".into(), 80, settings.dns_refresh, lookup, clock.clone());
+        let connector = Connector::to_name(resolver, protocol);
+        Arc::new(Pool::new(connector, Duration::from_secs(3), &settings, clock.clone()))
+    }
+
+    // RL-12
+    #[tokio::test]
+    async fn rl_12_a_connection_that_closes_right_after_its_use_costs_no_get() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            // Each connection answers one request, and closes when it has read another.
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 1024];
+                    let _ = stream.read(&mut request).await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                    let _ = stream.read(&mut request).await;
+                });
+            }
+        });
+        let pool = pool(address, Protocol::Http1, &Clock::system());
+        for _ in 0..20 {
+            assert_eq!(ask(&pool).await, "ok");
+        }
+    }
+
+    // RL-13
+    #[tokio::test]
+    async fn rl_13_a_server_that_hangs_is_told_from_a_client_that_does() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = pool(listener.local_addr().unwrap(), Protocol::Http1, &Clock::system());
+        let whole = Body::boxed(Body::from("hello".to_owned()));
+        let begun = Body::boxed(Stuck);
+        for (body, awaits_client) in [(whole, false), (begun, true)] {
+            let request = Request::post("/").header("host", "app.test").body(body).unwrap();
+            let failure = pool.send(request, Duration::from_millis(200)).await.unwrap_err();
+            assert!(matches!(failure.error, UpstreamError::Timeout));
+            assert_eq!(failure.awaits_client, awaits_client);
+        }
+    }
+
+    /// A body that never comes.
+    struct Stuck;
+
+    impl HttpBody for Stuck {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            Poll::Pending
+        }
+    }
+
+    // H2-16
+    #[tokio::test]
+    async fn h2_16_a_connection_that_went_silent_takes_no_more_requests() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, clock) = (listener.local_addr().unwrap(), Clock::system());
+        let pool = pool(address, Protocol::Http2, &clock);
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            let request = Request::get("/").header("host", "app.test").body(Body::Empty).unwrap();
+            let sending = tokio::spawn({
+                let pool = Arc::clone(&pool);
+                async move { pool.send(request, Duration::from_millis(300)).await }
+            });
+            streams.push(timeout(Duration::from_secs(2), listener.accept()).await.expect("a new connection").unwrap());
+            sleep(Duration::from_millis(50)).await;
+            clock.advance(Duration::from_secs(60));
+            assert!(sending.await.unwrap().is_err());
+        }
+    }
+
     async fn ask(pool: &Arc<Pool>) -> Bytes {
         let request = Request::get("/").header("host", "app.test").body(Body::Empty).unwrap();
         let answer = pool.send(request, Duration::from_secs(5)).await.unwrap();
@@ -438,14 +508,7 @@ mod tests {
             Box::pin(async move { Ok(vec![address]) })
         });
         let (clock, refresh) = (Clock::system(), Duration::from_secs(30));
-        let settings = ConnectionSettings {
-            protocol: Protocol::Http1,
-            tls: TlsSettings::default(),
-            idle_timeout: Duration::from_secs(3600),
-            connection_max_age: None,
-            max_idle_connections: 8,
-            dns_refresh: refresh,
-        };
+        let settings = settings(Protocol::Http1, refresh);
         let resolver = Resolver::new("app.test".into(), 80, refresh, lookup, clock.clone());
         let connector = Connector::to_name(resolver, settings.protocol);
         let pool = Arc::new(Pool::new(connector, Duration::from_secs(3), &settings, clock.clone()));

@@ -1,7 +1,30 @@
-//! How many retries an upstream may be asked for: a fifth of the requests, and a few a second for those who have few requests. When
+//! What may be sent once more, and how many retries an upstream may be asked for: a fifth of the requests, and a few a second for those who have few requests. When
 //! everything fails, retries would be the load that keeps it down.
 
+use crate::body::Body;
 use crate::clock::Mono;
+use http::{Method, Request};
+use http_body::Body as _;
+
+/// Whether a request may be sent twice, although a server may have seen it: it is safe (RFC 9110 §9.2.1), and has no body.
+pub fn is_repeatable(request: &Request<Body>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) && request.body().is_end_stream()
+}
+
+/// A copy of a request whose body does not have to come from somewhere first.
+pub fn copy_if_whole(request: &Request<Body>) -> Option<Request<Body>> {
+    let body = match request.body() {
+        Body::Full(bytes) => Body::Full(bytes.clone()),
+        body if body.is_end_stream() => Body::Empty,
+        _ => return None,
+    };
+    let mut copy = Request::new(body);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    Some(copy)
+}
 
 /// One worker's account, in thousandths of a retry.
 #[derive(Debug)]

@@ -100,21 +100,21 @@ impl UpstreamState {
     /// |---|---|
     /// | answered, with none of `ejection.status` | none any more |
     /// | answered with one of them, broke off, could not be reached, did not answer in time | one more |
-    /// | failed with the client's body, or while that may have been what was missing | as they were |
-    pub(super) fn note(&self, at: usize, outcome: &Result<Response<Body>, Failure>, had_body: bool) {
+    /// | failed with the client's body, or while that was what was missing | as they were |
+    pub(super) fn note(&self, at: usize, outcome: &Result<Response<Body>, Failure>) {
         match outcome {
             Ok(response) if self.servers.counts(response.status()) => self.servers.failed(at),
             Ok(_) => self.servers.answered(at),
-            Err(failure) if failure.is_the_servers(had_body) => self.servers.failed(at),
+            Err(failure) if failure.is_the_servers() => self.servers.failed(at),
             Err(_) => {}
         }
     }
 
     /// The verdict on a call that the breaker admitted, by the same table with `breaker.status`.
-    pub(super) fn ended(&self, call: Call<'_>, outcome: &Result<Response<Body>, Failure>, had_body: bool) {
+    pub(super) fn ended(&self, call: Call<'_>, outcome: &Result<Response<Body>, Failure>) {
         let failed = match outcome {
             Ok(response) => self.breaker_counts(response.status()),
-            Err(failure) if failure.is_the_servers(had_body) => true,
+            Err(failure) if failure.is_the_servers() => true,
             Err(_) => return,
         };
         match call.ended(failed, self.clock.mono()) {
@@ -132,11 +132,11 @@ impl UpstreamState {
 }
 
 impl Failure {
-    /// Whether it says something about the server. One that is still waiting for the client's body owes no answer.
-    fn is_the_servers(&self, had_body: bool) -> bool {
+    /// Whether it says something about the server.
+    fn is_the_servers(&self) -> bool {
         match self.error {
             UpstreamError::Connect(_) | UpstreamError::Broken(_) => true,
-            UpstreamError::Timeout => !had_body || self.unsent.is_some(),
+            UpstreamError::Timeout => !self.awaits_client,
             UpstreamError::RequestBody(_) | UpstreamError::Overloaded { .. } => false,
         }
     }

@@ -1,7 +1,7 @@
 //! hyper's client behind [`Http1`]: a task for each connection, and channels to it.
 
 use super::super::connect::Io;
-use super::super::{OnInformational, Switched, UpstreamError};
+use super::super::{OnInformational, Switched, UpstreamError, retry};
 use super::{Failure, Http1};
 use crate::body::{Body, BodyError};
 use bytes::Bytes;
@@ -46,6 +46,7 @@ impl Http1 for HyperConnection {
         if let Some(OnInformational(tell)) = request.extensions_mut().remove() {
             on_informational(&mut request, move |interim| tell(interim.status(), interim.headers()));
         }
+        let spare = if retry::is_repeatable(&request) { retry::copy_if_whole(&request) } else { None };
         match self.0.try_send_request(request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => switched(response).await,
             Ok(response) => Ok(response.map(|body| {
@@ -57,8 +58,8 @@ impl Http1 for HyperConnection {
             })),
             Err(mut failure) => {
                 let unsent = failure.take_message().map(Box::new);
-                let was_closed = is_closing(failure.error());
-                Err(Failure { error: broken(failure.into_error()), unsent, was_closed })
+                let repeatable = spare.filter(|_| is_closing(failure.error())).map(Box::new);
+                Err(Failure { unsent, repeatable, ..Failure::from(broken(failure.into_error())) })
             }
         }
     }
@@ -71,7 +72,7 @@ async fn switched(mut response: Response<Incoming>) -> Result<Response<Body>, Fa
             Switched::put(&mut response, Box::new(TokioIo::new(upgraded)));
             Ok(response)
         }
-        Err(error) => Err(Failure { error: broken(error), unsent: None, was_closed: false }),
+        Err(error) => Err(Failure::from(broken(error))),
     }
 }
 

@@ -50,12 +50,15 @@ pub struct Failure {
     pub error: UpstreamError,
     /// The request, when not a byte of it was sent.
     pub unsent: Option<Box<Request<Body>>>,
-    /// The server closed the connection without a word, as it may do with one that it has kept for a while.
-    pub was_closed: bool,
+    /// The request, when the server closed the connection without a word, as it may do with one that it has kept, and when it may be
+    /// sent twice.
+    pub repeatable: Option<Box<Request<Body>>>,
+    /// The client had not sent all of its body, and was waited for: the server owed no answer.
+    pub awaits_client: bool,
 }
 
 impl From<UpstreamError> for Failure {
     fn from(error: UpstreamError) -> Failure {
-        Failure { error, unsent: None, was_closed: false }
+        Failure { error, unsent: None, repeatable: None, awaits_client: false }
     }
 }

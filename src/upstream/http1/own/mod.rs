@@ -20,7 +20,7 @@ mod request;
 mod tests;
 
 use super::super::connect::Io;
-use super::super::{OnInformational, Switched, UpstreamError};
+use super::super::{OnInformational, Switched, UpstreamError, retry};
 use super::{Failure, Http1};
 use crate::body::Body;
 use body::ResponseBody;
@@ -34,9 +34,10 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 
 /// A connection and nothing else: while it waits in a pool, it takes no more memory than its socket.
 pub struct OwnConnection {
@@ -65,8 +66,10 @@ impl Http1 for OwnConnection {
     /// Without a system call, unless the runtime was told that there is something.
     fn is_closed(&mut self) -> bool {
         let mut byte = [0];
-        let mut cx = Context::from_waker(Waker::noop());
-        self.spoilt |= Pin::new(&mut self.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready();
+        let read = poll_fn(|cx| Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte)));
+        // A task that has found many closed has used up its budget, and would take the next one for open.
+        let polled = pin!(unconstrained(read)).poll(&mut Context::from_waker(Waker::noop()));
+        self.spoilt |= polled.is_ready();
         self.spoilt
     }
 
@@ -78,22 +81,24 @@ impl Http1 for OwnConnection {
     where
         R: FnOnce(Self) + Send + Unpin + 'static,
     {
+        let is_repeatable = retry::is_repeatable(&request);
         let sent = poll_fn(|cx| Poll::Ready(send(&mut self.io, cx, &mut request))).await;
         let (asked, upload) = match sent {
             Ok(sent) => sent,
             Err(NotSent { error, is_untouched }) => {
                 let unsent = is_untouched.then(|| Box::new(request));
-                return Err(Failure { error, unsent, was_closed: false });
+                return Err(Failure { unsent, ..Failure::from(error) });
             }
         };
-        let told = request.extensions_mut().remove();
-        // While the server thinks, nobody needs it.
-        drop(request);
+        let told = request.extensions().get().cloned();
+        // While the server thinks, nobody needs one that is not sent again.
+        let spare = is_repeatable.then(|| Box::new(request));
         let mut exchange = Exchange {
             connection: self,
             asked,
             upload,
             told,
+            spare,
             received: BytesMut::new(),
             head_end: HeadEnd::default(),
             head_bytes: 0,
@@ -167,6 +172,8 @@ struct Exchange {
     asked: Asked,
     upload: Option<Box<Upload>>,
     told: Option<OnInformational>,
+    /// The request, if it may be sent twice.
+    spare: Option<Box<Request<Body>>>,
     received: BytesMut,
     head_end: HeadEnd,
     head_bytes: usize,
@@ -192,8 +199,8 @@ impl Exchange {
                 Ok(_) => continue,
                 Err(error) => error,
             };
-            let was_closed = is_first && is_closing(&error);
-            return Poll::Ready(Err(Failure { error: UpstreamError::Broken(error.into()), unsent: None, was_closed }));
+            let repeatable = self.spare.take().filter(|_| is_first && is_closing(&error));
+            return Poll::Ready(Err(Failure { repeatable, ..Failure::from(UpstreamError::Broken(error.into())) }));
         }
     }
 
@@ -204,8 +211,7 @@ impl Exchange {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(UploadError::Connection)) => self.is_refused = true,
             Poll::Ready(Err(UploadError::Body(error))) => {
-                let error = UpstreamError::RequestBody(error);
-                return Err(Failure { error, unsent: None, was_closed: false });
+                return Err(Failure::from(UpstreamError::RequestBody(error)));
             }
         }
         self.upload = None;
@@ -283,7 +289,7 @@ impl Exchange {
 }
 
 fn broken(error: Malformed) -> Failure {
-    Failure { error: UpstreamError::Broken(error.into()), unsent: None, was_closed: false }
+    Failure::from(UpstreamError::Broken(error.into()))
 }
 
 fn is_closing(error: &io::Error) -> bool {

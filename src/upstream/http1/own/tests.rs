@@ -595,6 +595,35 @@ async fn h1_21_bytes_that_nobody_asked_for_spoil_a_kept_connection() {
     }
 }
 
+// H1-21, RL-12
+#[tokio::test]
+async fn h1_21_of_many_connections_that_were_closed_none_is_taken_for_open() {
+    let mut connections = Vec::new();
+    for _ in 0..300 {
+        let (io, server) = pair();
+        connections.push((own(io), server));
+    }
+    let (mut connections, servers): (Vec<_>, Vec<_>) = connections.into_iter().unzip();
+    drop(servers);
+    sleep(Duration::from_millis(20)).await;
+    // In one turn of the task, as the pool looks at them.
+    assert_eq!(connections.iter_mut().filter_map(|it| (!it.is_closed()).then_some(())).count(), 0);
+}
+
+// RL-12
+#[tokio::test]
+async fn rl_12_a_request_with_a_body_is_not_repeated_after_a_close_without_a_word() {
+    for (method, body) in [("POST", Body::Empty), ("GET", Body::from("hello".to_owned())), ("GET", pieces().1)] {
+        let (io, mut server) = pair();
+        let request = Request::builder().method(method).uri("/").body(body).unwrap();
+        let exchange = tokio::spawn(own(io).exchange(request, drop));
+        read_head(&mut server).await;
+        drop(server);
+        let failure = exchange.await.unwrap().err().unwrap();
+        assert!(failure.unsent.is_none() && failure.repeatable.is_none(), "{method}");
+    }
+}
+
 // RL-12
 #[tokio::test]
 async fn rl_12_a_request_of_which_nothing_was_sent_comes_back_whole() {
@@ -613,7 +642,7 @@ async fn rl_12_a_request_of_which_nothing_was_sent_comes_back_whole() {
 // RL-12
 #[tokio::test]
 async fn rl_12_a_server_that_closed_without_a_word_is_told_from_one_that_broke_off() {
-    for (said, was_closed) in [("", true), ("H", false), ("HTTP/1.1 103 Early Hints\r\n\r\n", false)] {
+    for (said, is_repeatable) in [("", true), ("H", false), ("HTTP/1.1 103 Early Hints\r\n\r\n", false)] {
         let (io, mut server) = pair();
         let exchange = tokio::spawn(own(io).exchange(get(), drop));
         read_head(&mut server).await;
@@ -621,7 +650,7 @@ async fn rl_12_a_server_that_closed_without_a_word_is_told_from_one_that_broke_o
         drop(server);
         let failure = exchange.await.unwrap().err().unwrap();
         assert!(failure.unsent.is_none() && matches!(failure.error, UpstreamError::Broken(_)));
-        assert_eq!(failure.was_closed, was_closed, "{said:?}");
+        assert_eq!(failure.repeatable.is_some(), is_repeatable, "{said:?}");
     }
 }
 
