@@ -52,14 +52,15 @@ pub async fn serve(
 ) {
     let upstreams: Arc<[Arc<UpstreamState>]> = upstreams.into();
     let spares = Arc::new(Spares::default());
+    spares.fill();
     loop {
-        spares.fill();
         let Ok((stream, _)) = listener.accept().await else {
             if !spares.let_go() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             continue;
         };
+        spares.fill();
         let (sessions, upstreams, stop) = (sessions.clone(), Arc::clone(&upstreams), stop.clone());
         let spares = Arc::clone(&spares);
         tokio::spawn(async move {
