@@ -27,8 +27,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use std::convert::Infallible;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -50,12 +51,18 @@ pub async fn serve(
     stop: watch::Receiver<bool>,
 ) {
     let upstreams: Arc<[Arc<UpstreamState>]> = upstreams.into();
+    let spares = Arc::new(Spares::default());
+    spares.fill();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            if !spares.let_go() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             continue;
         };
+        spares.fill();
         let (sessions, upstreams, stop) = (sessions.clone(), Arc::clone(&upstreams), stop.clone());
+        let spares = Arc::clone(&spares);
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (sessions, upstreams) = (sessions.clone(), Arc::clone(&upstreams));
@@ -66,7 +73,33 @@ pub async fn serve(
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
             // Its errors are the caller's.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            spares.fill();
         });
+    }
+}
+
+/// Descriptors that clients cannot take. When there is none left to accept an administrator with, one is let go of.
+#[derive(Default)]
+struct Spares(Mutex<Vec<File>>);
+
+impl Spares {
+    /// As far as there are any.
+    fn fill(&self) {
+        let mut kept = self.kept();
+        while kept.len() < SPARES
+            && let Ok(file) = File::open("/dev/null")
+        {
+            kept.push(file);
+        }
+    }
+
+    /// Whether there was one.
+    fn let_go(&self) -> bool {
+        self.kept().pop().is_some()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<File>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,6 +280,8 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Re
     response
 }
 
+/// A probe, a scrape, and somebody who looks.
+const SPARES: usize = 4;
 const NOT_FOR_PAGES: &str = "use an address or localhost as host, and no page of another origin\n";
 
 #[cfg(test)]

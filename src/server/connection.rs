@@ -29,7 +29,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
 /// Serves it until either side has enough. It was accepted at `since`.
@@ -105,7 +105,9 @@ async fn serve_http1_until_it_rests<S: Stream>(
     }
     let stream = TokioIo::new(Marked::http1(stream, ahead, marks));
     let mut connection = builder.serve_connection(stream, service).with_upgrades();
-    let mut stop = StopSign::new(&door.stop);
+    // Who has not asked yet may be about to, and asks no second time when a first connection is closed.
+    let grace = if marks.is_new() { FIRST_REQUEST_WITHIN } else { Duration::ZERO };
+    let mut stop = StopSign::new(&door.stop, grace);
     loop {
         match next_event(Pin::new(&mut connection), &mut watchdog, &mut stop).await {
             Event::Over(ended) => {
@@ -139,8 +141,9 @@ async fn serve_http1_until_it_rests<S: Stream>(
 async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<Door>, since: Instant) {
     let marks = Arc::new(Marks::default());
     let (place, address) = (stream.place.kind, peer.address);
-    let mut watchdog = Watchdog::new(&marks, times(door, &stream.place).without_rest(), since);
-    let streams = Streams { next: Arc::default(), within: door.limits.write_timeout };
+    let times = times(door, &stream.place).without_rest();
+    let mut watchdog = Watchdog::new(&marks, times, since);
+    let streams = Streams { next: Arc::default(), within: door.limits.write_timeout, marks: Arc::clone(&marks) };
     let service = {
         let (door, marks, next) = (Arc::clone(door), Arc::clone(&marks), Arc::clone(&streams.next));
         service_fn(move |request| {
@@ -165,19 +168,21 @@ async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<D
         .keep_alive_timeout(PONG_WITHIN);
     let stream = TokioIo::new(Marked::http2(stream, &marks));
     let mut connection = pin!(builder.serve_connection(stream, service));
-    let mut stop = StopSign::new(&door.stop);
+    let mut stop = StopSign::new(&door.stop, Duration::ZERO);
+    let mut is_leaving = false;
     loop {
         match next_event(connection.as_mut(), &mut watchdog, &mut stop).await {
             Event::Over(_) | Event::Found(Finding::NotReading) => return,
-            Event::Stopping => connection.as_mut().graceful_shutdown(),
             Event::Found(Finding::Abused) => {
                 tracing::warn!(client = ?address, "a connection is closed: most of its requests were cancelled");
                 return;
             }
-            Event::Found(_) => {
+            Event::Found(_) if is_leaving => return,
+            // What it asks for before it hears of this is answered, however long that takes.
+            Event::Stopping | Event::Found(_) => {
                 connection.as_mut().graceful_shutdown();
-                let _ = timeout(FAREWELL_WITHIN, connection).await;
-                return;
+                watchdog = Watchdog::new(&marks, times.until_it_goes(FAREWELL_WITHIN), Instant::now());
+                is_leaving = true;
             }
         }
     }
@@ -200,7 +205,8 @@ async fn next_event<C: Future>(
         if let Poll::Ready(output) = connection.as_mut().poll(cx) {
             return Poll::Ready(Event::Over(output));
         }
-        if stop.poll(cx).is_ready() {
+        // hyper would close on a request that has arrived in part.
+        if !watchdog.waits_for_a_head() && stop.poll(cx).is_ready() {
             return Poll::Ready(Event::Stopping);
         }
         watchdog.poll(cx).map(Event::Found)
@@ -223,8 +229,13 @@ enum StopState {
 }
 
 impl<'a> StopSign<'a> {
-    fn new(sign: &'a watch::Receiver<bool>) -> StopSign<'a> {
-        StopSign { sign, stopped: Box::pin(stopped(sign)), state: StopState::New }
+    /// `grace` later than the gateway's.
+    fn new(sign: &'a watch::Receiver<bool>, grace: Duration) -> StopSign<'a> {
+        let stopped = async move {
+            stopped(sign).await;
+            sleep(grace).await;
+        };
+        StopSign { sign, stopped: Box::pin(stopped), state: StopState::New }
     }
 
     /// To be polled by one task only: it is known since the first time, and after that this is one load.
@@ -248,13 +259,21 @@ impl<'a> StopSign<'a> {
 struct Streams {
     next: Arc<Mutex<Option<Arc<Flow>>>>,
     within: Duration,
+    marks: Arc<Marks>,
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, task: F) {
         match self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(flow) => tokio::spawn(Flowing::new(task, flow, self.within)),
-            None => tokio::spawn(task),
+            // What hyper spawns besides writes to a tunnel, as long as there is one.
+            None => {
+                let open = self.marks.begin_tunnel();
+                tokio::spawn(async move {
+                    task.await;
+                    drop(open);
+                })
+            }
         };
     }
 }
@@ -407,6 +426,8 @@ const TURNED_AWAY_WITHIN: Duration = Duration::from_secs(1);
 const RESERVED: usize = 64;
 const RESERVED_FOR: Duration = Duration::from_secs(1);
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
+/// When the gateway stops.
+pub const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
 /// hyper's least.
 const SMALLEST_BUFFER: usize = 16 * 1024;
 /// What hyper has room for without an allocation.
@@ -416,8 +437,8 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Of one stream.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Streams opened and reset at once (CVE-2023-44487).
-const MOST_RESETS_BY_CLIENT: usize = 20;
+/// Streams opened and reset before we have looked at them (CVE-2023-44487): a page that is left, seen by a worker that was busy.
+const MOST_RESETS_BY_CLIENT: usize = MOST_STREAMS as usize;
 /// Streams that a client made us reset (CVE-2025-8671).
 const MOST_RESETS_BY_US: usize = 200;
 const PING_EVERY: Duration = Duration::from_secs(30);

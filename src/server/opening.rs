@@ -1,7 +1,7 @@
 //! What comes before HTTP: a place, who it is from, TLS, the version. All of it together within
 //! `limits.header_timeout`, and TLS within its own time besides.
 
-use super::connection::{Place, serve, times, turn_away};
+use super::connection::{FIRST_REQUEST_WITHIN, Place, serve, times, turn_away};
 use super::proxy_protocol;
 use super::stream::{Seated, Stream};
 use super::tls::Terminator;
@@ -66,12 +66,17 @@ async fn who(stream: &mut TcpStream, address: IpAddr, door: &Door) -> io::Result
     Ok(source.map_or(next, |source| Peer::at(source, &door.trusted_proxies)))
 }
 
-/// None when the client is too slow or gone, or the process is to stop.
+/// None when the client is too slow or gone, or has not come to it when the process is to stop.
 async fn in_time<T>(door: &Door, place: &Place, opening: impl Future<Output = io::Result<T>>) -> Option<T> {
+    let stopping = async {
+        stopped(&door.stop).await;
+        sleep(FIRST_REQUEST_WITHIN).await;
+    };
     tokio::select! {
+        biased;
         opened = opening => opened.ok(),
         () = sleep(times(door, place).head) => None,
-        () = stopped(&door.stop) => None,
+        () = stopping => None,
     }
 }
 

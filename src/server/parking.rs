@@ -37,6 +37,8 @@ impl Readable for Box<TlsStream<TcpStream>> {
 /// Whether the client has gone on before `deadline`, and before the gateway stops.
 pub async fn goes_on<S: Readable>(stream: &S, deadline: Instant, stop: &watch::Receiver<bool>) -> bool {
     tokio::select! {
+        // Who has asked by the time the gateway stops is answered.
+        biased;
         readable = stream.readable() => readable.is_ok(),
         () = sleep_until(deadline) => false,
         () = stopped(stop) => false,

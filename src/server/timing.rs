@@ -53,6 +53,17 @@ impl Marks {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A stream has become a tunnel; the connection is in use until what is returned is gone.
+    pub fn begin_tunnel(self: &Arc<Marks>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open { marks: Arc::clone(self), answered: true }
+    }
+
+    /// Whether nothing was asked yet.
+    pub fn is_new(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+    }
+
     /// Bytes of a next request are there already.
     pub fn begin_head(&self) {
         self.begun.store(true, Ordering::Relaxed);
@@ -73,10 +84,8 @@ impl Marks {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Whether the client asks in order to cancel (CVE-2023-44487): more often than not, and often.
-    fn is_abused(&self) -> bool {
-        let cancelled = self.cancelled.load(Ordering::Relaxed);
-        cancelled > MOST_CANCELLED && cancelled > self.requests.load(Ordering::Relaxed) / 2
+    fn counts(&self) -> Counts {
+        Counts { requests: self.requests.load(Ordering::Relaxed), cancelled: self.cancelled.load(Ordering::Relaxed) }
     }
 
     fn phase(&self) -> Phase {
@@ -100,6 +109,11 @@ impl Marks {
             Poll::Ready(Err(_)) => self.ended.store(true, Ordering::Relaxed),
             Poll::Pending => {}
         }
+    }
+
+    /// TLS takes more than the socket does. What it still holds is written by nobody once the connection rests.
+    fn flushed(&self, polled: &Poll<io::Result<()>>) {
+        self.blocked.store(polled.is_pending(), Ordering::Relaxed);
     }
 }
 
@@ -139,6 +153,21 @@ enum Phase {
     Idle,
     Head,
     Answering,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Counts {
+    requests: u32,
+    cancelled: u32,
+}
+
+impl Counts {
+    /// Whether a client that counted `before` asks in order to cancel (CVE-2023-44487): more often than not, and often. Browsers
+    /// cancel all that a page waits for when it is left, and that may be as many as streams are allowed.
+    fn are_of_abuse(self, before: Counts) -> bool {
+        let cancelled = self.cancelled.wrapping_sub(before.cancelled);
+        cancelled > MOST_CANCELLED && cancelled > self.requests.wrapping_sub(before.requests) / 2
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,9 +210,15 @@ impl Times {
         Times { head: self.head.min(most), idle: self.idle.min(most), write: self.write.min(most), ..self }
     }
 
+    /// A connection that has been asked to go: nothing it could wait for takes longer than `most`, but what it has asked for is sent
+    /// as ever.
+    pub fn until_it_goes(self, most: Duration) -> Times {
+        Times { head: self.head.min(most), idle: self.idle.min(most), ..self }
+    }
+
     /// How long a connection may be idle.
     pub fn until_a_request(self, marks: &Marks) -> Duration {
-        if marks.requests.load(Ordering::Relaxed) == 0 { self.head } else { self.idle }
+        if marks.is_new() { self.head } else { self.idle }
     }
 
     fn tick(self) -> Duration {
@@ -218,6 +253,8 @@ pub struct Watchdog {
     since: Instant,
     /// Since when the client does not take what is written, and how much it had taken then.
     blocked: Option<(Instant, u64)>,
+    /// What was counted when, from which on abuse is.
+    counted: (Instant, Counts),
     tick: Pin<Box<Sleep>>,
     is_waiting: bool,
 }
@@ -231,6 +268,7 @@ impl Watchdog {
             seen: marks.seen(),
             since,
             blocked: None,
+            counted: (since, marks.counts()),
             tick: Box::pin(sleep_until(Instant::now() + times.tick())),
             is_waiting: false,
         }
@@ -238,7 +276,7 @@ impl Watchdog {
 
     /// To be polled by one task only, whenever it wakes up: between two ticks this is one load.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finding> {
-        if self.marks.is_abused() {
+        if self.marks.counts().are_of_abuse(self.counted.1) {
             return Poll::Ready(Finding::Abused);
         }
         // The timer knows the task since it was first polled, and need not be told again.
@@ -257,7 +295,15 @@ impl Watchdog {
         Poll::Pending
     }
 
+    /// Whether the client is in the midst of asking.
+    pub fn waits_for_a_head(&self) -> bool {
+        self.marks.phase() == Phase::Head
+    }
+
     fn look(&mut self, now: Instant) -> Option<Finding> {
+        if now - self.counted.0 >= CANCELLED_WITHIN {
+            self.counted = (now, self.marks.counts());
+        }
         let seen = self.marks.seen();
         if seen != self.seen {
             self.seen = seen;
@@ -365,7 +411,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Marked<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.marks.flushed(&polled);
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -482,7 +530,93 @@ impl<F: Future<Output = ()>> Future for Flowing<F> {
 
 /// Bytes that count as progress.
 const LEAST_PROGRESS: u64 = 1024;
-const MOST_CANCELLED: u32 = 200;
+const MOST_CANCELLED: u32 = 500;
+const CANCELLED_WITHIN: Duration = Duration::from_secs(10);
 const REST_AFTER: Duration = Duration::from_secs(1);
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
 const LONGEST_TICK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::{sleep, timeout};
+
+    const TIMES: Times = Times {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(60),
+        write: Duration::from_secs(30),
+        rest: Some(REST_AFTER),
+    };
+
+    async fn found(watchdog: &mut Watchdog, within: u64) -> Option<Finding> {
+        let finding = std::future::poll_fn(|cx| watchdog.poll(cx));
+        timeout(Duration::from_secs(within), finding).await.ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_flushed_is_not_put_to_rest() {
+        let marks = Arc::new(Marks::default());
+        drop(marks.begin().answered());
+        let mut watchdog = Watchdog::new(&marks, TIMES, Instant::now());
+        let mut stream = Marked::http1(Hoarding::default(), Bytes::new(), &marks);
+        stream.write_all(b"an answer").await.unwrap();
+        assert!(timeout(Duration::from_secs(1), stream.flush()).await.is_err());
+        assert_eq!(found(&mut watchdog, 20).await, None);
+        stream.stream.has_room = true;
+        stream.flush().await.unwrap();
+        assert!(matches!(found(&mut watchdog, 5).await, Some(Finding::Resting { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_never_flushed_is_not_read() {
+        let marks = Arc::new(Marks::default());
+        let mut watchdog = Watchdog::new(&marks, TIMES, Instant::now());
+        let mut stream = Marked::http1(Hoarding::default(), Bytes::new(), &marks);
+        assert!(timeout(Duration::from_secs(1), stream.flush()).await.is_err());
+        assert_eq!(found(&mut watchdog, 35).await, Some(Finding::NotReading));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_are_cancelled_now_and_then_are_no_abuse_however_many() {
+        let marks = Arc::new(Marks::default());
+        let mut watchdog = Watchdog::new(&marks, TIMES.without_rest(), Instant::now());
+        for _ in 0..20 {
+            (0..MOST_CANCELLED / 2).for_each(|_| drop(marks.begin()));
+            assert_eq!(found(&mut watchdog, 8).await, None);
+        }
+        (0..=MOST_CANCELLED).for_each(|_| drop(marks.begin()));
+        assert_eq!(found(&mut watchdog, 1).await, Some(Finding::Abused));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_is_not_idle() {
+        let marks = Arc::new(Marks::default());
+        let mut watchdog = Watchdog::new(&marks, TIMES.without_rest(), Instant::now());
+        let tunnel = marks.begin_tunnel();
+        assert_eq!(found(&mut watchdog, 200).await, None);
+        drop(tunnel);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(found(&mut watchdog, 70).await, Some(Finding::IdleTooLong));
+    }
+
+    /// Takes everything, and lets go of it when there is room.
+    #[derive(Default)]
+    struct Hoarding {
+        has_room: bool,
+    }
+
+    impl AsyncWrite for Hoarding {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.has_room { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+}

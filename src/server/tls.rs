@@ -191,7 +191,9 @@ impl Terminator {
 
     /// Reads the files again. One that cannot be used is reported, and everything stays as it was.
     pub fn reload(&self) {
-        *self.tried.lock().unwrap_or_else(PoisonError::into_inner) = versions(&self.settings);
+        // Held to the end: of two at once, the one that has read last writes last.
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        *tried = versions(&self.settings);
         match read(&self.settings, &self.clock) {
             // With its own store of sessions: who resumes has passed the authorities of today.
             Ok(config) => *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config),

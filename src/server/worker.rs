@@ -8,6 +8,7 @@ use crate::gateway::{Gateway, Limits, Tunnels};
 use ipnet::IpNet;
 use std::future::Future;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -69,9 +70,11 @@ pub async fn serve(sockets: Vec<Bound>, door: Door, drain: Duration) -> io::Resu
 }
 
 async fn accept_tcp(socket: &TcpListener, door: &Arc<Door>, connections: &TaskTracker) {
-    while let Some(accepted) = unless_stopped(&door.stop, socket.accept()).await {
+    let (mut last_call, mut shortage) = (pin!(last_call(&door.stop)), Shortage::default());
+    while let Some(accepted) = before(&mut last_call, socket.accept()).await {
         match accepted {
             Ok((stream, address)) => {
+                shortage.is_over();
                 // Without it small answers wait for the client's acknowledgement.
                 let _ = stream.set_nodelay(true);
                 give_up_on_clients_that_take_nothing(&stream, door.limits.write_timeout);
@@ -82,7 +85,7 @@ async fn accept_tcp(socket: &TcpListener, door: &Arc<Door>, connections: &TaskTr
                     Some(terminator) => connections.spawn(opening::tls(stream, address, terminator, door)),
                 };
             }
-            Err(error) => recover_from(&error).await,
+            Err(error) => shortage.recover_from(&error).await,
         }
     }
 }
@@ -97,20 +100,41 @@ fn give_up_on_clients_that_take_nothing(stream: &TcpStream, within: Duration) {
 }
 
 async fn accept_unix(socket: &UnixListener, door: &Arc<Door>, connections: &TaskTracker) {
-    while let Some(accepted) = unless_stopped(&door.stop, socket.accept()).await {
+    let (mut last_call, mut shortage) = (pin!(last_call(&door.stop)), Shortage::default());
+    while let Some(accepted) = before(&mut last_call, socket.accept()).await {
         match accepted {
-            Ok((stream, _)) => drop(connections.spawn(opening::unix(stream, Arc::clone(door)))),
-            Err(error) => recover_from(&error).await,
+            Ok((stream, _)) => {
+                shortage.is_over();
+                connections.spawn(opening::unix(stream, Arc::clone(door)));
+            }
+            Err(error) => shortage.recover_from(&error).await,
         }
     }
 }
 
-/// A client that went away before it was accepted is nothing; a process out of descriptors needs a
-/// moment.
-async fn recover_from(error: &io::Error) {
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-        tracing::error!(%error, "cannot accept connections");
+/// Whether connections could not be accepted the last time.
+#[derive(Default)]
+struct Shortage {
+    is_known: bool,
+}
+
+impl Shortage {
+    /// A client that went away before it was accepted is nothing; a process out of descriptors needs a moment. It is told once, not
+    /// at every try.
+    async fn recover_from(&mut self, error: &io::Error) {
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            return;
+        }
+        if !std::mem::replace(&mut self.is_known, true) {
+            tracing::error!(%error, "cannot accept connections");
+        }
         sleep(Duration::from_millis(100)).await;
+    }
+
+    fn is_over(&mut self) {
+        if std::mem::take(&mut self.is_known) {
+            tracing::info!("connections are accepted again");
+        }
     }
 }
 
@@ -120,12 +144,21 @@ pub async fn stopped(stop: &watch::Receiver<bool>) {
     let _ = stop.clone().wait_for(|stop| *stop).await;
 }
 
-async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
+/// A little later. Closing the socket resets whoever has connected to it and was not accepted.
+async fn last_call(stop: &watch::Receiver<bool>) {
+    stopped(stop).await;
+    sleep(LAST_CALL).await;
+}
+
+async fn before<T>(end: &mut Pin<&mut impl Future<Output = ()>>, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
+        biased;
         done = work => Some(done),
-        () = stopped(stop) => None,
+        () = end.as_mut() => None,
     }
 }
+
+const LAST_CALL: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

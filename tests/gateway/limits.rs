@@ -4,6 +4,7 @@
 use crate::harness::frames::{self, Frame, Frames};
 use crate::harness::wire::{Framing, Headers};
 use crate::harness::{Answer, Connection, Gate, Reply, Site, eventually};
+use latchgate::app::Drained;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -174,6 +175,21 @@ async fn h1_24_d_a_client_that_does_not_read_loses_its_connection() {
     }
 }
 
+// RL-07: what the gateway and the kernel hold of an endless answer that nobody reads; RL-14 in protocols.rs is the same over HTTP/2
+#[tokio::test]
+async fn rl_07_little_is_taken_for_a_client_that_reads_nothing() {
+    let site = site("").await;
+    site.upstream.next(Answer::zeros(1 << 30));
+    let mut connection = site.connect().await;
+    connection.send(GET).await.unwrap();
+    let (mut seen, mut now) = (u64::MAX, 0);
+    while now == 0 || now != seen {
+        sleep(millis(400)).await;
+        (seen, now) = (now, site.upstream.zeros_written());
+    }
+    assert!(now < 24 << 20, "{} MiB", now >> 20);
+}
+
 // RL-10
 #[tokio::test]
 async fn h1_24_e_an_idle_connection_is_closed() {
@@ -273,6 +289,47 @@ async fn resting_connections_do_not_hold_up_the_end() {
     site.gateway.shut_down().await;
     assert!(since.elapsed() < millis(1_500));
     assert!(end_of(&mut connection).await.is_empty());
+}
+
+// ------------------------------------------------------------------------------------- the end
+
+// RL-01
+#[tokio::test]
+async fn rl_01_who_has_begun_to_ask_is_answered_when_the_gateway_stops() {
+    let site = site("").await;
+    let mut rested = site.connect().await;
+    assert_eq!(ask(&mut rested).await.status, 200);
+    sleep(millis(2_500)).await;
+    let [mut fresh, mut halfway, mut known] = [site.connect().await, site.connect().await, site.connect().await];
+    assert_eq!(ask(&mut known).await.status, 200);
+    for connection in [&mut halfway, &mut known, &mut rested] {
+        connection.send(&GET[..20]).await.unwrap();
+    }
+    sleep(millis(200)).await;
+    let stopping = tokio::spawn(site.gateway.shut_down());
+    sleep(millis(200)).await;
+    fresh.send(&GET[..20]).await.unwrap();
+    for (what, connection) in
+        [("fresh", &mut fresh), ("halfway", &mut halfway), ("known", &mut known), ("rested", &mut rested)]
+    {
+        connection.send(&GET[20..]).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let reply = connection.reply("GET").await.unwrap_or_else(|| panic!("{what}: no answer"));
+        assert_eq!(reply.status, 200, "{what}");
+        assert!(end_of(connection).await.is_empty(), "{what}");
+    }
+    assert_eq!(timeout(PATIENCE, stopping).await.unwrap().unwrap(), Drained::Complete);
+}
+
+// RL-02
+#[tokio::test]
+async fn rl_02_an_http2_client_that_answers_no_ping_does_not_hold_up_the_end() {
+    let site = site("").await;
+    let mut connection = Frames::open(site.gateway.address, &[]).await;
+    connection.send(&[Frame::get(1, "/x")]).await.unwrap();
+    assert_eq!(connection.next_of(frames::HEADERS).await.unwrap().status(), 200);
+    let since = Instant::now();
+    assert_eq!(site.gateway.shut_down().await, Drained::Complete);
+    assert!(since.elapsed() < millis(3_000), "{:?}", since.elapsed());
 }
 
 // ------------------------------------------------------------------------------------- heads
@@ -506,6 +563,23 @@ async fn h2_02_slow_rapid_reset_ends_the_connection_too() {
     answers_others(&site).await;
 }
 
+// Every stream that a browser may have, cancelled at once, before the gateway has looked at them: that is a page which is left
+#[tokio::test]
+async fn h2_02_a_page_that_is_left_is_no_attack() {
+    let site = site("").await;
+    site.upstream.answer(|request| if request.target == "/x" { Answer::never() } else { Answer::status(200) });
+    let mut connection = Frames::open(site.gateway.address, &[]).await;
+    connection.next_of(frames::SETTINGS).await.unwrap();
+    for round in 0..4 {
+        let ids: Vec<u32> = (round * 100..(round + 1) * 100).map(stream).collect();
+        let page = ids.iter().map(|id| Frame::get(*id, "/x"));
+        connection.send(&page.chain(ids.iter().map(|id| Frame::reset(*id))).collect::<Vec<_>>()).await.unwrap();
+        sleep(millis(200)).await;
+    }
+    connection.send(&[Frame::get(stream(400), "/other")]).await.unwrap();
+    assert_eq!(connection.next_of(frames::HEADERS).await.expect("an answer").status(), 200);
+}
+
 #[tokio::test]
 async fn h2_03_made_you_reset_ends_the_connection() {
     let site = site("").await;
@@ -630,7 +704,7 @@ async fn h2_06_decoded_headers_count_however_small_they_were() {
     answers_others(&site).await;
 }
 
-// RL-07: what is kept for a client that does not read is bounded; RL-27
+// RL-27
 #[tokio::test]
 async fn h2_07_streams_without_a_window_are_reset() {
     let site = site("write_timeout = \"500ms\"").await;
@@ -716,6 +790,22 @@ async fn h2_connections_that_are_idle_are_asked_to_go() {
         assert_eq!(connection.closed().await, Some(0));
         took(since, millis);
     }
+}
+
+#[tokio::test]
+async fn h2_a_request_that_crosses_the_farewell_is_answered() {
+    let site = site("idle_timeout = \"500ms\"").await;
+    let mut connection = Frames::open(site.gateway.address, &[]).await;
+    connection.send(&[Frame::get(1, "/x")]).await.unwrap();
+    assert_eq!(connection.next_of(frames::HEADERS).await.unwrap().status(), 200);
+    connection.next_of(frames::GOAWAY).await.expect("a farewell");
+    let gate = Gate::closed();
+    site.upstream.next(Answer::status(200).behind(&gate));
+    connection.send(&[Frame::get(3, "/x")]).await.unwrap();
+    sleep(millis(2_500)).await;
+    gate.open();
+    assert_eq!(connection.next_of(frames::HEADERS).await.expect("an answer").status(), 200);
+    assert_eq!(connection.closed().await, None, "and it goes, with nothing more to say");
 }
 
 // H1-24 c, over HTTP/2

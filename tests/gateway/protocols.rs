@@ -374,6 +374,20 @@ async fn a_websocket_over_http2_becomes_an_upgrade() {
     assert_eq!(farewell, b"\x88\x02\x03\xf0", "1008, as over HTTP/1.1");
 }
 
+#[tokio::test]
+async fn a_websocket_over_http2_is_no_idle_connection() {
+    let site = Site::plan().limits("idle_timeout = \"400ms\"").route("/*", "auth = \"public\"").start().await;
+    site.upstream.answer(|_| Answer::websocket_echo());
+    let mut client = http2(&site).await;
+    let request = websocket(&site.browser()).body(Pieces::none()).unwrap();
+    let mut reply = client.send_request(request).await.unwrap();
+    let mut socket = TokioIo::new(hyper::upgrade::on(&mut reply).await.unwrap());
+    sleep(Duration::from_millis(2_500)).await;
+    socket.write_all(b"\x81\x85\0\0\0\0hello").await.unwrap();
+    let mut echoed = [0; 11];
+    timeout(PATIENCE, socket.read_exact(&mut echoed)).await.unwrap().expect("it is still open");
+}
+
 // H2-14, WB-10
 #[tokio::test]
 async fn h2_14_only_a_websocket_of_our_own_pages_is_connected() {

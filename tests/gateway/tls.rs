@@ -1,6 +1,6 @@
 //! `[server.tls]`: handshakes, names, client certificates, and files that change.
 
-use crate::harness::{Answer, Connection, PATIENCE, Plan, Reply, Site, eventually};
+use crate::harness::{Answer, Connection, PATIENCE, Plan, Reply, Site, eventually, together};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -311,6 +311,31 @@ async fn large_bodies_go_through_tls_both_ways() {
     connection.send(&[head.as_bytes(), &body].concat()).await.unwrap();
     let reply = connection.reply("POST").await.unwrap();
     assert!(reply.body == body, "{} bytes", reply.body.len());
+}
+
+// What TLS has taken and the socket has not: some of these sizes leave a part of the answer there, and nothing else.
+#[tokio::test]
+async fn the_end_of_an_answer_waits_for_a_client_that_pauses() {
+    let papers = Arc::new(Papers::new());
+    let site = Arc::new(papers.site("").await);
+    site.upstream.answer(|received| {
+        Answer::status(200).body(vec![b'x'; received.target.rsplit('=').next().unwrap().parse().unwrap()])
+    });
+    let lengths = together(64, |number| {
+        let (papers, site, length) = (Arc::clone(&papers), Arc::clone(&site), (number + 1) * (48 << 10));
+        async move {
+            let stream = papers.connect(&site, "gw.test", papers.client(&["http/1.1"])).await.unwrap();
+            let mut connection = Connection::on(stream);
+            let request = format!("GET /public?length={length} HTTP/1.1\r\nHost: gw.test\r\n\r\n");
+            connection.send(request.as_bytes()).await.unwrap();
+            sleep(Duration::from_secs(3)).await;
+            let reply = timeout(PATIENCE, connection.reply("GET")).await;
+            (length, reply.ok().flatten().map(|reply| reply.body.len()))
+        }
+    });
+    for (length, came) in lengths.await {
+        assert_eq!(came, Some(length));
+    }
 }
 
 #[tokio::test]
