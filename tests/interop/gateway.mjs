@@ -127,6 +127,13 @@ auth = true
 path = "/interop.Talk/*"
 upstream = "calls"
 auth = true
+
+# What stands before a server of gRPC may refuse a call with a status of HTTP.
+[[routes]]
+path = "/interop.Talk/Refuse"
+upstream = "httpbin"
+auth = true
+replace_prefix = "/status/401"
 `;
 
 /** One public route: to `upstream`, or to the built-in demo. */
