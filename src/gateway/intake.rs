@@ -5,7 +5,9 @@
 
 use super::survey::RequestSurvey;
 use super::trailers::{self, Screen};
-use super::{Arrival, Exchange, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe, xsrf};
+use super::{
+    Arrival, Exchange, InUse, Known, Message, Numbered, Parts, Route, Step, Verdict, cors, headers, observe, xsrf,
+};
 use crate::body::Body;
 use crate::facts::{self, Facts, RequestId, Scheme};
 use crate::policy::path::NormalPath;
@@ -207,6 +209,7 @@ fn read(
     };
     let asks_for_a_websocket = is_websocket_over_http2 || (survey.upgrade && asks_for_a_websocket(&request));
     let upgrade = asks_for_a_websocket.then(|| hyper::upgrade::on(&mut request));
+    let in_use = if is_websocket_over_http2 { request.extensions_mut().remove::<InUse>() } else { None };
     let has_trailers = trailers::may_follow(request.body(), version);
 
     let (head, body) = request.into_parts();
@@ -251,6 +254,7 @@ fn read(
         over_http2: version == Version::HTTP_2,
         informational: informational.filter(|_| version == Version::HTTP_11),
         upgrade,
+        in_use,
         app_call,
         shows_stand_in,
     });

@@ -33,7 +33,7 @@ pub use intake::Peer;
 pub use limits::Limits;
 pub use replay::Budget;
 pub use route::{AppCall, Attach, Cors, HeaderEdits, LoginAnswer, Route, RouteSettings, Target, Xsrf};
-pub use tunnel::Tunnels;
+pub use tunnel::{InUse, Tunnels};
 
 use crate::body::{Body, Pace};
 use crate::clients::{self, ApiClient, Clients};
@@ -163,6 +163,8 @@ pub struct Exchange {
     pub informational: Option<Arc<Informational>>,
     /// The client's side of a WebSocket to be.
     pub upgrade: Option<OnUpgrade>,
+    /// What keeps the client's connection while that one is open.
+    pub in_use: Option<InUse>,
     /// An app handles its tokens, or what it thinks they are.
     pub app_call: Option<AppCall>,
     /// It came with a stand-in, in its headers, where there is none any more, or in its query.

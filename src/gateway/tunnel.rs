@@ -7,8 +7,10 @@ use crate::upstream::Duplex;
 use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use std::any::Any;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,6 +18,11 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
+
+/// Says, as long as it is there, that a connection carries something: an extension of a request of HTTP/2 that may become a tunnel. The
+/// connection stays the server's, and without a request it would count as idle.
+#[derive(Clone)]
+pub struct InUse(pub Arc<dyn Any + Send + Sync>);
 
 /// The tunnels of one worker. They live on the worker that holds both connections.
 #[derive(Clone)]
@@ -33,9 +40,10 @@ impl Tunnels {
     }
 
     /// Joins the two sides once the client's has switched.
-    pub fn open(&self, client: OnUpgrade, upstream: Box<dyn Duplex>, session: Option<Hold>) {
+    pub fn open(&self, client: OnUpgrade, upstream: Box<dyn Duplex>, session: Option<Hold>, in_use: Option<InUse>) {
         let (end, idle_timeout) = (self.end(session), self.idle_timeout);
         self.open.spawn(async move {
+            let _in_use = in_use;
             let Ok(client) = client.await else { return };
             let moved = AtomicU64::new(0);
             let end = async {

@@ -7,11 +7,11 @@ use super::timing::{Answer, Finding, Flow, Flowing, Marked, Marks, Times, Watchd
 use super::worker::{Door, stopped};
 use crate::body::{Body, Pace, Upload};
 use crate::facts::{RequestId, X_REQUEST_ID};
-use crate::gateway::{Arrival, Gateway, Informational, Peer};
+use crate::gateway::{Arrival, Gateway, InUse, Informational, Peer};
 use crate::policy::Client;
 use crate::reply::{self, Asker, Refusal};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -266,7 +266,7 @@ fn answer(
     place: PlaceKind,
     flow: Option<Arc<Flow>>,
     informational: Option<Arc<Informational>>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
     let open = marks.begin();
     let pace = (!request.body().is_end_stream()).then(|| {
@@ -274,6 +274,9 @@ fn answer(
         let within = (!is_a_call(&request)).then_some(door.limits.body_timeout);
         Pace::new(within, Arc::clone(marks) as Arc<dyn Upload>)
     });
+    if flow.is_some() && request.method() == Method::CONNECT {
+        request.extensions_mut().insert(InUse(Arc::new(marks.begin_tunnel())));
+    }
     let is_shed = place == PlaceKind::Reserved && request.uri().path() != door.logout_path;
     let (gateway, peer, limit) = (door.gateway.clone(), Arc::clone(peer), door.limits.request_timeout);
     async move {

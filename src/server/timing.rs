@@ -48,6 +48,12 @@ impl Marks {
         Open { marks: Arc::clone(self), answered: false }
     }
 
+    /// The request just begun may become a tunnel on its stream, which is open until what is returned is gone.
+    pub fn begin_tunnel(self: &Arc<Marks>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open { marks: Arc::clone(self), answered: true }
+    }
+
     /// The request just begun has a body. It is open until [`Upload::over`].
     pub fn begin_body(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);

@@ -28,7 +28,7 @@ export function latchgate(name, command, config, env = {}) {
   return gateway;
 }
 
-/** The configuration of the suite: one OpenID provider, five backends, every kind of route. */
+/** The configuration of the suite: one OpenID provider, the backends, every kind of route. */
 export const suiteConfig = ({ port, adminPort, issuer, clientId, httpbin, userinfo, events, echo, calls }) => `
 [server]
 listen = "127.0.0.1:${port}"
