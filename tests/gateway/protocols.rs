@@ -128,7 +128,7 @@ async fn h2_13_no_spelling_and_no_edit_of_the_route_is_got_round_by_a_trailer() 
     assert_eq!((head.headers.value("trailer"), head.headers.value("x-frame")), (Some("X-Sum"), Some("no")));
     assert!(!head.headers.contains("te"), "it means nothing in an answer");
     let (_, trailers) = connection.body(Framing::of_response(&head, "GET")).await.unwrap();
-    assert_eq!(trailers.0, [("X-Sum".to_owned(), "1".to_owned())]);
+    assert_eq!(trailers.0, [("x-sum".to_owned(), "1".to_owned())]);
 }
 
 // ------------------------------------------------------------------------------------------ 1xx
