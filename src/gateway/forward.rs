@@ -127,7 +127,7 @@ async fn to_upstream(
             };
             let cleaned = clean(response.headers_mut(), settings);
             if has_trailers {
-                response = with_trailers(response, &announced, exchange.over_http2);
+                response = with_trailers(response, &announced, &exchange);
             }
             if (session.is_some() || client.is_some()) && exchange.route.relies_on_session() {
                 keep_out_of_shared_caches(response.headers_mut(), &cleaned);
@@ -246,19 +246,20 @@ fn switch(
 }
 
 /// hyper sends an HTTP/1.1 client the trailer fields that it said it takes, and that `Trailer` names; an HTTP/2 client all of them.
-fn with_trailers(mut response: Response<Body>, announced: &[HeaderValue], over_http2: bool) -> Response<Body> {
-    if announced.is_empty() && !over_http2 {
+fn with_trailers(mut response: Response<Body>, announced: &[HeaderValue], exchange: &Exchange) -> Response<Body> {
+    if announced.is_empty() && !exchange.over_http2 {
         return response;
     }
-    Screen::Response.announce(announced, response.headers_mut());
-    response.map(|body| Screen::Response.put_on(body))
+    let screen = Screen::Response(Arc::clone(&exchange.route));
+    screen.announce(announced, response.headers_mut());
+    response.map(|body| screen.put_on(body))
 }
 
 /// The upstream's answer goes back as it is, without what ends at this hop and what only we say. Answers what it has then.
 fn clean(response: &mut HeaderMap, settings: &RouteSettings) -> AnswerSurvey {
     let survey = AnswerSurvey::of(response);
     if survey.hop_by_hop {
-        headers::strip_hop_by_hop(response);
+        headers::strip_hop_by_hop_of_answer(response);
     }
     if survey.our_words {
         headers::strip_our_words(response);

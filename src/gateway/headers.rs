@@ -49,13 +49,24 @@ pub fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Takes out what is meant for this hop alone: first, so that a name listed in `Connection` cannot
+/// Takes out of a request what is meant for this hop alone: first, so that a name listed in `Connection` cannot
 /// take ours with it later. `te: trailers` stays, since trailers are passed on, and so does the one expectation there is (§10.1.1) where
 /// there is a body to wait for: any other, or another way to write it, a backend might take for it. Nothing to do where no name
 /// [`is_hop_by_hop`].
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let takes_trailers = lists(headers, &header::TE, "trailers");
     let expects_continue = expects_continue(headers) && announces_a_body(headers);
+    strip_hop_by_hop_of_answer(headers);
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if expects_continue {
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    }
+}
+
+/// The same for an answer, in which `TE` and `Expect` mean nothing.
+pub fn strip_hop_by_hop_of_answer(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         let listed: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -71,12 +82,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
     }
     remove_where(headers, is_hop_by_hop);
-    if takes_trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-    if expects_continue {
-        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
-    }
 }
 
 /// Whether a name needs the closer look that [`strip_claims_of_proxies`] takes: it is one of theirs, or might be one in another spelling.
@@ -134,8 +139,8 @@ fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a backend behind CGI would take `name` for `folded`.
-fn is_spelling_of(name: &str, folded: &str) -> bool {
+/// Whether a backend behind CGI would take `name` for `folded`, which is in lower case with hyphens.
+pub fn is_spelling_of(name: &str, folded: &str) -> bool {
     name.len() == folded.len() && fold(name).eq(folded.chars())
 }
 
@@ -284,7 +289,9 @@ mod tests {
     fn any_names() -> impl Strategy<Value = Vec<String>> {
         let mut known: Vec<String> = PROXY_CLAIMS.iter().map(ToString::to_string).collect();
         known.extend(["host", "accept", "user-agent", "x-forwarded-for", "x-request-id", "hx-request"].map(Into::into));
-        known.extend(["connection", "te", "upgrade", "keep-alive", "transfer-encoding"].map(Into::into));
+        known.extend(
+            ["connection", "te", "upgrade", "keep-alive", "transfer-encoding", "expect", "trailer"].map(Into::into),
+        );
         let respelt = |name: String, odd: String| name.replace('-', &odd);
         let name = prop_oneof![
             proptest::sample::select(known.clone()),

@@ -5,7 +5,7 @@
 use super::headers;
 use crate::session::cookie;
 use crate::upstream::OnInformational;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -76,7 +76,9 @@ impl Informational {
             return;
         }
         let mut headers = headers.clone();
-        headers::strip_hop_by_hop(&mut headers);
+        headers::strip_hop_by_hop_of_answer(&mut headers);
+        // RFC 9110 §8.6: it has no body, and a client might wait for one.
+        headers.remove(header::CONTENT_LENGTH);
         headers::strip_our_words(&mut headers);
         cookie::strip_foreign_claims(&mut headers);
         for name in without {
@@ -168,6 +170,8 @@ mod tests {
         let informational = Informational::new(Waker::noop().clone());
         let hint = HeaderMap::from_iter([
             (http::header::LINK, HeaderValue::from_static("</a.css>; rel=preload")),
+            (http::header::CONTENT_LENGTH, HeaderValue::from_static("5")),
+            (http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
             (http::header::CONNECTION, HeaderValue::from_static("x-hop")),
             (HeaderName::from_static("x-hop"), HeaderValue::from_static("1")),
             (headers::LOGIN, HeaderValue::from_static("/evil")),

@@ -5,7 +5,7 @@
 //! kept and goes on with what the client has not sent yet.
 
 use crate::body::{Body, BodyError};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::collections::VecDeque;
@@ -49,7 +49,13 @@ pub fn keep(body: Body, limit: u64, budget: &Arc<Budget>) -> (Body, Kept) {
     let too_large = hint.lower() > limit;
     let state = Arc::new(Mutex::new(State {
         source: Some(body),
-        kept: Store { pieces: VecDeque::new(), trailers: None, bytes: 0, budget: Arc::clone(budget) },
+        kept: Store {
+            pieces: VecDeque::new(),
+            tail: BytesMut::new(),
+            trailers: None,
+            bytes: 0,
+            budget: Arc::clone(budget),
+        },
         limit,
         whole: !too_large,
     }));
@@ -66,10 +72,12 @@ impl Kept {
         if !state.whole {
             return None;
         }
+        state.kept.end_tail();
         let pieces = std::mem::take(&mut state.kept.pieces);
         let trailers = state.kept.trailers.take();
         let bytes = std::mem::take(&mut state.kept.bytes);
-        let kept = Store { pieces, trailers, bytes, budget: Arc::clone(&state.kept.budget) };
+        let budget = Arc::clone(&state.kept.budget);
+        let kept = Store { pieces, tail: BytesMut::new(), trailers, bytes, budget };
         Some(Body::boxed(Replaying { kept, source: state.source.take() }))
     }
 
@@ -94,6 +102,8 @@ struct State {
 
 struct Store {
     pieces: VecDeque<Bytes>,
+    /// Small pieces that came after them, in one.
+    tail: BytesMut,
     trailers: Option<HeaderMap>,
     bytes: u64,
     budget: Arc<Budget>,
@@ -103,7 +113,7 @@ impl State {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if let Some(piece) = frame.data_ref() {
             if self.makes_room_for(piece.len()) {
-                self.kept.pieces.push_back(piece.clone());
+                self.kept.push(piece);
             }
         } else if let Some(trailers) = frame.trailers_ref()
             && self.makes_room_for(size_of_fields(trailers))
@@ -132,6 +142,23 @@ impl State {
 }
 
 impl Store {
+    /// The first piece and large ones as they are. Small ones are copied: each keeps all that was read together with it, and a body may
+    /// come byte by byte, so that what is kept would take many times what it counts for.
+    fn push(&mut self, piece: &Bytes) {
+        if piece.len() >= LARGE || (self.pieces.is_empty() && !piece.is_empty()) {
+            self.end_tail();
+            self.pieces.push_back(piece.clone());
+        } else {
+            self.tail.extend_from_slice(piece);
+        }
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push_back(self.tail.split().freeze());
+        }
+    }
+
     fn give_back(&mut self, bytes: usize) {
         self.bytes -= bytes as u64;
         self.budget.give_back(bytes as u64);
@@ -139,6 +166,7 @@ impl Store {
 
     fn empty(&mut self) {
         self.pieces.clear();
+        self.tail = BytesMut::new();
         self.trailers = None;
         self.budget.give_back(std::mem::take(&mut self.bytes));
     }
@@ -241,6 +269,9 @@ impl fmt::Display for Superseded {
 
 impl std::error::Error for Superseded {}
 
+/// Pieces from this size on are kept as they came.
+const LARGE: usize = 1024;
+
 fn size_of_fields(trailers: &HeaderMap) -> usize {
     trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
@@ -278,12 +309,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_replay_is_byte_identical_wherever_the_first_sending_stopped(
-            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..8),
+            pieces in proptest::collection::vec(
+                (any::<u8>(), prop_oneof![0..50_usize, LARGE - 1..LARGE + 2]).prop_map(|(byte, length)| vec![byte; length]),
+                0..8,
+            ),
             stop in 0..9_usize,
         ) {
             let whole: Vec<u8> = pieces.concat();
-            let budget = Arc::new(Budget::new(1000));
-            let (mut first, kept) = keep(in_pieces(&pieces), 1000, &budget);
+            let budget = Arc::new(Budget::new(10_000));
+            let (mut first, kept) = keep(in_pieces(&pieces), 10_000, &budget);
             run(async {
                 for _ in 0..stop {
                     let _ = first.frame().await;
@@ -292,8 +326,21 @@ mod tests {
             let again = run(kept.replay().unwrap().collect()).unwrap().to_bytes();
             prop_assert_eq!(again.to_vec(), whole);
             prop_assert!(stop > pieces.len() || run(first.frame()).is_some_and(|frame| frame.is_err()));
-            prop_assert_eq!(budget.left.load(Ordering::Relaxed), 1000, "the memory is free again");
+            prop_assert_eq!(budget.left.load(Ordering::Relaxed), 10_000, "the memory is free again");
         }
+    }
+
+    // RF-30
+    #[test]
+    fn a_body_that_comes_byte_by_byte_keeps_no_more_than_its_bytes() {
+        let budget = Arc::new(Budget::new(10_000));
+        let mut pieces = vec![vec![b'x'; 1]; 5000];
+        pieces.extend(vec![Vec::new(); 5000]);
+        let (first, kept) = keep(in_pieces(&pieces), 10_000, &budget);
+        run(first.collect()).unwrap();
+        let state = lock(&kept.state);
+        assert!(state.kept.pieces.len() <= 1, "{} pieces", state.kept.pieces.len());
+        assert!(state.kept.tail.capacity() < 10_000, "{}", state.kept.tail.capacity());
     }
 
     #[test]

@@ -114,6 +114,12 @@ impl HeaderEdits {
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.remove.is_empty()
     }
+
+    /// Whether `name` is set or removed.
+    #[must_use]
+    pub fn speak_of(&self, name: &HeaderName) -> bool {
+        self.remove.contains(name) || self.set.iter().any(|(set, _)| set == name)
+    }
 }
 
 /// `cors`.

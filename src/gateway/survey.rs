@@ -128,3 +128,151 @@ fn is_event_stream(content_type: &HeaderValue) -> bool {
     let essence = content_type.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, header};
+    use proptest::prelude::*;
+
+    /// Names that somebody here looks for, and values that make a difference.
+    fn any_headers() -> impl Strategy<Value = HeaderMap> {
+        let names = [
+            "accept",
+            "authorization",
+            "cache-control",
+            "connection",
+            "content-length",
+            "content-type",
+            "cookie",
+            "expect",
+            "forwarded",
+            "host",
+            "hx-request",
+            "keep-alive",
+            "latchgate-login",
+            "latchgate-reason",
+            "next-action",
+            "next-router-prefetch",
+            "origin",
+            "proxy-authorization",
+            "proxy-connection",
+            "purpose",
+            "referer",
+            "rsc",
+            "sec-fetch-dest",
+            "sec-fetch-mode",
+            "sec-fetch-site",
+            "sec-purpose",
+            "server",
+            "set-cookie",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "user-agent",
+            "vary",
+            "x-request-id",
+            "x-requested-with",
+            "x_forwarded_for",
+        ];
+        let values = [
+            "1",
+            "application/grpc",
+            "application/x-www-form-urlencoded; charset=utf-8",
+            "latchgate-login, x",
+            "navigate",
+            "prefetch",
+            "text/event-stream",
+            "text/html,*/*;q=0.1",
+            "trailers",
+            "true",
+            "websocket",
+            "XMLHttpRequest",
+        ];
+        let field = (proptest::sample::select(names.to_vec()), proptest::sample::select(values.to_vec()));
+        proptest::collection::vec(field, 0..7).prop_map(|fields| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            headers
+        })
+    }
+
+    /// NAV as SPEC §1 says it, one question after the other.
+    fn navigation(method: &Method, headers: &HeaderMap) -> Client {
+        let is = |name: &str, wanted: &str| {
+            headers.get_all(name).iter().any(|value| {
+                let text = value.to_str().unwrap();
+                text.split(',').any(|member| member.split(';').next().unwrap().trim().eq_ignore_ascii_case(wanted))
+            })
+        };
+        let has = |name: &str| headers.contains_key(name);
+        let shape = match *method {
+            Method::GET | Method::HEAD => Client::Page,
+            Method::POST => Client::Form,
+            _ => return Client::Script,
+        };
+        let is_script = is("accept", "text/event-stream")
+            || ["sec-purpose", "next-action", "next-router-prefetch"].into_iter().any(has)
+            || is("purpose", "prefetch")
+            || is("upgrade", "websocket")
+            || is("rsc", "1")
+            || is("hx-request", "true");
+        let navigates = if ["mode", "site", "dest"].into_iter().any(|part| has(&format!("sec-fetch-{part}"))) {
+            headers.get_all("sec-fetch-mode").iter().next_back().is_some_and(|mode| mode == "navigate")
+        } else {
+            is("accept", "text/html")
+                && !is("x-requested-with", "XMLHttpRequest")
+                && (shape == Client::Page || is("content-type", "application/x-www-form-urlencoded"))
+        };
+        if navigates && !is_script { shape } else { Client::Script }
+    }
+
+    fn any_method() -> impl Strategy<Value = Method> {
+        proptest::sample::select(vec![Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::CONNECT])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn one_pass_finds_what_asking_for_each_name_finds(headers in any_headers(), method in any_method()) {
+            let survey = RequestSurvey::of(&headers);
+            prop_assert_eq!(survey.client(&method), navigation(&method, &headers));
+            prop_assert_eq!(Client::of(&method, &headers), navigation(&method, &headers));
+            prop_assert_eq!(survey.hosts, headers.get_all(header::HOST).iter().count());
+            prop_assert_eq!(survey.authorizations, headers.get_all(header::AUTHORIZATION).iter().count());
+            for (found, name) in [
+                (survey.cookies, "cookie"),
+                (survey.referer, "referer"),
+                (survey.upgrade, "upgrade"),
+                (survey.htmx, "hx-request"),
+                (survey.request_id, "x-request-id"),
+            ] {
+                prop_assert_eq!(found, headers.contains_key(name), "{}", name);
+            }
+            let begins = |name, start: &str| headers.get_all(name).iter().any(|value| value.as_bytes().starts_with(start.as_bytes()));
+            let stays_open = headers.contains_key("upgrade")
+                || begins(header::ACCEPT, "text/event-stream")
+                || begins(header::CONTENT_TYPE, "application/grpc");
+            prop_assert_eq!(survey.stays_open, stays_open);
+        }
+
+        #[test]
+        fn what_an_answer_does_not_have_need_not_be_taken_out(headers in any_headers()) {
+            let survey = AnswerSurvey::of(&headers);
+            for (is_there, strip) in [
+                (survey.hop_by_hop, headers::strip_hop_by_hop_of_answer as fn(&mut HeaderMap)),
+                (survey.our_words, headers::strip_our_words),
+                (survey.sets_cookies, |headers| { crate::session::cookie::strip_foreign_claims(headers); }),
+            ] {
+                let mut stripped = headers.clone();
+                strip(&mut stripped);
+                prop_assert!(is_there || stripped == headers);
+            }
+            prop_assert_eq!(survey.cache_control, headers.contains_key("cache-control"));
+        }
+    }
+}

@@ -1,5 +1,5 @@
 //! Trailer fields (RFC 9110 §6.5): passed on in both directions, and never merged into headers. What means something before the body
-//! alone stays behind, and so does what only the gateway may say.
+//! alone stays behind, and so does what only the gateway, or the route's `request_headers` and `response_headers`, may say.
 
 use super::{Route, headers};
 use crate::body::{Body, BodyError};
@@ -14,8 +14,8 @@ use std::task::{Context, Poll, ready};
 pub enum Screen {
     /// Of a request on this route.
     Request(Arc<Route>),
-    /// Of an answer.
-    Response,
+    /// Of an answer on this route.
+    Response(Arc<Route>),
 }
 
 /// Whether fields can follow `body`: in HTTP/1.1 not when its length was said, in HTTP/2 even then.
@@ -46,10 +46,18 @@ impl Screen {
     }
 
     fn passes(&self, name: &HeaderName) -> bool {
-        !NEVER.contains(name)
+        let is_never = NEVER.iter().any(|never| headers::is_spelling_of(name.as_str(), never.as_str()));
+        !is_never
             && match self {
-                Screen::Request(route) => !route.owned.contain(name) && !headers::is_claim_of_a_proxy(name.as_str()),
-                Screen::Response => !headers::is_our_word(name),
+                Screen::Request(route) => {
+                    !route.owned.contain(name)
+                        && !headers::is_claim_of_a_proxy(name.as_str())
+                        && !route.acceptance.as_ref().is_some_and(|accepts| accepts.reads(name))
+                        && !route.settings.request_headers.speak_of(name)
+                }
+                Screen::Response(route) => {
+                    !headers::is_our_word(name) && !route.settings.response_headers.speak_of(name)
+                }
             }
     }
 

@@ -285,7 +285,7 @@ fn answer(
     place: PlaceKind,
     flow: Option<Arc<Flow>>,
     informational: Option<Arc<Informational>>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
     let open = marks.begin();
     let pace = (!request.body().is_end_stream()).then(|| {

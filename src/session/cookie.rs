@@ -404,6 +404,29 @@ mod tests {
             prop_assert_eq!(lines(&headers, &header::COOKIE), if is_gone { vec![] } else { vec![expected.to_owned()] });
         }
 
+        /// RFC 6265bis §4.1.3, §5.8.3, without the look at the first letter.
+        #[test]
+        fn ours_are_known_by_their_names_in_any_dress(crumb in "[ =\t]{0,2}(__(host|Secure|HOST)-|_)?(latchgate|LATCHGATE|l|a)?(-1|-login-x|-xsrf)?[ \t]?(=.{0,3})?") {
+            let text = crumb.trim_start_matches(['=', ' ', '\t']).to_ascii_lowercase();
+            let name = text.split('=').next().unwrap_or_default().trim();
+            let name = name.strip_prefix("__host-").or_else(|| name.strip_prefix("__secure-")).unwrap_or(name);
+            let is_one = name == "latchgate" || name.starts_with("latchgate-");
+            prop_assert_eq!(is_ours(crumb.as_bytes()), is_one, "{:?}", crumb);
+        }
+
+        #[test]
+        fn several_lines_lose_ours_and_keep_the_rest(lines in prop::collection::vec(prop::collection::vec("a=1|b=2|latchgate=z|__Host-latchgate=q", 1..4), 1..4)) {
+            let joined: Vec<String> = lines.iter().map(|line| line.join("; ")).collect();
+            let mut headers = with(header::COOKIE, &joined.iter().map(String::as_str).collect::<Vec<_>>());
+            strip_ours(&mut headers);
+            let others = |line: &Vec<String>| {
+                line.iter().filter(|crumb| !is_ours(crumb.as_bytes())).cloned().collect::<Vec<_>>().join("; ")
+            };
+            let expected: Vec<String> = lines.iter().map(others).filter(|line| !line.is_empty()).collect();
+            let left: Vec<String> = headers.get_all(header::COOKIE).iter().map(|line| line.to_str().unwrap().to_owned()).collect();
+            prop_assert_eq!(left, expected);
+        }
+
         #[test]
         fn the_short_way_to_session_values_and_the_long_one_agree(line in "([ =;a\t]|(__Host-)?latchgate|-1|\u{e9}){0,12}") {
             let Ok(line) = HeaderValue::from_bytes(line.as_bytes()) else { return Ok(()) };

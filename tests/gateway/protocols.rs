@@ -107,6 +107,30 @@ async fn h2_13_trailers_of_an_answer_reach_who_asked_for_them() {
     assert_eq!(collected.trailers(), Some(&header_map(&[("x-sum", "1")])));
 }
 
+// H2-13
+#[tokio::test]
+async fn h2_13_no_spelling_and_no_edit_of_the_route_is_got_round_by_a_trailer() {
+    let route = "auth = \"public\"\nrequest_headers = { set = { X-Via = \"gate\" }, remove = [\"X-Debug\"] }\nresponse_headers = { set = { X-Frame = \"no\" }, remove = [\"X-Internal\"] }";
+    let site = Site::plan().route("/*", route).start().await;
+    let names =
+        "X-Sum, X-Debug, X-Via, content_length, transfer_encoding, proxy_authorization, x_forwarded_for, X.Real.Ip";
+    let fields: String = names.split(", ").map(|name| format!("{name}: 1\r\n")).collect();
+    relayed(&site.browser().send(with_trailers(names, &fields)).await, 200);
+    let received = site.upstream.last();
+    assert_eq!((received.header("trailer"), received.header("x-via")), ("X-Sum", "gate"));
+    assert_eq!(received.trailers.0, [("x-sum".to_owned(), "1".to_owned())]);
+
+    site.upstream.next(Answer::raw(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-Internal, X-Frame\r\nTE: trailers\r\nX-Scripted-Upstream: yes\r\n\r\n\
+         3\r\nabc\r\n0\r\nX-Sum: 1\r\nX-Internal: 10.0.0.7\r\nX-Frame: yes\r\n\r\n",
+    ));
+    let (head, mut connection) = site.browser().open(Request::fetch("GET", "/x").header("TE", "trailers")).await;
+    assert_eq!((head.headers.value("trailer"), head.headers.value("x-frame")), (Some("X-Sum"), Some("no")));
+    assert!(!head.headers.contains("te"), "it means nothing in an answer");
+    let (_, trailers) = connection.body(Framing::of_response(&head, "GET")).await.unwrap();
+    assert_eq!(trailers.0, [("x-sum".to_owned(), "1".to_owned())]);
+}
+
 // ------------------------------------------------------------------------------------------ 1xx
 
 // H1-22
@@ -375,17 +399,26 @@ async fn a_websocket_over_http2_becomes_an_upgrade() {
 }
 
 #[tokio::test]
-async fn a_websocket_over_http2_is_no_idle_connection() {
-    let site = Site::plan().limits("idle_timeout = \"400ms\"").route("/*", "auth = \"public\"").start().await;
+async fn a_connection_of_http2_is_not_idle_while_a_websocket_is_open_on_it() {
+    let site = Site::plan().limits("idle_timeout = \"1s\"").route("/*", "auth = \"public\"").start().await;
     site.upstream.answer(|_| Answer::websocket_echo());
     let mut client = http2(&site).await;
     let request = websocket(&site.browser()).body(Pieces::none()).unwrap();
     let mut reply = client.send_request(request).await.unwrap();
     let mut socket = TokioIo::new(hyper::upgrade::on(&mut reply).await.unwrap());
-    sleep(Duration::from_millis(2_500)).await;
-    socket.write_all(b"\x81\x85\0\0\0\0hello").await.unwrap();
-    let mut echoed = [0; 11];
-    timeout(PATIENCE, socket.read_exact(&mut echoed)).await.unwrap().expect("it is still open");
+    sleep(Duration::from_millis(2500)).await;
+    let text = b"\x81\x85\0\0\0\0hello";
+    socket.write_all(text).await.unwrap();
+    let mut echoed = vec![0; text.len()];
+    timeout(PATIENCE, socket.read_exact(&mut echoed)).await.unwrap().unwrap();
+    drop(socket);
+    timeout(PATIENCE, async {
+        while client.ready().await.is_ok() {
+            sleep(Duration::from_millis(50)).await
+        }
+    })
+    .await
+    .expect("and idle again when that is closed");
 }
 
 // H2-14, WB-10

@@ -28,7 +28,7 @@ export function latchgate(name, command, config, env = {}) {
   return gateway;
 }
 
-/** The configuration of the suite: one OpenID provider, five backends, every kind of route. */
+/** The configuration of the suite: one OpenID provider, the backends, every kind of route. */
 export const suiteConfig = ({ port, adminPort, issuer, clientId, httpbin, userinfo, events, echo, calls }) => `
 [server]
 listen = "127.0.0.1:${port}"
@@ -127,6 +127,13 @@ auth = true
 path = "/interop.Talk/*"
 upstream = "calls"
 auth = true
+
+# What stands before a server of gRPC may refuse a call with a status of HTTP.
+[[routes]]
+path = "/interop.Talk/Refuse"
+upstream = "httpbin"
+auth = true
+replace_prefix = "/status/401"
 `;
 
 /** One public route: to `upstream`, or to the built-in demo. */

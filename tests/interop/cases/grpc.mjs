@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { after } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import grpc from '@grpc/grpc-js';
 import { talkService } from '../backends.mjs';
-import { calls, gateway } from '../setup.mjs';
+import { calls, gateway, provider } from '../setup.mjs';
 import { browserCase, cookieHeader, signedInAt } from './steps.mjs';
 
 const client = new talkService(new URL(gateway.origin).host, grpc.credentials.createInsecure());
@@ -26,6 +27,38 @@ browserCase('gRPC: without a session the call is unauthenticated', async (profil
   calls.metadata.length = 0;
   await assert.rejects(unary('Say', { text: 'x' }, new grpc.Metadata()), { code: grpc.status.UNAUTHENTICATED });
   assert.equal(calls.metadata.length, 0);
+});
+
+browserCase('gRPC: a token that has expired is renewed before the call goes out', async (profile) => {
+  provider.issueAccessTokensFor(2);
+  const metadata = await signedInMetadata(profile);
+  provider.issueAccessTokensFor();
+  calls.metadata.length = 0;
+  await unary('Say', { text: 'x' }, metadata);
+  await sleep(2_200);
+  const requests = await provider.tokenRequestsDuring(async () => {
+    assert.deepEqual(await unary('Say', { text: 'y' }, metadata), { text: 'y' });
+  });
+  assert.deepEqual(requests, { authorization_code: 0, refresh_token: 1, refused: 0 });
+  const [first, second] = calls.metadata.map((seen) => String(seen.get('authorization')));
+  assert.match(second, /^Bearer [\w-]{43}$/);
+  assert.notEqual(first, second);
+});
+
+browserCase('gRPC: a 401 is "unauthenticated", and the next call has another token', async (profile) => {
+  const metadata = await signedInMetadata(profile);
+  calls.metadata.length = 0;
+  await unary('Say', { text: 'x' }, metadata);
+  // Past `refresh.cooldown`.
+  await sleep(1_100);
+  const requests = await provider.tokenRequestsDuring(async () => {
+    await assert.rejects(unary('Refuse', { text: 'x' }, metadata), { code: grpc.status.UNAUTHENTICATED });
+  });
+  assert.deepEqual(requests, { authorization_code: 0, refresh_token: 1, refused: 0 });
+  assert.deepEqual(await unary('Say', { text: 'y' }, metadata), { text: 'y' });
+  const [first, second] = calls.metadata.map((seen) => String(seen.get('authorization')));
+  assert.match(second, /^Bearer [\w-]{43}$/);
+  assert.notEqual(first, second);
 });
 
 browserCase('gRPC: the server streams', async (profile) => {

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { latchgate, minimalConfig, startGateway, suiteConfig } from '../gateway.mjs';
 import { eventually, freePort } from '../processes.mjs';
 import { CLIENT_ID, CLIENT_SECRET, startProvider } from '../provider.mjs';
-import { echo, events, gateway as shared, httpbin, userinfo } from '../setup.mjs';
+import { calls, echo, events, gateway as shared, httpbin, userinfo } from '../setup.mjs';
 
 test('it starts and serves public routes while the provider is down, and signs in once it is up', { timeout: 60_000 }, async () => {
   const [port, adminPort, providerPort] = await Promise.all([freePort(), freePort(), freePort()]);
@@ -17,6 +17,7 @@ test('it starts and serves public routes while the provider is down, and signs i
     userinfo: userinfo.origin,
     events: events.origin,
     echo: echo.origin,
+    calls: calls.origin,
   });
   const gateway = await startGateway('gateway-before-provider', origin, config, { OIDC_SECRET: CLIENT_SECRET });
   const login = () => fetch(`${origin}/auth/corp`, { redirect: 'manual' });
