@@ -74,7 +74,12 @@ impl Http1 for OwnConnection {
         !self.spoilt
     }
 
-    async fn exchange<R>(mut self, mut request: Request<Body>, put_back: R) -> Result<Response<Body>, Failure>
+    async fn exchange<R>(
+        mut self,
+        mut request: Request<Body>,
+        told: Option<&OnInformational>,
+        put_back: R,
+    ) -> Result<Response<Body>, Failure>
     where
         R: FnOnce(Self) + Send + Unpin + 'static,
     {
@@ -86,7 +91,6 @@ impl Http1 for OwnConnection {
                 return Err(Failure { error, unsent, was_closed: false });
             }
         };
-        let told = request.extensions_mut().remove();
         // While the server thinks, nobody needs it.
         drop(request);
         let mut exchange = Exchange {
@@ -162,11 +166,11 @@ fn write(io: &mut Io, cx: &mut Context<'_>, head: &[u8], piece: &[u8]) -> Poll<i
 }
 
 /// A request that was sent, as far as it could be, and has no answer yet.
-struct Exchange {
+struct Exchange<'t> {
     connection: OwnConnection,
     asked: Asked,
     upload: Option<Box<Upload>>,
-    told: Option<OnInformational>,
+    told: Option<&'t OnInformational>,
     received: BytesMut,
     head_end: HeadEnd,
     head_bytes: usize,
@@ -175,7 +179,7 @@ struct Exchange {
     is_refused: bool,
 }
 
-impl Exchange {
+impl Exchange<'_> {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
         loop {
             self.drive_upload(cx)?;
@@ -231,7 +235,7 @@ impl Exchange {
         {
             upload.proceed();
         }
-        if let Some(told) = &self.told {
+        if let Some(told) = self.told {
             (told.0)(interim.status, &interim.headers);
         }
         Ok(())
