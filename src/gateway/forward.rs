@@ -3,7 +3,7 @@
 
 use super::survey::AnswerSurvey;
 use super::trailers::{self, Screen};
-use super::{Boxed, Complete, Exchange, HeaderEdits, Parts, RouteSettings, Target, headers, websocket};
+use super::{Boxed, Complete, Exchange, HeaderEdits, Informational, Parts, RouteSettings, Target, headers, websocket};
 use crate::body::{Body, Stalled};
 use crate::endpoints;
 use crate::facts::{Facts, X_REQUEST_ID};
@@ -100,12 +100,11 @@ async fn to_upstream(
             own_key = Some(key);
         }
     }
-    if let Some(informational) = &exchange.informational {
-        request.extensions_mut().insert(informational.begin(&settings.response_headers.remove));
-    }
 
+    let begin = |informational: &Arc<Informational>| informational.begin(&settings.response_headers.remove);
+    let told = exchange.informational.as_ref().map(begin);
     let key = sticky_key(session.as_deref(), facts.client_address);
-    let answer = upstream.send(request, exchange.route.response_timeout(), key).await;
+    let answer = upstream.send(request, told.as_ref(), exchange.route.response_timeout(), key).await;
     if let Some(informational) = &exchange.informational {
         informational.end();
     }

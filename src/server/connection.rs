@@ -3,7 +3,7 @@
 use super::lingering;
 use super::parking::{self, Readable};
 use super::stream::{self, Seated, Stream};
-use super::timing::{Answer, Finding, Flow, Flowing, Marked, Marks, Times, Watchdog};
+use super::timing::{Answer, Finding, Flow, Flowing, Marked, Marks, Open, Times, Watchdog};
 use super::worker::{Door, stopped};
 use crate::body::{Body, Pace, Upload};
 use crate::facts::{RequestId, X_REQUEST_ID};
@@ -19,13 +19,15 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
@@ -95,8 +97,11 @@ async fn serve_http1_until_it_rests<S: Stream>(
     let place = stream.place.kind;
     let mut watchdog = Watchdog::new(marks, times(door, &stream.place), since);
     let service = {
+        let path = RefCell::new(door.gateway.clone());
         let (door, marks, informational) = (Arc::clone(door), Arc::clone(marks), Arc::clone(informational));
-        service_fn(move |request| answer(&door, &peer, &marks, place, None, Some(Arc::clone(&informational)), request))
+        service_fn(move |request| {
+            answer(&door, &path, &peer, &marks, place, None, Some(Arc::clone(&informational)), request)
+        })
     };
     let mut builder = http1::Builder::new();
     builder.max_buf_size((2 * door.limits.header_bytes).max(SMALLEST_BUFFER));
@@ -145,11 +150,12 @@ async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<D
     let mut watchdog = Watchdog::new(&marks, times, since);
     let streams = Streams { next: Arc::default(), within: door.limits.write_timeout, marks: Arc::clone(&marks) };
     let service = {
+        let path = RefCell::new(door.gateway.clone());
         let (door, marks, next) = (Arc::clone(door), Arc::clone(&marks), Arc::clone(&streams.next));
         service_fn(move |request| {
             let flow = Arc::new(Flow::default());
             *next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&flow));
-            answer(&door, &peer, &marks, place, Some(flow), None, request)
+            answer(&door, &path, &peer, &marks, place, Some(flow), None, request)
         })
     };
     let mut builder = http2::Builder::new(streams);
@@ -278,35 +284,76 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
+/// `path` is the connection's own, so that a request counts no references to what the path works with.
+#[allow(clippy::too_many_arguments)]
 fn answer(
-    door: &Arc<Door>,
+    door: &Door,
+    path: &RefCell<Gateway>,
     peer: &Arc<Peer>,
     marks: &Arc<Marks>,
     place: PlaceKind,
     flow: Option<Arc<Flow>>,
     informational: Option<Arc<Informational>>,
-    mut request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
+    request: Request<Incoming>,
+) -> Answering {
     let open = marks.begin();
     let pace = (!request.body().is_end_stream()).then(|| {
         marks.begin_body();
         let within = (!is_a_call(&request)).then_some(door.limits.body_timeout);
         Pace::new(within, Arc::clone(marks) as Arc<dyn Upload>)
     });
+    let is_last = place == PlaceKind::Reserved && request.version() < Version::HTTP_2;
     let is_shed = place == PlaceKind::Reserved && request.uri().path() != door.logout_path;
-    let (gateway, peer, limit) = (door.gateway.clone(), Arc::clone(peer), door.limits.request_timeout);
-    async move {
-        let version = request.version();
-        let arrival = Arrival { request, peer, pace, informational };
-        let (mut response, deadline) = match limit {
-            _ if is_shed => (refuse(arrival.request.headers(), &Refusal::Overloaded), None),
-            None => (pass(gateway, arrival).await, None),
-            Some(limit) => Box::pin(pass_within(limit, gateway, arrival)).await,
+    let arrival = Arrival { request, peer: Arc::clone(peer), pace, informational };
+    let progress = match door.limits.request_timeout {
+        _ if is_shed => {
+            let refusal = refuse(arrival.request.headers(), &Refusal::Overloaded);
+            Progress::Within { limited: Box::pin(async { (refusal, None) }) }
+        }
+        None => Progress::Unlimited { path: path.borrow_mut().call(arrival) },
+        Some(limit) => Progress::Within { limited: Box::pin(pass_within(limit, &mut path.borrow_mut(), arrival)) },
+    };
+    Answering { progress, is_last, watched: Some((open, flow)) }
+}
+
+pin_project! {
+    /// A request on its path. Not an `async` block, which would hold what it waits for twice, and be moved with it.
+    struct Answering {
+        #[pin]
+        progress: Progress,
+        // The connection closes after it.
+        is_last: bool,
+        // None when it is done.
+        watched: Option<(Open, Option<Arc<Flow>>)>,
+    }
+}
+
+pin_project! {
+    #[project = ProgressOf]
+    enum Progress {
+        Unlimited { #[pin] path: <Gateway as Service<Arrival>>::Future },
+        // With when the answer has to be complete.
+        Within { limited: Pin<Box<dyn Future<Output = (Response<Body>, Option<Instant>)> + Send>> },
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let (mut response, deadline) = match this.progress.project() {
+            ProgressOf::Unlimited { path } => {
+                let Ok(response) = ready!(path.poll(cx));
+                (response, None)
+            }
+            ProgressOf::Within { limited } => ready!(limited.as_mut().poll(cx)),
         };
-        if place == PlaceKind::Reserved && version < Version::HTTP_2 {
+        if *this.is_last {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|body| Answer::new(body, open.answered(), flow, deadline)))
+        let (open, flow) = this.watched.take().expect("a future is not polled after it is done");
+        Poll::Ready(Ok(response.map(|body| Answer::new(body, open.answered(), flow, deadline))))
     }
 }
 
@@ -317,23 +364,25 @@ fn is_a_call(request: &Request<Incoming>) -> bool {
         && content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
 }
 
-async fn pass(mut gateway: Gateway, arrival: Arrival) -> Response<Body> {
-    let Ok(response) = gateway.call(arrival).await;
-    response
-}
-
 /// With when the answer has to be complete. Too late, the request is given up, here and upstream.
-async fn pass_within(limit: Duration, gateway: Gateway, mut arrival: Arrival) -> (Response<Body>, Option<Instant>) {
+fn pass_within(
+    limit: Duration,
+    path: &mut Gateway,
+    mut arrival: Arrival,
+) -> impl Future<Output = (Response<Body>, Option<Instant>)> + Send + use<> {
     let deadline = Instant::now() + limit;
     let id = RequestId::of(arrival.request.headers());
     // One id, whoever answers.
     arrival.request.headers_mut().insert(X_REQUEST_ID, id.to_header());
     let client = Client::of(arrival.request.method(), arrival.request.headers());
-    match timeout_at(deadline, pass(gateway, arrival)).await {
-        Ok(response) => (response, Some(deadline)),
-        Err(_) => {
-            tracing::warn!(request = %id, "given up: limits.request_timeout");
-            (reply::refuse(Asker { id: &id, client }, &Refusal::UpstreamTimeout), None)
+    let answered = path.call(arrival);
+    async move {
+        match timeout_at(deadline, answered).await {
+            Ok(Ok(response)) => (response, Some(deadline)),
+            Err(_) => {
+                tracing::warn!(request = %id, "given up: limits.request_timeout");
+                (reply::refuse(Asker { id: &id, client }, &Refusal::UpstreamTimeout), None)
+            }
         }
     }
 }

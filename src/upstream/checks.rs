@@ -53,7 +53,7 @@ async fn check(settings: &Settings, address: &ServerAddress, pool: &Arc<Pool>) -
     *request.uri_mut() = settings.path.clone();
     request.headers_mut().insert(header::HOST, host(address));
     request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("latchgate-health"));
-    match pool.send(request, settings.timeout).await {
+    match pool.send(request, None, settings.timeout).await {
         Ok(response) if settings.status.contains(&response.status()) => Ok(()),
         Ok(response) => Err(format!("status {}", response.status().as_u16())),
         Err(failure) => Err(failure.error.to_string()),

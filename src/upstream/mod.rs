@@ -241,7 +241,7 @@ impl Switched {
     }
 }
 
-/// Who is told of 1xx answers (RFC 9110 §15.2): an extension of a request. 101 is none of them.
+/// Who is told of 1xx answers (RFC 9110 §15.2). 101 is none of them.
 #[derive(Clone)]
 pub struct OnInformational(pub Arc<Tell>);
 
@@ -284,19 +284,21 @@ impl Upstream {
 
     /// Sends `request`, whose target must be in origin form, and waits for the response head; no
     /// longer than `within` after the last piece of the body went out. `key` is whose request it is,
-    /// for `balance = "sticky"`; without one it is as with `"round_robin"`.
+    /// for `balance = "sticky"`; without one it is as with `"round_robin"`. `told` is told of 1xx answers, where the
+    /// upstream's protocol lets us see them.
     ///
     /// # Errors
     /// When there is no head. The request may have arrived all the same.
     pub async fn send(
         &self,
         request: Request<Body>,
+        told: Option<&OnInformational>,
         within: Duration,
         key: Option<u64>,
     ) -> Result<Response<Body>, UpstreamError> {
         match &self.choosing {
-            None => self.servers[0].send(request, within).await.map_err(|failure| failure.error),
-            Some(choosing) => Box::pin(self.send_to_one_of_them(choosing, request, within, key)).await,
+            None => self.servers[0].send(request, told, within).await.map_err(|failure| failure.error),
+            Some(choosing) => Box::pin(self.send_to_one_of_them(choosing, request, told, within, key)).await,
         }
     }
 
@@ -305,6 +307,7 @@ impl Upstream {
         &self,
         choosing: &Mutex<Choosing>,
         mut request: Request<Body>,
+        told: Option<&OnInformational>,
         within: Duration,
         key: Option<u64>,
     ) -> Result<Response<Body>, UpstreamError> {
@@ -313,7 +316,7 @@ impl Upstream {
         lock(choosing).budget.deposit();
         let mut permit = self.enter(choosing, key).await?;
         let mut tried = Vec::new();
-        let mut outcome = self.servers[permit.server()].send(request, within).await;
+        let mut outcome = self.servers[permit.server()].send(request, told, within).await;
         loop {
             self.state.note(permit.server(), &outcome);
             request = match outcome {
@@ -328,7 +331,7 @@ impl Upstream {
                 _ => break,
             };
             let left = until.since(self.clock.mono());
-            outcome = self.servers[permit.server()].send(request, left).await;
+            outcome = self.servers[permit.server()].send(request, told, left).await;
         }
         if let Some(call) = call {
             self.state.ended(call, &outcome);
@@ -397,9 +400,14 @@ impl Choosing {
 }
 
 impl Server {
-    async fn send(&self, request: Request<Body>, within: Duration) -> Result<Response<Body>, Failure> {
+    async fn send(
+        &self,
+        request: Request<Body>,
+        told: Option<&OnInformational>,
+        within: Duration,
+    ) -> Result<Response<Body>, Failure> {
         match self {
-            Server::Network(pool) => pool.send(request, within).await,
+            Server::Network(pool) => pool.send(request, told, within).await,
             Server::Demo(demo) => Ok(answer_in_process(demo, request).await),
         }
     }

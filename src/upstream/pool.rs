@@ -3,11 +3,10 @@
 //! HTTP/1.1 connections carry one exchange at a time and rest in between; the youngest goes first, so that those a burst has left behind
 //! get old. HTTP/2 connections carry many, and stay where they are. A sweep closes what has become useless, requests or not.
 
-use super::UpstreamError;
 use super::connect::{Connected, ConnectionSettings, Connector};
 use super::http1::{Connection, Failure, Http1};
 use super::http2::{self, Fate, Http2};
-use super::retry;
+use super::{OnInformational, UpstreamError, retry};
 use crate::body::{Body, BodyError};
 use crate::clock::{Clock, Mono};
 use bytes::Bytes;
@@ -92,23 +91,27 @@ impl Pool {
     pub(super) async fn send(
         self: &Arc<Pool>,
         request: Request<Body>,
+        told: Option<&OnInformational>,
         within: Duration,
     ) -> Result<Response<Body>, Failure> {
         // What is whole goes out in one piece.
         if request.body().is_end_stream() || matches!(request.body(), Body::Full(_)) {
-            return timeout(within, self.exchange(request)).await.unwrap_or(Err(Failure::from(UpstreamError::Timeout)));
+            return timeout(within, self.exchange(request, told))
+                .await
+                .unwrap_or(Err(Failure::from(UpstreamError::Timeout)));
         }
-        Box::pin(self.send_with_body(request, within)).await
+        Box::pin(self.send_with_body(request, told, within)).await
     }
 
     async fn send_with_body(
         self: &Arc<Pool>,
         request: Request<Body>,
+        told: Option<&OnInformational>,
         within: Duration,
     ) -> Result<Response<Body>, Failure> {
         let upload =
             Arc::new(Upload { moved: AtomicU64::new(self.clock.mono().0), awaits_client: AtomicBool::new(false) });
-        let exchange = self.exchange(watch(request, &upload, &self.clock));
+        let exchange = self.exchange(watch(request, &upload, &self.clock), told);
         tokio::pin!(exchange);
         loop {
             let quiet = self.clock.mono().since(Mono(upload.moved.load(Ordering::Relaxed)));
@@ -124,43 +127,55 @@ impl Pool {
 
     /// Tries kept connections first. One that the server closed meanwhile costs nothing: what was
     /// not sent goes to the next, and what may be sent twice goes to a new one.
-    async fn exchange(self: &Arc<Pool>, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
+    async fn exchange(
+        self: &Arc<Pool>,
+        mut request: Request<Body>,
+        told: Option<&OnInformational>,
+    ) -> Result<Response<Body>, Failure> {
         if request.headers().contains_key(header::UPGRADE) {
-            return Box::pin(self.exchange_on_a_new_connection(request)).await;
+            return Box::pin(self.exchange_on_a_new_connection(request, told)).await;
         }
         if self.speaks_http2.load(Ordering::Relaxed) {
-            return Box::pin(self.exchange_by_http2(request)).await;
+            return Box::pin(self.exchange_by_http2(request, told)).await;
         }
         while let Some(Idle { connection, birth, .. }) = self.take_idle() {
-            match connection.exchange(request, self.way_back(birth)).await {
+            match connection.exchange(request, told, self.way_back(birth)).await {
                 Ok(response) => return Ok(response),
                 Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
                 Err(Failure { repeatable: Some(again), .. }) => {
-                    return Box::pin(self.exchange_on_a_new_connection(*again)).await;
+                    return Box::pin(self.exchange_on_a_new_connection(*again, told)).await;
                 }
                 Err(failure) => return Err(failure),
             }
         }
         if self.connector.may_speak_http2() {
-            return Box::pin(self.exchange_by_http2(request)).await;
+            return Box::pin(self.exchange_by_http2(request, told)).await;
         }
-        Box::pin(self.exchange_on_a_new_connection(request)).await
+        Box::pin(self.exchange_on_a_new_connection(request, told)).await
     }
 
     /// On HTTP/1.1, whatever else the server speaks.
-    async fn exchange_on_a_new_connection(self: &Arc<Pool>, request: Request<Body>) -> Result<Response<Body>, Failure> {
+    async fn exchange_on_a_new_connection(
+        self: &Arc<Pool>,
+        request: Request<Body>,
+        told: Option<&OnInformational>,
+    ) -> Result<Response<Body>, Failure> {
         let connecting = self.in_time(async {
             let Connected { io, address, .. } = self.connector.connect_for_http1().await?;
             Ok((Connection::new(io).await?, self.birth(address)))
         });
         match connecting.await {
-            Ok((connection, birth)) => connection.exchange(request, self.way_back(birth)).await,
+            Ok((connection, birth)) => connection.exchange(request, told, self.way_back(birth)).await,
             Err(error) => Err(unsent(error, request)),
         }
     }
 
     /// On HTTP/2, unless the server says no. What it has not processed (RFC 9113 §8.7) goes once more, to another connection.
-    async fn exchange_by_http2(self: &Arc<Pool>, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
+    async fn exchange_by_http2(
+        self: &Arc<Pool>,
+        mut request: Request<Body>,
+        told: Option<&OnInformational>,
+    ) -> Result<Response<Body>, Failure> {
         let mut may_repeat = true;
         loop {
             let (exchange, is_new) = match self.take_room() {
@@ -168,7 +183,7 @@ impl Pool {
                 None => match self.in_time(self.open()).await {
                     Ok(Opened::Http2(exchange)) => (exchange, true),
                     Ok(Opened::Http1(connection, birth)) => {
-                        return connection.exchange(request, self.way_back(birth)).await;
+                        return connection.exchange(request, told, self.way_back(birth)).await;
                     }
                     Err(error) => return Err(unsent(error, request)),
                 },
@@ -453,7 +468,7 @@ mod tests {
         let begun = Body::boxed(Stuck);
         for (body, awaits_client) in [(whole, false), (begun, true)] {
             let request = Request::post("/").header("host", "app.test").body(body).unwrap();
-            let failure = pool.send(request, Duration::from_millis(200)).await.unwrap_err();
+            let failure = pool.send(request, None, Duration::from_millis(200)).await.unwrap_err();
             assert!(matches!(failure.error, UpstreamError::Timeout));
             assert_eq!(failure.awaits_client, awaits_client);
         }
@@ -482,7 +497,7 @@ mod tests {
             let request = Request::get("/").header("host", "app.test").body(Body::Empty).unwrap();
             let sending = tokio::spawn({
                 let pool = Arc::clone(&pool);
-                async move { pool.send(request, Duration::from_millis(300)).await }
+                async move { pool.send(request, None, Duration::from_millis(300)).await }
             });
             streams.push(timeout(Duration::from_secs(2), listener.accept()).await.expect("a new connection").unwrap());
             sleep(Duration::from_millis(50)).await;
@@ -493,7 +508,7 @@ mod tests {
 
     async fn ask(pool: &Arc<Pool>) -> Bytes {
         let request = Request::get("/").header("host", "app.test").body(Body::Empty).unwrap();
-        let answer = pool.send(request, Duration::from_secs(5)).await.unwrap();
+        let answer = pool.send(request, None, Duration::from_secs(5)).await.unwrap();
         answer.into_body().collect().await.unwrap().to_bytes()
     }
 

@@ -39,11 +39,16 @@ impl Http1 for HyperConnection {
         self.0.is_ready()
     }
 
-    async fn exchange<R>(mut self, mut request: Request<Body>, put_back: R) -> Result<Response<Body>, Failure>
+    async fn exchange<R>(
+        mut self,
+        mut request: Request<Body>,
+        told: Option<&OnInformational>,
+        put_back: R,
+    ) -> Result<Response<Body>, Failure>
     where
         R: FnOnce(Self) + Send + Unpin + 'static,
     {
-        if let Some(OnInformational(tell)) = request.extensions_mut().remove() {
+        if let Some(OnInformational(tell)) = told.cloned() {
             on_informational(&mut request, move |interim| tell(interim.status(), interim.headers()));
         }
         let spare = if retry::is_repeatable(&request) { retry::copy_if_whole(&request) } else { None };

@@ -5,8 +5,8 @@ pub mod hyper;
 #[cfg(any(test, not(feature = "hyper-upstream")))]
 pub mod own;
 
-use super::UpstreamError;
 use super::connect::Io;
+use super::{OnInformational, UpstreamError};
 use crate::body::Body;
 use http::{Request, Response};
 use std::io;
@@ -30,13 +30,14 @@ pub trait Http1: Sized + Send + 'static {
     fn is_ready(&mut self) -> bool;
 
     /// Sends `request`, whose target is in origin form, and waits for the response head. After the end of the response the connection
-    /// goes to `put_back`, if it can be used again. A 101 carries a [`super::Switched`].
+    /// goes to `put_back`, if it can be used again. A 101 carries a [`super::Switched`], other 1xx answers are told.
     ///
     /// # Errors
     /// When there is no head.
     fn exchange<R>(
         self,
         request: Request<Body>,
+        told: Option<&OnInformational>,
         put_back: R,
     ) -> impl Future<Output = Result<Response<Body>, Failure>> + Send
     where

@@ -77,7 +77,12 @@ impl Http1 for OwnConnection {
         !self.spoilt
     }
 
-    async fn exchange<R>(mut self, mut request: Request<Body>, put_back: R) -> Result<Response<Body>, Failure>
+    async fn exchange<R>(
+        mut self,
+        mut request: Request<Body>,
+        told: Option<&OnInformational>,
+        put_back: R,
+    ) -> Result<Response<Body>, Failure>
     where
         R: FnOnce(Self) + Send + Unpin + 'static,
     {
@@ -90,7 +95,6 @@ impl Http1 for OwnConnection {
                 return Err(Failure { unsent, ..Failure::from(error) });
             }
         };
-        let told = request.extensions().get().cloned();
         // While the server thinks, nobody needs one that is not sent again.
         let spare = is_repeatable.then(|| Box::new(request));
         let mut exchange = Exchange {
@@ -167,11 +171,11 @@ fn write(io: &mut Io, cx: &mut Context<'_>, head: &[u8], piece: &[u8]) -> Poll<i
 }
 
 /// A request that was sent, as far as it could be, and has no answer yet.
-struct Exchange {
+struct Exchange<'t> {
     connection: OwnConnection,
     asked: Asked,
     upload: Option<Box<Upload>>,
-    told: Option<OnInformational>,
+    told: Option<&'t OnInformational>,
     /// The request, if it may be sent twice.
     spare: Option<Box<Request<Body>>>,
     received: BytesMut,
@@ -182,7 +186,7 @@ struct Exchange {
     is_refused: bool,
 }
 
-impl Exchange {
+impl Exchange<'_> {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
         loop {
             self.drive_upload(cx)?;
@@ -237,7 +241,7 @@ impl Exchange {
         {
             upload.proceed();
         }
-        if let Some(told) = &self.told {
+        if let Some(told) = self.told {
             (told.0)(interim.status, &interim.headers);
         }
         Ok(())

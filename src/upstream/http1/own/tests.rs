@@ -501,7 +501,7 @@ impl<C: Http1> Observer<C> {
 
 async fn see<C: Http1>(connection: C, request: Request<Body>) -> Seen {
     let (kept, put_back) = keep();
-    let Ok(response) = connection.exchange(request, put_back).await else { return Seen::Broken };
+    let Ok(response) = connection.exchange(request, None, put_back).await else { return Seen::Broken };
     let (head, body) = response.into_parts();
     let Ok(body) = body.collect().await else { return Seen::Broken };
     let trailers = body.trailers().map(fields).unwrap_or_default();
@@ -552,7 +552,7 @@ async fn an_answer_that_arrives_whole_is_one_piece_and_its_connection_is_back_at
     ] {
         let (io, mut server) = pair();
         let (kept, put_back) = keep();
-        let exchange = tokio::spawn(own(io).exchange(get(), put_back));
+        let exchange = tokio::spawn(own(io).exchange(get(), None, put_back));
         read_head(&mut server).await;
         server.write_all(answer.as_bytes()).await.unwrap();
         let response = exchange.await.unwrap().ok().unwrap();
@@ -570,7 +570,7 @@ async fn what_the_request_says_of_the_connection_counts_too() {
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
     let request = Request::get("/").header("connection", "close").body(Body::Empty).unwrap();
-    let exchange = tokio::spawn(own(io).exchange(request, put_back));
+    let exchange = tokio::spawn(own(io).exchange(request, None, put_back));
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     assert!(exchange.await.unwrap().is_ok());
@@ -616,7 +616,7 @@ async fn rl_12_a_request_with_a_body_is_not_repeated_after_a_close_without_a_wor
     for (method, body) in [("POST", Body::Empty), ("GET", Body::from("hello".to_owned())), ("GET", pieces().1)] {
         let (io, mut server) = pair();
         let request = Request::builder().method(method).uri("/").body(body).unwrap();
-        let exchange = tokio::spawn(own(io).exchange(request, drop));
+        let exchange = tokio::spawn(own(io).exchange(request, None, drop));
         read_head(&mut server).await;
         drop(server);
         let failure = exchange.await.unwrap().err().unwrap();
@@ -630,7 +630,7 @@ async fn rl_12_a_request_of_which_nothing_was_sent_comes_back_whole() {
     let (connection, server) = kept_connection().await;
     drop(server);
     let request = Request::post("/x").header("x-a", "b").body(Body::from("hello".to_owned())).unwrap();
-    let failure = connection.exchange(request, drop).await.err().unwrap();
+    let failure = connection.exchange(request, None, drop).await.err().unwrap();
     let unsent = failure.unsent.expect("nothing was sent");
     assert_eq!(
         (unsent.method(), unsent.uri().path(), &unsent.headers()["x-a"]),
@@ -644,7 +644,7 @@ async fn rl_12_a_request_of_which_nothing_was_sent_comes_back_whole() {
 async fn rl_12_a_server_that_closed_without_a_word_is_told_from_one_that_broke_off() {
     for (said, is_repeatable) in [("", true), ("H", false), ("HTTP/1.1 103 Early Hints\r\n\r\n", false)] {
         let (io, mut server) = pair();
-        let exchange = tokio::spawn(own(io).exchange(get(), drop));
+        let exchange = tokio::spawn(own(io).exchange(get(), None, drop));
         read_head(&mut server).await;
         server.write_all(said.as_bytes()).await.unwrap();
         drop(server);
@@ -659,7 +659,7 @@ async fn rl_12_a_server_that_closed_without_a_word_is_told_from_one_that_broke_o
 async fn rl_27_whoever_leaves_closes_the_connection() {
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
-    let exchange = tokio::spawn(own(io).exchange(get(), put_back));
+    let exchange = tokio::spawn(own(io).exchange(get(), None, put_back));
     read_head(&mut server).await;
     exchange.abort();
     assert_closed(&mut server).await;
@@ -667,7 +667,7 @@ async fn rl_27_whoever_leaves_closes_the_connection() {
 
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
-    let exchange = tokio::spawn(own(io).exchange(get(), put_back));
+    let exchange = tokio::spawn(own(io).exchange(get(), None, put_back));
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello").await.unwrap();
     let mut response = exchange.await.unwrap().ok().unwrap();
@@ -680,7 +680,7 @@ async fn rl_27_whoever_leaves_closes_the_connection() {
 #[tokio::test]
 async fn an_exchange_takes_little_memory() {
     let (io, _server) = pair();
-    let exchange = own(io).exchange(get(), drop);
+    let exchange = own(io).exchange(get(), None, drop);
     assert!(size_of_val(&exchange) <= 1024, "{} bytes", size_of_val(&exchange));
     assert!(size_of::<OwnConnection>() <= size_of::<Io>() + 8);
 }
@@ -688,7 +688,7 @@ async fn an_exchange_takes_little_memory() {
 #[tokio::test]
 async fn a_server_is_read_no_faster_than_the_client_reads() {
     let (io, mut server) = pair();
-    let exchange = tokio::spawn(own(io).exchange(get(), drop));
+    let exchange = tokio::spawn(own(io).exchange(get(), None, drop));
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await.unwrap();
     let response = exchange.await.unwrap().ok().unwrap();
@@ -711,10 +711,9 @@ fn h1_22_interim_answers_are_told_and_bounded() {
             let (io, mut server) = pair();
             let heard: Arc<Mutex<Vec<(u16, usize)>>> = Arc::default();
             let told = Arc::clone(&heard);
-            let mut request = get();
-            request.extensions_mut().insert(OnInformational(Arc::new(move |status, headers: &HeaderMap| {
+            let told = OnInformational(Arc::new(move |status, headers: &HeaderMap| {
                 told.lock().unwrap().push((status.as_u16(), headers["link"].len()));
-            })));
+            }));
             let interim = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "l".repeat(length)).repeat(count);
             let answer = format!("{interim}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
             tokio::spawn(async move {
@@ -722,7 +721,7 @@ fn h1_22_interim_answers_are_told_and_bounded() {
                 let _ = server.write_all(answer.as_bytes()).await;
                 sleep(Duration::from_secs(1)).await;
             });
-            let answered = C::new(io).await.unwrap().exchange(request, drop).await.is_ok();
+            let answered = C::new(io).await.unwrap().exchange(get(), Some(&told), drop).await.is_ok();
             let heard = heard.lock().unwrap().clone();
             (answered, heard)
         })
@@ -741,7 +740,7 @@ async fn h1_19_a_tunnel_begins_with_what_came_behind_the_101() {
         let (io, mut server) = pair();
         let (kept, put_back) = keep();
         let request = Request::get("/").header("connection", "upgrade").header("upgrade", "websocket");
-        let exchange = tokio::spawn(own(io).exchange(request.body(Body::Empty).unwrap(), put_back));
+        let exchange = tokio::spawn(own(io).exchange(request.body(Body::Empty).unwrap(), None, put_back));
         read_head(&mut server).await;
         let answer =
             format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n{behind}");
@@ -768,7 +767,7 @@ async fn h1_19_a_tunnel_does_not_begin_in_the_middle_of_a_request() {
     let (io, mut server) = pair();
     let (_pieces, body) = pieces();
     let request = Request::post("/").header("upgrade", "websocket").body(body).unwrap();
-    let exchange = tokio::spawn(own(io).exchange(request, drop));
+    let exchange = tokio::spawn(own(io).exchange(request, None, drop));
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n").await.unwrap();
     assert!(exchange.await.unwrap().is_err());
@@ -780,7 +779,7 @@ async fn h1_19_a_tunnel_does_not_begin_in_the_middle_of_a_request() {
 async fn a_small_body_goes_out_with_its_head() {
     let (io, mut server) = pair();
     let request = Request::post("/x").body(Body::from("hello".to_owned())).unwrap();
-    let _exchange = tokio::spawn(own(io).exchange(request, drop));
+    let _exchange = tokio::spawn(own(io).exchange(request, None, drop));
     let mut bytes = [0; 1024];
     let read = server.read(&mut bytes).await.unwrap();
     assert_eq!(&bytes[..read], b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello");
@@ -792,7 +791,7 @@ async fn a_body_of_unknown_size_is_sent_in_chunks_with_its_trailers() {
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
     let (send, body) = pieces();
-    let exchange = tokio::spawn(own(io).exchange(Request::put("/x").body(body).unwrap(), put_back));
+    let exchange = tokio::spawn(own(io).exchange(Request::put("/x").body(body).unwrap(), None, put_back));
     assert_eq!(read_head(&mut server).await, b"PUT /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n");
     for piece in ["hello", "", "0123456789abcdef"] {
         send.send(Frame::data(Bytes::from(piece))).unwrap();
@@ -813,7 +812,7 @@ async fn a_large_body_arrives_whole_and_no_faster_than_the_server_reads() {
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
     let request = Request::post("/x").body(Body::from(whole.clone())).unwrap();
-    let exchange = tokio::spawn(own(io).exchange(request, put_back));
+    let exchange = tokio::spawn(own(io).exchange(request, None, put_back));
     read_head(&mut server).await;
     assert_read(&mut server, &whole).await;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
@@ -823,7 +822,7 @@ async fn a_large_body_arrives_whole_and_no_faster_than_the_server_reads() {
     let (io, _server) = pair();
     let taken = Arc::new(Mutex::new(0));
     let endless = Body::boxed(Endless(Arc::clone(&taken)));
-    let exchange = tokio::spawn(own(io).exchange(Request::post("/x").body(endless).unwrap(), drop));
+    let exchange = tokio::spawn(own(io).exchange(Request::post("/x").body(endless).unwrap(), None, drop));
     sleep(Duration::from_millis(100)).await;
     let taken = *taken.lock().unwrap();
     assert!(taken < 4 << 20, "{taken} bytes for a server that reads nothing");
@@ -836,7 +835,7 @@ async fn a_body_that_is_not_what_its_length_says_breaks_the_exchange() {
         let (io, mut server) = pair();
         let (send, body) = pieces();
         let request = Request::post("/").header("content-length", said).body(body).unwrap();
-        let exchange = tokio::spawn(own(io).exchange(request, drop));
+        let exchange = tokio::spawn(own(io).exchange(request, None, drop));
         read_head(&mut server).await;
         send.send(Frame::data(Bytes::from(sent))).unwrap();
         drop(send);
@@ -853,7 +852,7 @@ async fn a_body_that_is_not_what_its_length_says_breaks_the_exchange() {
 async fn a_client_that_breaks_off_its_body_breaks_the_exchange() {
     let (io, mut server) = pair();
     let body = Body::boxed(StreamBody::new(Failing).map_err(|()| "gone".into()));
-    let failure = own(io).exchange(Request::post("/").body(body).unwrap(), drop).await.err().unwrap();
+    let failure = own(io).exchange(Request::post("/").body(body).unwrap(), None, drop).await.err().unwrap();
     assert!(matches!(failure.error, UpstreamError::RequestBody(_)));
     read_head(&mut server).await;
     assert_closed(&mut server).await;
@@ -865,7 +864,7 @@ async fn h1_17_an_early_answer_is_given_at_once_and_the_rest_of_the_request_goes
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
     let (send, body) = pieces();
-    let exchange = tokio::spawn(own(io).exchange(Request::post("/").body(body).unwrap(), put_back));
+    let exchange = tokio::spawn(own(io).exchange(Request::post("/").body(body).unwrap(), None, put_back));
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe").await.unwrap();
     let mut response = exchange.await.unwrap().ok().unwrap();
@@ -891,7 +890,7 @@ async fn h1_17_a_connection_that_a_request_is_owed_to_is_not_used_again() {
         let (io, mut server) = pair();
         let (kept, put_back) = keep();
         let (_send, body) = pieces();
-        let exchange = tokio::spawn(own(io).exchange(Request::post("/").body(body).unwrap(), put_back));
+        let exchange = tokio::spawn(own(io).exchange(Request::post("/").body(body).unwrap(), None, put_back));
         read_head(&mut server).await;
         server.write_all(answer.as_bytes()).await.unwrap();
         let response = exchange.await.unwrap().ok().unwrap();
@@ -907,7 +906,7 @@ async fn h1_17_a_server_that_refuses_a_body_and_closes_is_heard() {
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
     let endless = Body::boxed(Endless(Arc::default()));
-    let exchange = tokio::spawn(own(io).exchange(Request::post("/").body(endless).unwrap(), put_back));
+    let exchange = tokio::spawn(own(io).exchange(Request::post("/").body(endless).unwrap(), None, put_back));
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
     drop(server);
@@ -923,7 +922,7 @@ async fn h1_18_a_body_waits_for_the_100_or_for_a_second() {
     for says_so in [true, false] {
         let (io, mut server) = pair();
         let (kept, put_back) = keep();
-        let exchange = tokio::spawn(own(io).exchange(expecting(), put_back));
+        let exchange = tokio::spawn(own(io).exchange(expecting(), None, put_back));
         read_head(&mut server).await;
         let silence = timeout(Duration::from_millis(300), server.read_u8()).await;
         assert!(silence.is_err(), "nobody has asked for the body");
@@ -943,7 +942,7 @@ async fn h1_18_a_body_waits_for_the_100_or_for_a_second() {
 async fn h1_18_a_final_answer_in_place_of_the_100_keeps_the_body_back() {
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
-    let exchange = tokio::spawn(own(io).exchange(expecting(), put_back));
+    let exchange = tokio::spawn(own(io).exchange(expecting(), None, put_back));
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 5\r\n\r\nno").await.unwrap();
     let response = exchange.await.unwrap().ok().unwrap();
@@ -970,7 +969,7 @@ fn expecting() -> Request<Body> {
 async fn kept_connection() -> (OwnConnection, UnixStream) {
     let (io, mut server) = pair();
     let (kept, put_back) = keep();
-    let exchange = tokio::spawn(own(io).exchange(get(), put_back));
+    let exchange = tokio::spawn(own(io).exchange(get(), None, put_back));
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     assert!(exchange.await.unwrap().is_ok());
