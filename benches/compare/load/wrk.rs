@@ -26,7 +26,7 @@ pub fn run(site: &Site, request: &Request<'_>, duration: Duration) -> Result<Cou
     let scheme = if request.is_tls { "https" } else { "http" };
     let url = format!("{scheme}://127.0.0.1:{}{}", request.port, request.path);
     let arguments = ["--threads", "1", "--connections", "64", "--duration", &seconds, "--script", &script, &url];
-    said::by_wrk(&said_by(site, "wrk", &arguments)?).map_err(|error| format!("{}: {error}", request.path).into())
+    Ok(said::by_wrk(&said_by(site, "wrk", &arguments)?)?)
 }
 
 /// Requests are made once, so that wrk costs little; a function that looked at the answers would
