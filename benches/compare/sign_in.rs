@@ -52,10 +52,10 @@ fn session(connection: &mut Connection, login: &str) -> Result<String, Failure> 
 }
 
 /// Those that a response sets and does not take away, as a `Cookie` line.
-fn cookies(response: &str) -> String {
+pub fn cookies(response: &str) -> String {
     let set = headers(response, "set-cookie").filter(|line| !line.to_ascii_lowercase().contains("max-age=0"));
     let pairs = set.filter_map(|line| line.split(';').next());
-    pairs.filter(|pair| !pair.ends_with('=')).collect::<Vec<_>>().join("; ")
+    pairs.filter(|pair| pair.split_once('=').is_some_and(|(_, value)| !value.is_empty())).collect::<Vec<_>>().join("; ")
 }
 
 const NAVIGATION: [(&str, &str); 3] =

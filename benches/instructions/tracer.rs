@@ -33,27 +33,28 @@ impl Tracer {
     }
 
     /// What one request for `path` takes, on a connection that has served some.
-    pub fn counts(self, path: &str, requests: u32) -> Result<f64, Failure> {
-        let (once, twice) = (self.counts_of_all(path, requests)?, self.counts_of_all(path, 2 * requests)?);
+    pub fn counts(self, gateway: &Path, path: &str, requests: u32) -> Result<f64, Failure> {
+        let once = self.counts_of_all(gateway, path, requests)?;
+        let twice = self.counts_of_all(gateway, path, 2 * requests)?;
         Ok(((twice - once) / f64::from(requests)).round())
     }
 
     /// From the start of the process to its end.
-    fn counts_of_all(self, path: &str, requests: u32) -> Result<f64, Failure> {
+    fn counts_of_all(self, gateway: &Path, path: &str, requests: u32) -> Result<f64, Failure> {
         let directory = tempfile::tempdir()?;
         let (config, output) = (directory.path().join("gateway.toml"), directory.path().join("counted"));
         fs::write(&config, configuration(backend::start()?))?;
-        let mut process = self.start(&config, &output)?;
+        let mut process = self.start(gateway, &config, &output)?;
         // Kept until the end: whoever writes to a pipe that nobody has open is ended.
         let mut said = BufReader::new(process.stderr.take().ok_or("no pipe")?);
-        let asked = announced_address(&mut said).and_then(|gateway| ask(gateway, path, requests));
+        let asked = announced_address(&mut said).and_then(|address| ask(address, path, requests));
         let ended = stop(&mut process);
         asked?;
         ended?;
         self.read(&output)
     }
 
-    fn start(self, config: &Path, output: &Path) -> Result<Child, Failure> {
+    fn start(self, gateway: &Path, config: &Path, output: &Path) -> Result<Child, Failure> {
         let output = output.to_string_lossy();
         let options = match self {
             Tracer::Callgrind => vec!["--tool=callgrind".to_owned(), format!("--callgrind-out-file={output}")],
@@ -62,7 +63,7 @@ impl Tracer {
         };
         let child = Command::new(self.program())
             .args(options)
-            .arg(env!("CARGO_BIN_EXE_latchgate"))
+            .arg(gateway)
             .args(["run", "--config"])
             .arg(config)
             .env("LATCHGATE_LOG", "latchgate=info,latchgate::access=off")

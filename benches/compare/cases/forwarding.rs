@@ -164,7 +164,7 @@ pub fn routes(site: &Site, effort: &Effort) -> Result<Vec<Table>, Failure> {
     Ok(vec![table])
 }
 
-/// Nobody is pinned, and the load competes: with two cores in all, twice the rate cannot be seen. What can be is whether
+/// No target is pinned, and the load competes: with two cores in all, twice the rate cannot be seen. What can be is whether
 /// a request costs more CPU with two workers than with one; 1.8 times the work on 2 cores is 0.9 of the work for each.
 pub fn cores(site: &Site, effort: &Effort) -> Result<Vec<Table>, Failure> {
     let goals = [Goal::Ratio { of: "latchgate, 2 workers", over: "latchgate, 1 worker", at_least: 1.8 / 2.0 }];

@@ -64,11 +64,12 @@ impl Contender {
         let counted = match load {
             Load::Requests { is_tls, body } => {
                 let request = wrk::Request { port: self.port, path: &self.path, cookies: &self.cookies, is_tls, body };
-                wrk::run(site, &request, duration)?
+                wrk::run(site, &request, duration)
             }
-            Load::Http2 => h2load::run(site, self.port, &self.path, &self.cookies[0], duration)?,
-            Load::Handshakes => handshakes::run(site, self.port, duration)?,
+            Load::Http2 => h2load::run(site, self.port, &self.path, &self.cookies[0], duration),
+            Load::Handshakes => handshakes::run(site, self.port, duration),
         };
+        let counted = counted.map_err(|error| format!("{}: {error}", self.label))?;
         let (cpu, busy, seconds) = (self.server.cpu()?, site.cores.busy(), begun.elapsed().as_secs_f64());
         // A redirect to the login is no failure for wrk, and would be quick.
         let served = served(site.backend)? - served_before;
