@@ -94,9 +94,10 @@ async fn handshakes_take_places() {
     let papers = Papers::new();
     let site = papers.plan("").limits("connections = 1").start().await;
     let silent = TcpStream::connect(site.gateway.address).await.unwrap();
-    eventually(async || papers.get(&site, "/public").await.is_none()).await;
+    let is_served = async || papers.get(&site, "/public").await.is_some_and(|reply| reply.status == 200);
+    eventually(async || !is_served().await).await;
     drop(silent);
-    eventually(async || papers.get(&site, "/public").await.is_some()).await;
+    eventually(is_served).await;
 }
 
 // H1-25: a ClientHello in pieces, of records as well as of packets

@@ -18,6 +18,9 @@ pub struct ResponseBody<R> {
     first: Bytes,
     /// What was already seen behind the last piece.
     next: Option<Result<Frame<Bytes>, BodyError>>,
+    /// Why there is no more. It is told one poll later: a server that hears of it at once leaves out what it has not flushed, and the
+    /// client would see no answer where there was the beginning of one.
+    broken: Option<BodyError>,
 }
 
 /// Where a response body comes from.
@@ -39,7 +42,7 @@ impl<R: FnOnce(OwnConnection) + Send + Unpin + 'static> ResponseBody<R> {
     /// # Errors
     /// When what arrived is no such body.
     pub fn begin(source: Source<R>) -> Result<Body, Malformed> {
-        let mut body = ResponseBody { source: None, first: Bytes::new(), next: None };
+        let mut body = ResponseBody { source: None, first: Bytes::new(), next: None, broken: None };
         let source = body.source.insert(source);
         match source.decoder.decode(&mut source.received)? {
             Decoded::End => body.end(),
@@ -147,22 +150,30 @@ impl<R: FnOnce(OwnConnection) + Unpin> HttpBody for ResponseBody<R> {
         if !this.first.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(mem::take(&mut this.first)))));
         }
-        let piece = match this.next.take() {
-            Some(seen) => seen,
-            None => match ready!(this.poll_piece(cx)) {
+        let piece = match (this.broken.take(), this.next.take()) {
+            (Some(error), _) => return Poll::Ready(Some(Err(error))),
+            (None, Some(seen)) => seen,
+            (None, None) => match ready!(this.poll_piece(cx)) {
                 Some(piece) => piece,
                 None => return Poll::Ready(None),
             },
         };
-        match &piece {
-            Ok(_) => this.look_ahead(),
-            Err(_) => this.source = None,
+        match piece {
+            Ok(frame) => {
+                this.look_ahead();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Err(error) => {
+                this.source = None;
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
         }
-        Poll::Ready(Some(piece))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_none() && self.first.is_empty() && self.next.is_none()
+        self.source.is_none() && self.first.is_empty() && self.next.is_none() && self.broken.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

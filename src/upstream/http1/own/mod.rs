@@ -194,7 +194,7 @@ impl Exchange<'_> {
                 if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
                 }
-                self.pass_on(&head).map_err(broken)?;
+                self.pass_on(&head);
                 continue;
             }
             let is_first = self.received.is_empty() && self.head_bytes == 0;
@@ -231,20 +231,16 @@ impl Exchange<'_> {
         Head::parse(self.received.split_to(length), &self.asked.method).map(Some)
     }
 
-    fn pass_on(&mut self, interim: &Head) -> Result<(), Malformed> {
-        self.interim += 1;
-        if self.interim > MOST_INTERIM {
-            return Err(Malformed("there are too many 1xx answers"));
-        }
+    fn pass_on(&mut self, interim: &Head) {
         if interim.status == StatusCode::CONTINUE
             && let Some(upload) = &mut self.upload
         {
             upload.proceed();
         }
-        if let Some(told) = self.told {
+        self.interim += 1;
+        if let Some(told) = self.told.filter(|_| self.interim <= MOST_INTERIM) {
             (told.0)(interim.status, &interim.headers);
         }
-        Ok(())
     }
 
     fn respond<R>(self, head: Head, put_back: R) -> Result<Response<Body>, Failure>
@@ -351,5 +347,5 @@ thread_local! {
 
 const MOST_SCRATCH: usize = 64 * 1024;
 const TLS_RECORD: usize = 16 * 1024;
-/// Of one exchange.
+/// Of one exchange; the bytes of all heads are bounded besides.
 const MOST_INTERIM: usize = 16;

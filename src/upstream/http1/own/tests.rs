@@ -728,8 +728,8 @@ fn h1_22_interim_answers_are_told_and_bounded() {
     }
     assert_eq!(told::<OwnConnection>(2, 3), (true, vec![(103, 3), (103, 3)]));
     assert_eq!(told::<HyperConnection>(2, 3), (true, vec![(103, 3), (103, 3)]));
-    assert!(told::<OwnConnection>(16, 3).0);
-    assert!(!told::<OwnConnection>(17, 3).0, "too many");
+    assert_eq!(told::<OwnConnection>(200, 3), (true, vec![(103, 3); 16]), "the others are left out");
+    assert!(!told::<OwnConnection>(2_000, 3).0, "too many");
     assert!(!told::<OwnConnection>(14, 5_000).0, "too large together");
 }
 
