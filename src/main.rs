@@ -81,25 +81,17 @@ fn run(config: Config) -> ExitCode {
         }
     };
     warn(&config);
-    take_all_descriptors(config.limits.connections);
+    take_all_descriptors();
     runtime.block_on(serve(config))
 }
 
 /// The soft limit is low for programs that use `select`, which this one does not. A client takes one descriptor, and its request
 /// another one, towards the upstream.
-fn take_all_descriptors(connections: usize) {
+fn take_all_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Nothing is lost when it fails: it is as it was.
     let _ = setrlimit(Resource::Nofile, limit);
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if descriptors < 2 * connections as u64 {
-        tracing::warn!(
-            descriptors,
-            connections,
-            "limits.connections needs twice as many descriptors: raise the limit (ulimit -Hn)"
-        );
-    }
 }
 
 async fn serve(config: Config) -> ExitCode {

@@ -240,7 +240,7 @@ static CERTIFICATES: LazyLock<PathBuf> = LazyLock::new(|| {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(["app.example.com".to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
-    for file in ["tls.crt", "api.crt", "clients.pem"] {
+    for file in ["tls.crt", "api.crt", "clients.pem", "internal-ca.pem"] {
         fs::write(directory.join(file), certificate.pem()).unwrap();
     }
     for file in ["tls.key", "api.key"] {

@@ -97,11 +97,8 @@ async fn serve_http1_until_it_rests<S: Stream>(
     let place = stream.place.kind;
     let mut watchdog = Watchdog::new(marks, times(door, &stream.place), since);
     let service = {
-        let path = RefCell::new(door.gateway.clone());
-        let (door, marks, informational) = (Arc::clone(door), Arc::clone(marks), Arc::clone(informational));
-        service_fn(move |request| {
-            answer(&door, &path, &peer, &marks, place, None, Some(Arc::clone(&informational)), request)
-        })
+        let (requests, informational) = (Requests::new(door, peer, marks, place), Arc::clone(informational));
+        service_fn(move |request| requests.answer(request, None, Some(Arc::clone(&informational))))
     };
     let mut builder = http1::Builder::new();
     builder.max_buf_size((2 * door.limits.header_bytes).max(SMALLEST_BUFFER));
@@ -150,12 +147,11 @@ async fn serve_http2<S: Stream>(stream: Seated<S>, peer: Arc<Peer>, door: &Arc<D
     let mut watchdog = Watchdog::new(&marks, times, since);
     let streams = Streams { next: Arc::default(), within: door.limits.write_timeout, marks: Arc::clone(&marks) };
     let service = {
-        let path = RefCell::new(door.gateway.clone());
-        let (door, marks, next) = (Arc::clone(door), Arc::clone(&marks), Arc::clone(&streams.next));
+        let (requests, next) = (Requests::new(door, peer, &marks, place), Arc::clone(&streams.next));
         service_fn(move |request| {
             let flow = Arc::new(Flow::default());
             *next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&flow));
-            answer(&door, &path, &peer, &marks, place, Some(flow), None, request)
+            requests.answer(request, Some(flow), None)
         })
     };
     let mut builder = http2::Builder::new(streams);
@@ -284,36 +280,50 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
-/// `path` is the connection's own, so that a request counts no references to what the path works with.
-#[allow(clippy::too_many_arguments)]
-fn answer(
-    door: &Door,
-    path: &RefCell<Gateway>,
-    peer: &Arc<Peer>,
-    marks: &Arc<Marks>,
+/// What the requests of one connection have in common.
+struct Requests {
+    door: Arc<Door>,
+    /// The connection's own, so that a request counts no references to what the path works with.
+    path: RefCell<Gateway>,
+    peer: Arc<Peer>,
+    marks: Arc<Marks>,
     place: PlaceKind,
-    flow: Option<Arc<Flow>>,
-    informational: Option<Arc<Informational>>,
-    request: Request<Incoming>,
-) -> Answering {
-    let open = marks.begin();
-    let pace = (!request.body().is_end_stream()).then(|| {
-        marks.begin_body();
-        let within = (!is_a_call(&request)).then_some(door.limits.body_timeout);
-        Pace::new(within, Arc::clone(marks) as Arc<dyn Upload>)
-    });
-    let is_last = place == PlaceKind::Reserved && request.version() < Version::HTTP_2;
-    let is_shed = place == PlaceKind::Reserved && request.uri().path() != door.logout_path;
-    let arrival = Arrival { request, peer: Arc::clone(peer), pace, informational };
-    let progress = match door.limits.request_timeout {
-        _ if is_shed => {
-            let refusal = refuse(arrival.request.headers(), &Refusal::Overloaded);
-            Progress::Within { limited: Box::pin(async { (refusal, None) }) }
-        }
-        None => Progress::Unlimited { path: path.borrow_mut().call(arrival) },
-        Some(limit) => Progress::Within { limited: Box::pin(pass_within(limit, &mut path.borrow_mut(), arrival)) },
-    };
-    Answering { progress, is_last, watched: Some((open, flow)) }
+}
+
+impl Requests {
+    fn new(door: &Arc<Door>, peer: Arc<Peer>, marks: &Arc<Marks>, place: PlaceKind) -> Requests {
+        let path = RefCell::new(door.gateway.clone());
+        Requests { door: Arc::clone(door), path, peer, marks: Arc::clone(marks), place }
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        flow: Option<Arc<Flow>>,
+        informational: Option<Arc<Informational>>,
+    ) -> Answering {
+        let open = self.marks.begin();
+        let limits = &self.door.limits;
+        let pace = (!request.body().is_end_stream()).then(|| {
+            self.marks.begin_body();
+            let within = (!is_a_call(&request)).then_some(limits.body_timeout);
+            Pace::new(within, Arc::clone(&self.marks) as Arc<dyn Upload>)
+        });
+        let has_reserved = self.place == PlaceKind::Reserved;
+        let is_last = has_reserved && request.version() < Version::HTTP_2;
+        let is_shed = has_reserved && request.uri().path() != self.door.logout_path;
+        let arrival = Arrival { request, peer: Arc::clone(&self.peer), pace, informational };
+        let mut path = self.path.borrow_mut();
+        let progress = match limits.request_timeout {
+            _ if is_shed => {
+                let refusal = refuse(arrival.request.headers(), &Refusal::Overloaded);
+                Progress::Within { limited: Box::pin(async { (refusal, None) }) }
+            }
+            None => Progress::Unlimited { path: path.call(arrival) },
+            Some(limit) => Progress::Within { limited: Box::pin(pass_within(limit, &mut path, arrival)) },
+        };
+        Answering { progress, is_last, watched: Some((open, flow)) }
+    }
 }
 
 pin_project! {

@@ -432,7 +432,7 @@ async fn full_house() -> (Site, Vec<Connection>) {
     (site, guests)
 }
 
-// RL-26
+// RL-09, in small
 #[tokio::test]
 async fn rl_09_one_connection_more_is_503_and_those_that_are_there_go_on() {
     let (site, mut guests) = full_house().await;
@@ -529,7 +529,7 @@ fn stream(number: u32) -> u32 {
     2 * number + 1
 }
 
-// RL-26, RL-27
+// RL-27
 #[tokio::test]
 async fn h2_02_rapid_reset_ends_the_connection() {
     let site = site("").await;
