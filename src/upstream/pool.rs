@@ -253,7 +253,7 @@ impl Pool {
         while let Some(at) = idle.iter_mut().rposition(|kept| kept.connection.is_closed() || kept.connection.is_ready())
         {
             let mut kept = idle.remove(at);
-            if self.limits.keep(now, &kept) && !kept.connection.is_closed() {
+            if self.limits.keep(now, &kept) && kept.connection.is_ready() {
                 return Some(kept);
             }
         }
